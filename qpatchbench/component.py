@@ -1,0 +1,42 @@
+"""What every component is: a frozen set of hyper-parameters with a name, a version and an identity."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from qpatchbench.registry import Registry
+
+ComponentT = TypeVar("ComponentT", bound="Component")
+
+
+class Component(BaseModel):
+    """Base of attacks, defenses, quantizers, models, datasets and preprocessors.
+
+    A component is its fields: its repr, its YAML form, its documentation and its cache key all come
+    from them. `version` is bumped when a change of code alters numbers at equal fields.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
+    version: ClassVar[int] = 1
+
+    name: str = Field(description="name under which the component is registered")
+
+    def identity(self) -> dict[str, Any]:
+        """Everything that decides what this component computes, as JSON-ready data."""
+        return {
+            "class": f"{type(self).__module__}:{type(self).__qualname__}",
+            "version": self.version,
+            **self.model_dump(mode="json"),
+        }
+
+
+def create(registry: Registry, fields: dict[str, Any]) -> Any:  # noqa: ANN401 (the class is known only at run time)
+    """Build the component that `fields["name"]` names.
+
+    Raises:
+        UnknownNameError: no such component.
+        pydantic.ValidationError: a field is unknown, missing or out of range.
+    """
+    return registry.get(fields["name"])(**fields)

@@ -1,0 +1,75 @@
+"""What a dataset source is."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import Field
+
+from qpatchbench.component import Component
+from qpatchbench.types import ImageSet
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How image files become (3, image_size, image_size) uint8: resize the shorter side, then centre crop.
+
+    Attributes:
+        crop_fraction: image_size / shorter side after resizing, in (0, 1].
+        interpolation: "bilinear" or "bicubic".
+    """
+
+    crop_fraction: float = 0.875
+    interpolation: str = "bilinear"
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The four disjoint parts of a dataset, and what identifies its content.
+
+    Attributes:
+        fingerprint: hash of every pixel, label and id in the four parts.
+        class_names: K names in label order.
+    """
+
+    train: ImageSet
+    calibration: ImageSet
+    craft: ImageSet
+    evaluation: ImageSet
+    fingerprint: str
+    class_names: tuple[str, ...]
+
+
+class DatasetSource(Component, ABC):
+    """Real or made-up images, split by content hash into train, calibration, craft and evaluation."""
+
+    split_seed: int = Field(default=0, ge=0, description="seed of the split")
+    train_images: int | None = Field(default=None, gt=0, description="use at most this many for training")
+    calibration_images: int = Field(default=512, ge=0, description="held out for quantizer calibration")
+    craft_images: int = Field(default=2000, gt=0, description="held out for crafting universal patches")
+
+    @property
+    @abstractmethod
+    def num_classes(self) -> int:
+        """Number of classes, known without reading data."""
+
+    @property
+    @abstractmethod
+    def side(self) -> int:
+        """Height and width of every image in pixels, known without reading data."""
+
+    @abstractmethod
+    def load(self, data_dir: Path, cache_dir: Path, decoding: Decoding, evaluation_images: int) -> Splits:
+        """Read (or decode once and cache) the images and split them.
+
+        Args:
+            data_dir: where datasets lie.
+            cache_dir: where decoded images are kept.
+            decoding: how image files are cropped; ignored by datasets of fixed size.
+            evaluation_images: size of the evaluation part; fewer are returned if there are fewer.
+
+        Raises:
+            DataError: the dataset is not there or incomplete; says where it was looked for.
+        """

@@ -1,0 +1,62 @@
+"""What a quantizer is: how a deployed network at some bits comes out of a checkpoint."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from pydantic import Field, field_validator
+
+from qpatchbench.component import Component
+from qpatchbench.types import Bits
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Learned weights and, after quantization-aware training, quantizer state.
+
+    Attributes:
+        build: makes the float architecture with arbitrary weights.
+        state: tensors by name. Of a float checkpoint: the architecture's own state dict.
+        quantizer: the trained quantizer whose state is included, or None for a float checkpoint.
+        bits: bit-widths that share these weights.
+    """
+
+    build: Callable[[], torch.nn.Module]
+    state: Mapping[str, torch.Tensor]
+    quantizer: Quantizer | None
+    bits: tuple[Bits, ...]
+
+
+class Quantizer(Component, ABC):
+    """Deploys a checkpoint at a bit-width."""
+
+    trained: ClassVar[bool] = False  # True: needs quantizers that a quantization-aware defense has trained
+
+    bits: tuple[Bits, ...] = Field(min_length=1, description="bit-widths to deploy: 2..16, 32 = float, w4a8")
+
+    @field_validator("bits")
+    @classmethod
+    def _each_once(cls, bits: tuple[Bits, ...]) -> tuple[Bits, ...]:
+        repeated = {str(b) for b in bits if bits.count(b) > 1}
+        if repeated:
+            raise ValueError(f"expected every bit-width once, found {', '.join(sorted(repeated))} repeatedly")
+        return bits
+
+    @property
+    def mode(self) -> str:
+        """Value of the `quantization` column, for example "ptq-percentile"."""
+        return self.name
+
+    @abstractmethod
+    def deploy(self, checkpoint: Checkpoint, bits: Bits, calibration: torch.Tensor) -> torch.nn.Module:
+        """A frozen network at `bits`: eval mode, no parameter requires a gradient, observers fixed.
+
+        Args:
+            checkpoint: what was trained.
+            bits: one of the checkpoint's bits (trained quantizers), or any supported width.
+            calibration: (N, 3, H, W) float32 in [0, 1], held out from training and evaluation.
+        """
