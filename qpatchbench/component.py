@@ -22,13 +22,21 @@ class Component(BaseModel):
     version: ClassVar[int] = 1
 
     name: str = Field(description="name under which the component is registered")
+    label: str | None = Field(
+        default=None, min_length=1, description="name shown in results, where one component is used twice"
+    )
+
+    @property
+    def title(self) -> str:
+        """What results call this component."""
+        return self.label or self.name
 
     def identity(self) -> dict[str, Any]:
         """Everything that decides what this component computes, as JSON-ready data."""
         return {
             "class": f"{type(self).__module__}:{type(self).__qualname__}",
             "version": self.version,
-            **self.model_dump(mode="json"),
+            **self.model_dump(mode="json", exclude={"label"}),
         }
 
 

@@ -9,7 +9,17 @@ import torch
 from pydantic import Field
 
 from qpatchbench.component import Component
-from qpatchbench.types import Goal, ImageSet, Network, Patch, Placement, Progress, Targeted, Untargeted, silent
+from qpatchbench.types import (
+    Goal,
+    ImageSet,
+    Network,
+    Patch,
+    Placement,
+    Progress,
+    Targeted,
+    Untargeted,
+    silent,
+)
 
 
 class Attack(Component, ABC):

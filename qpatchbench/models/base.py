@@ -1,8 +1,9 @@
-"""What a model source is, and the wrapper that keeps preprocessing inside the network."""
+"""What a model source is: an architecture, its preprocessing and where its weights come from."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -10,6 +11,7 @@ import torch
 from pydantic import Field
 
 from qpatchbench.component import Component
+from qpatchbench.errors import WeightsError
 
 
 @dataclass(frozen=True)
@@ -52,3 +54,26 @@ class ModelSource(Component, ABC):
         Preprocessing is inside. Initial weights come from torch's global generator, which the caller seeds
         in a fork.
         """
+
+    def load(self, num_classes: int, image_size: int) -> torch.nn.Module:
+        """`build`, then the weights that `weights` names; in training mode, as `build` returns it.
+
+        Raises:
+            WeightsError: the weights are missing, unsafe to read or do not fit.
+        """
+        from qpatchbench.models.weights import load_weights
+
+        network = self.build(num_classes, image_size)
+        load_weights(self, network, num_classes)
+        return network
+
+    def pretrained_tensors(self, num_classes: int) -> Mapping[str, torch.Tensor]:
+        """Published weights of this architecture by name, for `weights: pretrained`.
+
+        Raises:
+            WeightsError: there are none, none for `num_classes`, or they cannot be fetched.
+        """
+        raise WeightsError(
+            f"model {self.name!r}, weights pretrained: no published weights belong to this architecture. "
+            "Expected train, a file, or package:NAME/FILE."
+        )

@@ -49,7 +49,7 @@ class Quantizer(Component, ABC):
     @property
     def mode(self) -> str:
         """Value of the `quantization` column, for example "ptq-percentile"."""
-        return self.name
+        return self.title
 
     @abstractmethod
     def deploy(self, checkpoint: Checkpoint, bits: Bits, calibration: torch.Tensor) -> torch.nn.Module:

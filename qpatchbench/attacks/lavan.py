@@ -1,0 +1,120 @@
+"""LaVAN: localized and visible adversarial noise (Karmon, Zoran, Goldberg 2018, arXiv 1801.02608).
+
+The objective of section 3 is a difference of logits: raise the target's and lower that of the label. The noise
+stays in the image domain, [0, 1]; the paper's network domain, where values may leave the range of an image,
+is not an input that a camera or a file can deliver.
+
+Two regimes of the paper: noise that works on many images at random places (`Lavan`, the one that patch-transfer
+studies use), and noise for one image at a fixed place (`LavanPerImage`). The paper steps along the plain gradient,
+whose scale differs by orders of magnitude between bit-widths; here steps do not depend on it: Adam for the
+universal patch, the gradient divided by its largest absolute value for the single image.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+import torch
+from pydantic import Field
+
+from qpatchbench.attacks.base import Attack
+from qpatchbench.ops.crafting import per_image_patches, universal_patches
+from qpatchbench.ops.losses import logit_difference
+from qpatchbench.ops.placing import sample_placement
+from qpatchbench.types import Goal, ImageSet, Network, Patch, Placement, Progress, silent
+
+
+class Lavan(Attack):
+    """Universal noise: one patch per goal, optimised over images and locations."""
+
+    steps: int = Field(default=1000, gt=0, description="optimisation steps")
+    step_size: float = Field(
+        default=0.05, gt=0, description="Adam learning rate", json_schema_extra={"unit": "1"}
+    )
+    batch_size: int = Field(default=64, gt=0, description="images per step, each with every goal's patch")
+
+    def craft(
+        self,
+        network: Network,
+        images: ImageSet,
+        goals: tuple[Goal, ...],
+        *,
+        placement: Placement | None,
+        generator: torch.Generator,
+        progress: Progress = silent,
+    ) -> Patch:
+        """One texture per goal, optimised over uniformly random locations."""
+        height, width = images.pixels.shape[-2:]
+
+        def anywhere(count: int, draws: torch.Generator) -> Placement:
+            return sample_placement(count, (height, width), (self.size, self.size), draws)
+
+        textures, history = universal_patches(
+            network,
+            images,
+            goals,
+            size=self.size,
+            objective=logit_difference,
+            placer=anywhere,
+            steps=self.steps,
+            step_size=self.step_size,
+            batch_size=self.batch_size,
+            generator=generator,
+            progress=progress,
+        )
+        return Patch(textures, torch.ones_like(textures[:, :1]), goals, history)
+
+
+class LavanPerImage(Attack):
+    """Noise for one image at a known place."""
+
+    kind: ClassVar[Literal["universal", "per_image"]] = "per_image"
+
+    steps: int = Field(default=300, gt=0, description="optimisation steps; every one is taken")
+    step_size: float = Field(default=0.05, gt=0, le=1, description="largest change of a pixel per step")
+
+    def craft(
+        self,
+        network: Network,
+        images: ImageSet,
+        goals: tuple[Goal, ...],
+        *,
+        placement: Placement | None,
+        generator: torch.Generator,
+        progress: Progress = silent,
+    ) -> Patch:
+        """One texture per goal and image, goal after goal, for the given placements."""
+        if placement is None:
+            raise ValueError("lavan_per_image crafts for known places: expected a placement, found None")
+
+        def normalised_step(textures: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
+            largest = (
+                gradient.abs().amax(dim=(1, 2, 3), keepdim=True).clamp(min=torch.finfo(gradient.dtype).tiny)
+            )
+            return textures - self.step_size * gradient / largest
+
+        crafted = []
+        for index, goal in enumerate(goals):
+
+            def overall(fraction: float, figures: object, done: int = index) -> None:
+                progress((done + fraction) / len(goals), figures)  # type: ignore[arg-type]
+
+            crafted.append(
+                per_image_patches(
+                    network,
+                    images,
+                    goal,
+                    placement,
+                    size=self.size,
+                    objective=logit_difference,
+                    update=normalised_step,
+                    steps=self.steps,
+                    generator=generator,
+                    progress=overall,
+                )
+            )
+        textures = torch.cat([part.textures for part in crafted])
+        history = tuple(
+            sum(losses) / len(goals) for losses in zip(*(p.history for p in crafted), strict=True)
+        )
+        return Patch(textures, torch.ones_like(textures[:, :1]), goals, history)

@@ -1,0 +1,167 @@
+"""What the built-in datasets share: find the images, decode them once, split them, remember the fingerprint."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from abc import abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from qpatchbench.data.base import DatasetSource, Decoding, Splits
+from qpatchbench.data.cache import (
+    FORMAT,
+    Pool,
+    Pools,
+    looks_intact,
+    read_json,
+    read_pools,
+    write_json,
+    write_pools,
+)
+from qpatchbench.data.splitting import (
+    HASH_BYTES,
+    PARTS,
+    Keys,
+    Parts,
+    Sizes,
+    fingerprint,
+    split_one_pool,
+    split_two_pools,
+)
+from qpatchbench.errors import QPatchBenchError
+from qpatchbench.types import ImageSet
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where images come from.
+
+    Attributes:
+        listing: changes whenever the source files do; cheap to make (names, sizes, times).
+        recipe: every setting that decides the decoded pixels, JSON-ready.
+        read: decodes all images.
+    """
+
+    listing: tuple[str, ...]
+    recipe: dict[str, Any]
+    read: Callable[[], Pools]
+
+
+class CachedSource(DatasetSource):
+    """A dataset whose decoded images are kept under `<cache_dir>/datasets/<name>-<signature>/`."""
+
+    @abstractmethod
+    def locate(self, data_dir: Path, decoding: Decoding) -> Origin:
+        """Find the images without decoding any.
+
+        Raises:
+            DataError: they are not there; says where they were looked for.
+        """
+
+    def obtain(self, data_dir: Path, decoding: Decoding) -> Origin:
+        """Like `locate`, but may first fetch what is missing."""
+        return self.locate(data_dir, decoding)
+
+    def load(self, data_dir: Path, cache_dir: Path, decoding: Decoding, evaluation_images: int) -> Splits:
+        """See `DatasetSource.load`."""
+        origin = self.obtain(data_dir, decoding)
+        folder = self._folder(cache_dir, origin)
+        stored = read_pools(folder)
+        if stored is None:
+            stored = origin.read()
+            write_pools(folder, stored)
+        splits = _split(self.name, stored, self._sizes(evaluation_images), self.split_seed)
+        path = self._split_path(folder, evaluation_images)
+        remembered = {"fingerprint": splits.fingerprint}
+        if read_json(path) != remembered:
+            write_json(path, remembered)
+        return splits
+
+    def remembered_fingerprint(
+        self, data_dir: Path, cache_dir: Path, decoding: Decoding, evaluation_images: int
+    ) -> str | None:
+        """The fingerprint an earlier `load` found, or None."""
+        folder = self._folder(cache_dir, self.locate(data_dir, decoding))
+        if not looks_intact(folder):
+            return None
+        remembered = read_json(self._split_path(folder, evaluation_images))
+        value = remembered.get("fingerprint") if remembered else None
+        return value if isinstance(value, str) else None
+
+    def _sizes(self, evaluation_images: int) -> Sizes:
+        return Sizes(self.train_images, self.calibration_images, self.craft_images, evaluation_images)
+
+    def _folder(self, cache_dir: Path, origin: Origin) -> Path:
+        kind = f"{type(self).__module__}:{type(self).__qualname__}"
+        signature = _short_hash([kind, self.version, FORMAT, origin.recipe, origin.listing])
+        return cache_dir / "datasets" / f"{self.name.replace('/', '-')}-{signature}"
+
+    def _split_path(self, folder: Path, evaluation_images: int) -> Path:
+        sizes = self._sizes(evaluation_images)
+        return folder / "splits" / f"{_short_hash([self.split_seed, *vars(sizes).values()])}.json"
+
+
+def cached_fingerprint(
+    dataset: DatasetSource, data_dir: Path, cache_dir: Path, decoding: Decoding, evaluation_images: int
+) -> str | None:
+    """The fingerprint `dataset.load` would return, if an earlier load with these arguments left it in the cache.
+
+    Decodes nothing, needs no torch and never raises because data or cache is missing or broken: then it
+    returns None.
+    """
+    if not isinstance(dataset, CachedSource):
+        return None
+    try:
+        return dataset.remembered_fingerprint(data_dir, cache_dir, decoding, evaluation_images)
+    except (QPatchBenchError, OSError):
+        return None
+
+
+def _split(name: str, content: Pools, sizes: Sizes, seed: int) -> Splits:
+    pools = list(content.pools.values())
+    keys = [_keys(pool) for pool in pools]
+    if len(pools) == 1:
+        parts = split_one_pool(name, keys[0], sizes, seed)
+    else:
+        parts = split_two_pools(name, keys[0], keys[1], sizes, seed)
+    return Splits(
+        **{part: _select(pools[_pool_of(part, pools)].images, getattr(parts, part)) for part in PARTS},
+        fingerprint=_fingerprint(parts, pools, keys),
+        class_names=content.class_names,
+    )
+
+
+def _pool_of(part: str, pools: list[Pool]) -> int:
+    return len(pools) - 1 if part == "evaluation" else 0
+
+
+def _fingerprint(parts: Parts, pools: list[Pool], keys: list[Keys]) -> str:
+    return fingerprint({part: _subset(keys[_pool_of(part, pools)], getattr(parts, part)) for part in PARTS})
+
+
+def _keys(pool: Pool) -> Keys:
+    return Keys(pool.images.ids, pool.images.labels.tolist(), _rows(pool.content), _rows(pool.pixels))
+
+
+def _rows(hashes: torch.Tensor) -> list[bytes]:
+    flat = hashes.numpy().tobytes()
+    return [flat[start : start + HASH_BYTES] for start in range(0, len(flat), HASH_BYTES)]
+
+
+def _subset(keys: Keys, indices: list[int]) -> Keys:
+    return Keys(*([values[i] for i in indices] for values in vars(keys).values()))
+
+
+def _select(images: ImageSet, indices: list[int]) -> ImageSet:
+    index = torch.tensor(indices, dtype=torch.int64)
+    return ImageSet(images.pixels[index], images.labels[index], tuple(images.ids[i] for i in indices))
+
+
+def _short_hash(data: object) -> str:
+    # Names of files need not be valid text; JSON escapes what is not.
+    return hashlib.blake2b(json.dumps(data).encode(), digest_size=8).hexdigest()

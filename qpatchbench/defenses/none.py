@@ -1,0 +1,20 @@
+"""No defense: cross-entropy on the float network. The baseline of every comparison."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+
+from qpatchbench.defenses.base import Batch, Defense, Step, SwitchableNetwork
+from qpatchbench.types import FLOAT, Losses
+
+
+class NoDefense(Defense):
+    """Float training. Deploy it with fp, ptq or dynamic."""
+
+    quantization_aware: ClassVar[bool] = False
+
+    def loss(self, network: SwitchableNetwork, batch: Batch, step: Step) -> Losses:
+        """Mean cross-entropy at 32 bits."""
+        return {"clean": torch.nn.functional.cross_entropy(network.at(FLOAT)(batch.images), batch.labels)}

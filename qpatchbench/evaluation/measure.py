@@ -1,0 +1,76 @@
+"""Running networks on images, clean and patched. What is kept are predictions; rates are computed later."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+
+from qpatchbench.errors import AttackError
+from qpatchbench.evaluation.records import GoalCounts
+from qpatchbench.ops.pasting import paste, round_to_8_bit, to_float
+from qpatchbench.types import Goal, ImageSet, Network, Patch, Placement, Targeted
+
+
+def clean_predictions(network: Network, images: ImageSet, batch_size: int) -> torch.Tensor:
+    """Predicted class of every image; (N,) int32 on the CPU."""
+    parts = [_predict(network, to_float(images.pixels[part])) for part in _batches(len(images), batch_size)]
+    return torch.cat(parts)
+
+
+def patched_predictions(
+    network: Network, images: ImageSet, patch: Patch, placement: Placement, batch_size: int
+) -> torch.Tensor:
+    """Predicted class of every image under every goal's patch; (goals, N) int32 on the CPU.
+
+    The patch is rounded to 8 bits first, as any image that reaches a deployed network is.
+    """
+    device = images.pixels.device
+    rows = []
+    for index in range(len(patch.goals)):
+        own = patch.for_goal(index)
+        textures, masks = round_to_8_bit(own.textures).to(device), own.masks.to(device)
+        if len(textures) not in (1, len(images)):
+            raise AttackError(f"expected one texture, or one for each of {len(images)} images, found {len(textures)}")
+        parts = []
+        for part in _batches(len(images), batch_size):
+            each = slice(None) if len(textures) == 1 else part
+            pasted = paste(to_float(images.pixels[part]), textures[each], masks[each], placement[part])
+            parts.append(_predict(network, pasted))
+        rows.append(torch.cat(parts))
+    return torch.stack(rows)
+
+
+def _predict(network: Network, images: torch.Tensor) -> torch.Tensor:
+    with torch.no_grad():
+        logits = network(images)
+    if not bool(torch.isfinite(logits).all()):
+        # argmax of NaN is an arbitrary class: counting it would turn a broken network into a robust one.
+        raise AttackError("the network's logits are not finite")
+    return logits.argmax(dim=1).to(torch.int32).cpu()
+
+
+def _batches(count: int, size: int) -> Iterator[slice]:
+    return (slice(first, min(first + size, count)) for first in range(0, count, size))
+
+
+def count_outcomes(
+    labels: np.ndarray, clean: np.ndarray, patched: np.ndarray, goals: tuple[Goal, ...]
+) -> tuple[GoalCounts, ...]:
+    """Counts per goal from labels (N,), clean predictions (N,) and patched predictions (goals, N)."""
+    correct = clean == labels
+    counts = []
+    for goal, predicted in zip(goals, patched, strict=True):
+        target = goal.class_id if isinstance(goal, Targeted) else -1
+        eligible = correct & (labels != target)
+        counts.append(
+            GoalCounts(
+                goal=str(goal),
+                n_eligible=int(eligible.sum()),
+                n_fooled=int((eligible & (predicted != labels)).sum()),
+                n_hit=int((eligible & (predicted == target)).sum()),
+                n_robust=int((correct & (predicted == labels)).sum()),
+            )
+        )
+    return tuple(counts)

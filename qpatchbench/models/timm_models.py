@@ -1,0 +1,141 @@
+"""Architectures of PyTorch Image Models (Wightman, timm), with the preprocessing of timm's own configuration."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+from pydantic import field_validator
+
+from qpatchbench.errors import QPatchBenchError, UnknownNameError, WeightsError
+from qpatchbench.models.base import ModelSource, Preprocessing
+
+PREFIX = "timm/"
+ALIASES: Mapping[str, str] = {
+    "swin_s": "swin_small_patch4_window7_224",
+    "deit_b": "deit_base_patch16_224",
+}
+NEAREST = 5  # names shown for an unknown one; timm has over a thousand
+
+
+class TimmModel(ModelSource):
+    """One timm architecture: a catalogue name, or `timm/` and any name or name.tag that timm lists."""
+
+    image_model: ClassVar[bool] = True
+
+    @field_validator("name")
+    @classmethod
+    def _listed(cls, name: str) -> str:
+        # Catalogue names are right by construction: only the open family needs timm, which is slow to import.
+        if name.startswith(PREFIX):
+            _check_listed(_without_prefix(name))
+        return name
+
+    @property
+    def architecture(self) -> str:
+        """The name that timm knows."""
+        return _without_prefix(self.name)
+
+    def preprocessing(self, image_size: int) -> Preprocessing:
+        """timm's own; a transformer of fixed size keeps it, every other architecture works at `image_size`."""
+        config = _configuration(self.architecture)
+        own_size = int(config.input_size[-1])
+        smallest = config.min_input_size[-1] if config.min_input_size else 0
+        resized = config.fixed_input_size or image_size < smallest
+        return Preprocessing(
+            image_size=own_size if resized else image_size,
+            crop_fraction=float(config.crop_pct),
+            interpolation=str(config.interpolation),
+            mean=tuple(config.mean),
+            std=tuple(config.std),
+        )
+
+    def build(self, num_classes: int, image_size: int) -> torch.nn.Module:
+        """A fresh float network: images (B, 3, image_size, image_size) in [0, 1] -> logits (B, num_classes).
+
+        Initial weights come from torch's global generator.
+
+        Raises:
+            UnknownNameError: timm has no such architecture.
+            QPatchBenchError: the architecture cannot work on images this small.
+        """
+        import timm
+
+        from qpatchbench.models.classifier import ImageClassifier
+
+        wanted = self.preprocessing(image_size)
+        backbone = timm.create_model(self.architecture, pretrained=False, num_classes=num_classes)
+        plain_attention(backbone)
+        own_size = int(_configuration(self.architecture).input_size[-1])
+        if wanted.image_size < own_size:
+            _check_size(backbone, self.name, wanted.image_size, own_size)
+        return ImageClassifier(backbone, wanted.mean, wanted.std, wanted.image_size)
+
+    def pretrained_tensors(self, num_classes: int) -> Mapping[str, torch.Tensor]:
+        """timm's published weights, from its cache or downloaded.
+
+        Raises:
+            WeightsError: they answer another number of classes, do not exist or cannot be fetched.
+        """
+        import timm
+
+        published = _configuration(self.architecture).num_classes
+        if num_classes != published:
+            raise WeightsError(
+                f"model {self.name!r}, weights pretrained: timm's weights answer {published} classes, the "
+                f"dataset has {num_classes}. Use weights: train, or a file that answers {num_classes} classes."
+            )
+        try:
+            tensors: Mapping[str, torch.Tensor] = timm.create_model(self.architecture, pretrained=True).state_dict()
+        except Exception as error:
+            raise WeightsError(
+                f"model {self.name!r}, weights pretrained: timm could not load {self.architecture} "
+                f"({type(error).__name__}: {error}). Without a network connection, use a file or "
+                "package:NAME/FILE."
+            ) from error
+        return tensors
+
+
+def plain_attention(network: torch.nn.Module) -> None:
+    """Switch every attention module to matrix products: fused kernels have no second derivative."""
+    for module in network.modules():
+        if hasattr(module, "fused_attn"):
+            module.fused_attn = False
+
+
+def _without_prefix(name: str) -> str:
+    architecture = name.removeprefix(PREFIX)
+    return ALIASES.get(architecture, architecture)
+
+
+def _check_listed(architecture: str) -> None:
+    import timm
+
+    listed = timm.list_models()
+    # timm would fetch or read names such as hf-hub:owner/model; only what it lists is an architecture.
+    if architecture not in listed and architecture not in timm.list_models(include_tags=True):
+        nearest = difflib.get_close_matches(architecture, listed, n=NEAREST, cutoff=0)
+        raise UnknownNameError(f"timm architecture ({len(listed)} exist, {NEAREST} named)", architecture, nearest)
+
+
+def _configuration(architecture: str) -> Any:  # noqa: ANN401 (timm's PretrainedCfg; timm is imported on use)
+    import timm
+
+    _check_listed(architecture)
+    return timm.get_pretrained_cfg(architecture)
+
+
+def _check_size(backbone: torch.nn.Module, name: str, image_size: int, own_size: int) -> None:
+    # timm does not say how small an image may be, so one black image is tried.
+    backbone.eval()
+    try:
+        with torch.no_grad():
+            backbone(torch.zeros(1, 3, image_size, image_size))
+    except RuntimeError as error:
+        raise QPatchBenchError(
+            f"model {name!r} cannot work on images of {image_size} pixels ({error}); its own size is "
+            f"{own_size}. Use a dataset with larger images or another model."
+        ) from error
+    backbone.train()

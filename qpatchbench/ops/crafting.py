@@ -1,0 +1,205 @@
+"""The two loops that gradient attacks share: one patch for all images, and one patch per image.
+
+Both keep the best iterate, judged by success first and loss second, never simply the last.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple, TypeAlias
+
+import torch
+
+from qpatchbench.errors import AttackError
+from qpatchbench.ops.losses import goal_classes, succeeded
+from qpatchbench.ops.pasting import paste, to_float
+from qpatchbench.types import Goal, ImageSet, Network, Placement, Progress
+
+# (logits (B, K), labels (B,), targets (B,) with -1 for untargeted) -> (B,), minimised by the attacker.
+Objective: TypeAlias = Callable[["torch.Tensor", "torch.Tensor", "torch.Tensor"], "torch.Tensor"]
+# (count, generator) -> that many placements; the distribution a universal patch is optimised over.
+Placer: TypeAlias = Callable[[int, "torch.Generator"], Placement]
+# (textures, gradient, step) -> new textures, before clamping to [0, 1].
+Update: TypeAlias = Callable[["torch.Tensor", "torch.Tensor"], "torch.Tensor"]
+
+CHECKPOINTS = 10  # how often a universal patch is judged on held-out crafting images
+HELD_OUT = 8  # one crafting image in so many is held out for that, at most MOST_HELD_OUT
+MOST_HELD_OUT = 128
+PER_IMAGE_BATCH = 256
+
+
+class Crafted(NamedTuple):
+    """Textures (P, 3, h, w) in [0, 1] and the mean loss of each recorded step."""
+
+    textures: torch.Tensor
+    history: tuple[float, ...]
+
+
+class _Score(NamedTuple):
+    """Success rate and mean loss per texture, (P,) each."""
+
+    success: torch.Tensor
+    loss: torch.Tensor
+
+    def better_than(self, other: _Score) -> torch.Tensor:
+        return (self.success > other.success) | ((self.success == other.success) & (self.loss < other.loss))
+
+
+def universal_patches(
+    network: Network,
+    images: ImageSet,
+    goals: tuple[Goal, ...],
+    *,
+    size: int,
+    objective: Objective,
+    placer: Placer,
+    steps: int,
+    step_size: float,
+    batch_size: int,
+    generator: torch.Generator,
+    progress: Progress,
+) -> Crafted:
+    """Adam over random images and placements; the patches of all goals in one batch.
+
+    Each step draws `batch_size` images, pastes every goal's patch on all of them at fresh placements and takes
+    one step per patch. A goal's gradient depends on its own patch only, so crafting ten goals together gives
+    what ten separate runs with these draws would.
+
+    Raises:
+        AttackError: the network's output is not finite.
+    """
+    device = images.pixels.device
+    count, goal_count = len(images), len(goals)
+    held_out = min(MOST_HELD_OUT, count // HELD_OUT)
+    judge = _Judge(
+        network, images[count - held_out :] if held_out else images, goals, objective, placer, generator
+    )
+    pool = images[: count - held_out]
+    targets = goal_classes(goals).to(device).repeat_interleave(batch_size)
+    textures = torch.rand(goal_count, 3, size, size, generator=generator).to(device).requires_grad_()
+    masks = torch.ones(1, 1, size, size, device=device)
+    optimizer = torch.optim.Adam([textures], lr=step_size)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps, eta_min=step_size / 10)
+    order = _endless_order(len(pool), generator)
+    best, best_score = textures.detach().clone(), judge(textures.detach())
+    history: list[float] = []
+    for step in range(steps):
+        chosen = torch.tensor([next(order) for _ in range(batch_size)], device=device)
+        batch = to_float(pool.pixels[chosen]).repeat(goal_count, 1, 1, 1)
+        labels = pool.labels[chosen].repeat(goal_count)
+        placement = placer(len(batch), generator)
+        pasted = paste(batch, textures.repeat_interleave(batch_size, 0), masks, placement)
+        loss = objective(network(pasted), labels, targets)
+        total = loss.view(goal_count, batch_size).mean(dim=1).sum()
+        if not bool(torch.isfinite(total)):
+            raise AttackError(
+                f"the loss became {float(total)} at step {step} of {steps}: logits are not finite"
+            )
+        (textures.grad,) = torch.autograd.grad(total, textures)
+        optimizer.step()
+        schedule.step()
+        with torch.no_grad():
+            textures.clamp_(0, 1)
+        history.append(float(total.detach()) / goal_count)
+        if (step + 1) % max(1, steps // CHECKPOINTS) == 0 or step + 1 == steps:
+            score = judge(textures.detach())
+            keep = score.better_than(best_score)
+            best = torch.where(keep.view(-1, 1, 1, 1), textures.detach(), best)
+            best_score = _Score(
+                *(torch.where(keep, new, old) for new, old in zip(score, best_score, strict=True))
+            )
+        progress((step + 1) / steps, {"loss": history[-1], "asr": 100 * float(best_score.success.mean())})
+    return Crafted(best, tuple(history))
+
+
+class _Judge:
+    """Scores patches on held-out crafting images at placements drawn once."""
+
+    def __init__(
+        self,
+        network: Network,
+        images: ImageSet,
+        goals: tuple[Goal, ...],
+        objective: Objective,
+        placer: Placer,
+        generator: torch.Generator,
+    ) -> None:
+        self.network, self.objective = network, objective
+        self.pixels, self.labels = images.pixels, images.labels
+        self.targets = goal_classes(goals).to(images.pixels.device)
+        self.placement = placer(len(images), generator)
+
+    def __call__(self, textures: torch.Tensor) -> _Score:
+        success, loss = [], []
+        images, masks = to_float(self.pixels), torch.ones_like(textures[:1, :1])
+        for texture, target in zip(textures, self.targets, strict=True):
+            targets = target.expand(len(images))
+            with torch.no_grad():
+                logits = self.network(paste(images, texture[None], masks, self.placement))
+            # An image of the target class is no evidence for a targeted patch.
+            counted = (self.labels != target).float()
+            hits = succeeded(logits, self.labels, targets).float()
+            success.append((hits * counted).sum() / counted.sum().clamp(min=1))
+            loss.append(self.objective(logits, self.labels, targets).mean())
+        return _Score(torch.stack(success), torch.stack(loss))
+
+
+def _endless_order(count: int, generator: torch.Generator):  # type: ignore[no-untyped-def]  # noqa: ANN202
+    while True:
+        yield from torch.randperm(count, generator=generator).tolist()
+
+
+def per_image_patches(
+    network: Network,
+    images: ImageSet,
+    goal: Goal,
+    placement: Placement,
+    *,
+    size: int,
+    objective: Objective,
+    update: Update,
+    steps: int,
+    generator: torch.Generator,
+    progress: Progress,
+) -> Crafted:
+    """One patch for each image at its own fixed placement; N textures.
+
+    The gradient of an image's loss is taken by itself (sum, not mean), so results do not depend on how images
+    are batched.
+
+    Raises:
+        AttackError: the network's output is not finite.
+    """
+    start = torch.rand(len(images), 3, size, size, generator=generator).to(images.pixels.device)
+    targets = goal_classes((goal,)).to(images.pixels.device)
+    parts: list[torch.Tensor] = []
+    history = [0.0] * steps
+    for first in range(0, len(images), PER_IMAGE_BATCH):
+        part = slice(first, first + PER_IMAGE_BATCH)
+        pixels, labels = to_float(images.pixels[part]), images.labels[part]
+        textures, masks = start[part], torch.ones_like(start[:1, :1])
+        best, best_score = textures, _Score(torch.zeros(len(labels)), torch.full((len(labels),), torch.inf))
+        best_score = _Score(*(value.to(labels.device) for value in best_score))
+        for step in range(steps + 1):
+            current = textures.clone().requires_grad_()
+            logits = network(paste(pixels, current, masks, placement[part]))
+            loss = objective(logits, labels, targets.expand(len(labels)))
+            if not bool(torch.isfinite(loss).all()):
+                raise AttackError(f"the loss is not finite at step {step} of {steps}")
+            score = _Score(succeeded(logits, labels, targets.expand(len(labels))).float(), loss.detach())
+            keep = score.better_than(best_score)
+            best = torch.where(keep.view(-1, 1, 1, 1), textures, best)
+            best_score = _Score(
+                *(torch.where(keep, new, old) for new, old in zip(score, best_score, strict=True))
+            )
+            if step == steps:
+                break
+            (gradient,) = torch.autograd.grad(loss.sum(), current)
+            textures = update(textures, gradient).clamp(0, 1)
+            history[step] += float(loss.detach().sum()) / len(images)
+            done = (first + (step + 1) / steps * len(labels)) / len(images)
+            progress(
+                done, {"loss": float(loss.detach().mean()), "asr": 100 * float(best_score.success.mean())}
+            )
+        parts.append(best)
+    return Crafted(torch.cat(parts), tuple(history))

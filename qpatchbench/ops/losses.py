@@ -1,0 +1,43 @@
+"""Attack objectives on logits (B, K), one value per image, all to be minimised by the attacker."""
+
+from __future__ import annotations
+
+import torch
+
+from qpatchbench.types import Goal, Targeted
+
+
+def goal_classes(goals: tuple[Goal, ...]) -> torch.Tensor:
+    """Class id per goal (G,) int64; -1 stands for untargeted."""
+    return torch.tensor([goal.class_id if isinstance(goal, Targeted) else -1 for goal in goals])
+
+
+def cross_entropy(logits: torch.Tensor, labels: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """-log P(target), or log P(label) where the target is -1.
+
+    Brown et al. 2017 (arXiv 1712.09665), section 2, for a target; its negation with the label is the usual
+    untargeted form.
+    """
+    untargeted = targets < 0
+    loss = torch.nn.functional.cross_entropy(
+        logits, torch.where(untargeted, labels, targets), reduction="none"
+    )
+    return torch.where(untargeted, -loss, loss)
+
+
+def logit_difference(logits: torch.Tensor, labels: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """z_label - z_target, or the margin z_label - max_(k != label) z_k where the target is -1.
+
+    Karmon et al. 2018 (LaVAN, arXiv 1801.02608), section 3: raise the target's logit and lower the source's.
+    It equals CE(target) - CE(label), whose log-sum-exp cancels. The margin is that of Carlini and Wagner 2017.
+    """
+    source = logits.gather(1, labels.view(-1, 1)).squeeze(1)
+    others = logits.scatter(1, labels.view(-1, 1), -torch.inf).amax(dim=1)
+    aimed = logits.gather(1, targets.clamp(min=0).view(-1, 1)).squeeze(1)
+    return source - torch.where(targets < 0, others, aimed)
+
+
+def succeeded(logits: torch.Tensor, labels: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Whether the prediction is the target, or not the label where the target is -1; (B,) bool."""
+    prediction = logits.argmax(dim=1)
+    return torch.where(targets < 0, prediction != labels, prediction == targets)

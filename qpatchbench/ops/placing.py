@@ -1,0 +1,39 @@
+"""Where a patch goes: uniform over every position that keeps it inside the image, last row and column included."""
+
+from __future__ import annotations
+
+import torch
+
+from qpatchbench.types import Placement
+
+
+def sample_placement(
+    count: int,
+    image_size: tuple[int, int],
+    patch_size: tuple[int, int],
+    generator: torch.Generator,
+    *,
+    rotation: float = 0.0,
+    scale: tuple[float, float] = (1.0, 1.0),
+) -> Placement:
+    """Draw `count` independent placements on the CPU.
+
+    Row, column, angle and scale are independent and uniform; angles in [-rotation, rotation] degrees.
+    The draw is made in [0, 1) and then scaled to the positions available, so patches of different sizes
+    that share a generator state lie in corresponding places (a paired design).
+
+    Args:
+        count: number of images.
+        image_size: (height, width), pixels.
+        patch_size: (height, width), pixels; not larger than the image.
+        generator: CPU generator.
+        rotation: largest absolute angle, degrees.
+        scale: smallest and largest scale factor.
+    """
+    uniform = torch.rand(4, count, generator=generator, dtype=torch.float64)
+    rows, columns = (
+        (uniform[axis] * (image_size[axis] - patch_size[axis] + 1)).floor().long() for axis in (0, 1)
+    )
+    angles = (2 * uniform[2] - 1) * rotation
+    scales = scale[0] + uniform[3] * (scale[1] - scale[0])
+    return Placement(rows, columns, angles.float(), scales.float())

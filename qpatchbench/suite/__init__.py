@@ -1,0 +1,1 @@
+"""From a suite file to finished jobs: schema, plan, store, run."""

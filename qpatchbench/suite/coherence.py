@@ -1,0 +1,118 @@
+"""What single fields cannot tell: parts of a suite that do not go together. Reads no data and no weights."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+from qpatchbench.suite.schema import Suite
+from qpatchbench.suite.source import KeyPath
+from qpatchbench.types import FLOAT, Bits
+
+
+def incoherences(suite: Suite) -> Iterator[tuple[KeyPath, str]]:
+    """Yield (path in the file, problem) for every contradiction."""
+    yield from _repeated_titles(suite)
+    yield from _attacks(suite)
+    yield from _deployments(suite)
+    yield from _sources(suite)
+    yield from _filters(suite)
+
+
+def _repeated_titles(suite: Suite) -> Iterator[tuple[KeyPath, str]]:
+    for section, titles in (
+        ("models", [model.title for model in suite.models]),
+        ("defenses", [defense.title for defense in suite.defenses]),
+        ("quantizers", [quantizer.mode for quantizer in suite.quantizers]),
+        ("attacks", [f"{attack.title}, {attack.size} pixels" for attack in suite.attacks]),
+    ):
+        for index, title in enumerate(titles):
+            if titles.index(title) < index:
+                yield (section, index), f"expected distinct entries, found {title!r} twice; tell them apart with label"
+    for seed, count in Counter(suite.seeds).items():
+        if count > 1:
+            yield ("seeds",), f"expected distinct seeds, found {seed} {count} times"
+
+
+def _attacks(suite: Suite) -> Iterator[tuple[KeyPath, str]]:
+    side, classes = suite.dataset.side, suite.dataset.num_classes
+    for index, attack in enumerate(suite.attacks):
+        if attack.size > side:
+            yield (
+                ("attacks", index, "size"),
+                f"expected a patch that fits into the {side}x{side} images of {suite.dataset.title}, "
+                f"found {attack.size}x{attack.size}",
+            )
+        for target in attack.targets if isinstance(attack.targets, tuple) else ():
+            if not 0 <= target < classes:
+                yield (
+                    ("attacks", index, "targets"),
+                    f"expected class ids in 0..{classes - 1} of {suite.dataset.title}, found {target}",
+                )
+
+
+def _deployments(suite: Suite) -> Iterator[tuple[KeyPath, str]]:
+    trained = [quantizer for quantizer in suite.quantizers if quantizer.trained]
+    for number, defense in enumerate(suite.defenses):
+        if defense.quantization_aware and not trained:
+            yield (
+                ("defenses", number),
+                f"{defense.title} trains quantizers: list a quantizer that it can train, for example qat",
+            )
+        for index, quantizer in enumerate(suite.quantizers):
+            kept = suite.keeps(defense=defense.title, quantizer=names_of(quantizer))
+            if quantizer.trained and not defense.quantization_aware and kept:
+                yield (
+                    ("quantizers", index),
+                    f"{quantizer.mode} deploys trained quantizers, and the defense {defense.title!r} trains none: "
+                    f"add exclude: [{{defense: {defense.title}, quantizer: {quantizer.mode}}}], or use ptq",
+                )
+            if defense.quantization_aware and not quantizer.trained and trained and kept and FLOAT not in trained[0].bits:
+                yield (
+                    ("quantizers", index),
+                    f"{quantizer.mode} starts from the 32-bit weights of {defense.title}: "
+                    f"add 32 to the bits of {trained[0].mode}",
+                )
+
+
+def _sources(suite: Suite) -> Iterator[tuple[KeyPath, str]]:
+    for index, source in enumerate(suite.transfer.sources):
+        if isinstance(source, Bits) and source != FLOAT and not any(source in q.bits for q in suite.quantizers):
+            offered = sorted({str(bits) for quantizer in suite.quantizers for bits in quantizer.bits})
+            yield (
+                ("transfer", "sources", index),
+                f"no quantizer of the suite has {source} bits; they have {', '.join(offered)}",
+            )
+        if source == FLOAT:
+            for number, quantizer in enumerate(suite.quantizers):
+                if quantizer.trained and FLOAT not in quantizer.bits:
+                    yield (
+                        ("quantizers", number, "bits"),
+                        f"patches are to be crafted at 32 bits (transfer.sources), but {quantizer.mode} "
+                        "is not trained at 32: add 32 to its bits",
+                    )
+
+
+def _filters(suite: Suite) -> Iterator[tuple[KeyPath, str]]:
+    known = {
+        "model": {model.title for model in suite.models},
+        "defense": {defense.title for defense in suite.defenses},
+        "quantizer": {name for quantizer in suite.quantizers for name in names_of(quantizer)} | {"fp"},
+        "attack": {attack.title for attack in suite.attacks},
+    }
+    known |= {"source_model": known["model"], "source_defense": known["defense"]}
+    for section in ("include", "exclude"):
+        for index, item in enumerate(getattr(suite, section)):
+            for key, names in known.items():
+                wanted = getattr(item, key)
+                for name in () if wanted is None else (wanted,) if isinstance(wanted, str) else wanted:
+                    if name not in names:
+                        yield (
+                            (section, index, key),
+                            f"no {key} {name!r} in this suite; it has {', '.join(sorted(names))}",
+                        )
+
+
+def names_of(quantizer: object) -> tuple[str, ...]:
+    """The names a filter may use for a quantizer: its registered name, its label and its mode."""
+    return tuple(dict.fromkeys((quantizer.name, quantizer.title, quantizer.mode)))  # type: ignore[attr-defined]

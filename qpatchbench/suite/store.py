@@ -1,0 +1,133 @@
+"""Content-addressed artifacts on disk: a job's result is there completely, or it is not there.
+
+An artifact is one safetensors file and one JSON file beside it that names the SHA-256 of the former. The JSON file is
+written last, by rename, so its presence says that the job is finished. Nothing is ever unpickled. Imports no torch:
+tensors are numpy arrays here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load as parse_tensors
+from safetensors.numpy import save as serialize_tensors
+
+from qpatchbench.errors import ArtifactError, StorageError
+
+KEY_DIGITS = 32
+
+
+def key_of(facts: Mapping[str, Any]) -> str:
+    """Hash of JSON-ready facts, independent of the order of their keys; 32 hex digits."""
+    text = json.dumps(facts, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:KEY_DIGITS]
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """Arrays by name, and JSON-ready facts about them."""
+
+    arrays: Mapping[str, np.ndarray[Any, Any]]
+    facts: Mapping[str, Any]
+
+
+class Store:
+    """Artifacts by kind ("checkpoint", "patch", ...) and key, below one folder that suites share."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def has(self, kind: str, key: str) -> bool:
+        """Whether a finished artifact is there; its bytes are checked when it is read."""
+        return self._path(kind, key, ".json").exists() and self._path(kind, key, ".safetensors").exists()
+
+    def read(self, kind: str, key: str) -> Artifact:
+        """Read and verify an artifact.
+
+        Raises:
+            ArtifactError: it is missing, or its bytes are not those that were written.
+        """
+        path = self._path(kind, key, ".safetensors")
+        try:
+            facts = json.loads(self._path(kind, key, ".json").read_text(encoding="utf-8"))
+            data = path.read_bytes()
+        except (OSError, ValueError) as error:
+            raise ArtifactError(f"{path}: expected a finished {kind}, found {type(error).__name__}: {error}") from None
+        found = hashlib.sha256(data).hexdigest()
+        if not isinstance(facts, dict) or facts.get("sha256") != found:
+            expected = facts.get("sha256") if isinstance(facts, dict) else None
+            raise ArtifactError(f"{path}: damaged {kind}: expected SHA-256 {expected}, found {found}")
+        try:
+            return Artifact(parse_tensors(data), facts["facts"])
+        except (SafetensorError, KeyError) as error:
+            raise ArtifactError(f"{path}: damaged {kind}: {error}") from None
+
+    def write(self, kind: str, key: str, artifact: Artifact) -> None:
+        """Write an artifact; when this returns it survives a crash of the process.
+
+        Raises:
+            StorageError: the disk refuses; earlier artifacts are untouched.
+        """
+        arrays = {name: np.ascontiguousarray(array) for name, array in artifact.arrays.items()}
+        data = serialize_tensors(arrays)
+        facts = {"kind": kind, "key": key, "sha256": hashlib.sha256(data).hexdigest(), "facts": artifact.facts}
+        write_atomically(self._path(kind, key, ".safetensors"), data)
+        write_atomically(self._path(kind, key, ".json"), json.dumps(facts, sort_keys=True).encode())
+
+    def remove(self, kind: str, key: str) -> None:
+        """Forget an artifact, if it is there; the mark that it is finished goes first."""
+        for ending in (".json", ".safetensors"):
+            self._path(kind, key, ending).unlink(missing_ok=True)
+
+    def _path(self, kind: str, key: str, ending: str) -> Path:
+        return self.root / kind / key[:2] / f"{key}{ending}"
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write through a temporary file, fsync and rename: readers see the old bytes or the new ones, never a part.
+
+    Raises:
+        StorageError: the disk is full, read-only or not ours to write on.
+    """
+    with storage_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            # mkstemp makes files private; give the usual permissions back.
+            os.chmod(name, 0o666 & ~_umask())
+            os.replace(name, path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+@contextlib.contextmanager
+def storage_errors(path: Path) -> Iterator[None]:
+    """Turn the operating system's refusal to write `path` into one clear error."""
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(
+            f"{path}: cannot be written: {error.strerror or error}. Everything finished before is kept; "
+            "free space or choose another place with QPATCHBENCH_CACHE or --output, then run the same command again"
+        ) from error

@@ -1,0 +1,199 @@
+"""The training loop that every defense shares.
+
+A run is a function of its arguments: every epoch draws from generators derived from (seed, epoch), so a run that was
+killed continues from its last epoch to the very same numbers.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from lightning_fabric import Fabric
+
+from qpatchbench.defenses.base import Batch, Defense, Step
+from qpatchbench.errors import TrainingError
+from qpatchbench.ops.augmentation import random_crop, random_flip
+from qpatchbench.ops.pasting import to_float
+from qpatchbench.ops.randomness import derive_generator, derive_seed
+from qpatchbench.quantizers.base import Quantizer
+from qpatchbench.training.settings import TrainingSettings
+from qpatchbench.training.snapshot import Snapshot
+from qpatchbench.types import FLOAT, Bits, ImageSet, Network, Progress, silent
+
+
+@dataclass(frozen=True)
+class TrainingTask:
+    """Everything that decides what is learned.
+
+    Attributes:
+        build: makes the float architecture, initialised from torch's global generator.
+        defense: what is minimised.
+        quantizer: the switchable quantizers to train, or None for float training.
+        bits: bit-widths that share the weights.
+        settings: optimiser and schedule.
+        initial: float state dict to start from, or None for fresh weights.
+        seed: seed of initial weights, order, augmentation and defense.
+    """
+
+    build: Callable[[], torch.nn.Module]
+    defense: Defense
+    quantizer: Quantizer | None
+    bits: tuple[Bits, ...]
+    settings: TrainingSettings
+    initial: Mapping[str, torch.Tensor] | None
+    seed: int
+
+
+@dataclass(frozen=True)
+class EpochLog:
+    """Mean of every loss term over one epoch, and its wall time in seconds."""
+
+    epoch: int
+    losses: Mapping[str, float]
+    seconds: float
+
+
+class _Switch:
+    """A network under training that answers at any of its bit-widths."""
+
+    def __init__(self, module: torch.nn.Module, forward: Network, quantized: bool) -> None:
+        self.module, self.forward, self.quantized = module, forward, quantized
+
+    def at(self, bits: Bits) -> Network:
+        from qpatchbench.quantizers.switchable import set_bits
+
+        if self.quantized:
+            set_bits(self.module, bits)
+        elif bits != FLOAT:
+            raise TrainingError(f"a float network has no quantizers for {bits} bits")
+        return self.forward
+
+
+def train(
+    task: TrainingTask,
+    images: ImageSet,
+    calibration: ImageSet,
+    *,
+    device: torch.device,
+    snapshot: Snapshot | None,
+    save: Callable[[Snapshot], None],
+    progress: Progress = silent,
+) -> dict[str, torch.Tensor]:
+    """Train to the end and return the state dict, on the CPU.
+
+    Args:
+        task: what to train.
+        images: training images; kept as uint8 on `device`.
+        calibration: images that initialise the quantizers; disjoint from `images`.
+        device: where to compute.
+        snapshot: where an earlier, interrupted run of the same task stood.
+        save: called after every epoch.
+        progress: told the fraction done, the loss terms and the learning rate.
+
+    Raises:
+        TrainingError: the loss is not finite; the message names the step and the terms.
+    """
+    settings = task.settings
+    module = _prepared(task, calibration, device)
+    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.SGD(
+        _parameter_groups(module, settings.weight_decay),
+        lr=settings.learning_rate,
+        momentum=settings.momentum,
+        nesterov=settings.nesterov,
+    )
+    fabric = Fabric(
+        accelerator=device.type,
+        devices=1 if device.type == "cpu" else [device.index or 0],
+        precision=settings.precision,
+    )
+    if snapshot is not None:
+        snapshot.restore(module, optimizer)
+    forward, wrapped = fabric.setup(module, optimizer)
+    network = _Switch(module, forward, task.quantizer is not None)
+    data = images.to(device)
+    batches = max(1, len(data) // settings.batch_size)
+    total = settings.epochs * batches
+    for epoch in range(snapshot.epochs if snapshot else 0, settings.epochs):
+        started = time.monotonic()
+        sums: dict[str, float] = {}
+        module.train()
+        draws = derive_generator(task.seed, "training", epoch)
+        order = torch.randperm(len(data), generator=draws).to(device)
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            torch.manual_seed(
+                derive_seed(task.seed, "dropout", epoch)
+            )  # the only global draws: dropout layers
+            for index in range(batches):
+                done = (epoch * batches + index) / total
+                chosen = order[index * settings.batch_size : (index + 1) * settings.batch_size]
+                batch = Batch(_augmented(data.pixels[chosen], settings, draws), data.labels[chosen])
+                step = Step(done, task.defense.active_bits(done, task.bits), draws)
+                rate = settings.learning_rate_at(done)
+                for group in optimizer.param_groups:
+                    group["lr"] = rate
+                losses = task.defense.loss(network, batch, step)
+                figures = _checked(
+                    {name: float(term.detach()) for name, term in losses.items()}, epoch, index
+                )
+                wrapped.zero_grad()
+                fabric.backward(torch.stack(list(losses.values())).sum())
+                task.defense.after_backward(parameters, step)
+                if settings.gradient_clip is not None:
+                    fabric.clip_gradients(forward, wrapped, max_norm=settings.gradient_clip)
+                wrapped.step()
+                for name, value in figures.items():
+                    sums[name] = sums.get(name, 0.0) + value
+                progress(done, {**figures, "lr": rate})
+        log = EpochLog(
+            epoch, {name: value / batches for name, value in sums.items()}, time.monotonic() - started
+        )
+        save(Snapshot.of(module, optimizer, epoch + 1, log))
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}
+
+
+def _prepared(task: TrainingTask, calibration: ImageSet, device: torch.device) -> torch.nn.Module:
+    from qpatchbench.quantizers.switchable import initialize, prepare
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(task.seed, "initial weights"))
+        module = task.build()
+    if task.initial is not None:
+        module.load_state_dict(task.initial)
+    module.to(device)
+    if task.quantizer is not None:
+        prepare(module, task.bits, task.quantizer)
+        initialize(module, to_float(calibration.pixels).to(device))
+    return module
+
+
+def _parameter_groups(module: torch.nn.Module, weight_decay: float) -> list[dict[str, object]]:
+    """Learned quantizer scales are not decayed: shrinking a scale clips, it does not regularise."""
+    scales = [
+        value for name, value in module.named_parameters() if name.rpartition(".")[2].startswith("scale")
+    ]
+    held = {id(scale) for scale in scales}
+    weights = [value for value in module.parameters() if id(value) not in held]
+    groups: list[dict[str, object]] = [{"params": weights, "weight_decay": weight_decay}]
+    return [*groups, {"params": scales, "weight_decay": 0.0}] if scales else groups
+
+
+def _augmented(pixels: torch.Tensor, settings: TrainingSettings, draws: torch.Generator) -> torch.Tensor:
+    if settings.augmentation != "none":
+        pixels = random_crop(pixels, max(1, pixels.shape[-1] // 8), draws)
+    if settings.augmentation == "crop_flip":
+        pixels = random_flip(pixels, draws)
+    return to_float(pixels)
+
+
+def _checked(figures: dict[str, float], epoch: int, index: int) -> dict[str, float]:
+    for name, value in figures.items():
+        if value != value or abs(value) == float("inf"):
+            raise TrainingError(
+                f"loss term {name!r} became {value} in epoch {epoch + 1}, step {index + 1}; expected a finite "
+                "number. A smaller learning_rate or a gradient_clip usually helps"
+            )
+    return figures
