@@ -31,9 +31,7 @@ class Gap(Attack):
         description="largest rotation while crafting (22.5 in the authors' notebook)",
         json_schema_extra={"unit": "degrees"},
     )
-    scale: tuple[float, float] = Field(
-        default=(1.0, 1.0), description="smallest and largest scale while crafting"
-    )
+    scale: tuple[float, float] = Field(default=(1.0, 1.0), description="smallest and largest scale while crafting")
 
     @field_validator("scale")
     @classmethod
@@ -57,9 +55,7 @@ class Gap(Attack):
 
         def transformed(count: int, draws: torch.Generator) -> Placement:
             patch_size = (self.size, self.size)
-            return sample_placement(
-                count, (height, width), patch_size, draws, rotation=self.rotation, scale=self.scale
-            )
+            return sample_placement(count, (height, width), patch_size, draws, rotation=self.rotation, scale=self.scale)
 
         textures, history = universal_patches(
             network,

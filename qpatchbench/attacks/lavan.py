@@ -28,9 +28,7 @@ class Lavan(Attack):
     """Universal noise: one patch per goal, optimised over images and locations."""
 
     steps: int = Field(default=1000, gt=0, description="optimisation steps")
-    step_size: float = Field(
-        default=0.05, gt=0, description="Adam learning rate", json_schema_extra={"unit": "1"}
-    )
+    step_size: float = Field(default=0.05, gt=0, description="Adam learning rate", json_schema_extra={"unit": "1"})
     batch_size: int = Field(default=64, gt=0, description="images per step, each with every goal's patch")
 
     def craft(
@@ -88,9 +86,7 @@ class LavanPerImage(Attack):
             raise ValueError("lavan_per_image crafts for known places: expected a placement, found None")
 
         def normalised_step(textures: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
-            largest = (
-                gradient.abs().amax(dim=(1, 2, 3), keepdim=True).clamp(min=torch.finfo(gradient.dtype).tiny)
-            )
+            largest = gradient.abs().amax(dim=(1, 2, 3), keepdim=True).clamp(min=torch.finfo(gradient.dtype).tiny)
             return textures - self.step_size * gradient / largest
 
         crafted = []
@@ -114,7 +110,5 @@ class LavanPerImage(Attack):
                 )
             )
         textures = torch.cat([part.textures for part in crafted])
-        history = tuple(
-            sum(losses) / len(goals) for losses in zip(*(p.history for p in crafted), strict=True)
-        )
+        history = tuple(sum(losses) / len(goals) for losses in zip(*(p.history for p in crafted), strict=True))
         return Patch(textures, torch.ones_like(textures[:, :1]), goals, history)

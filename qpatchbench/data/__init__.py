@@ -8,9 +8,7 @@ IMAGENET = "Russakovsky et al. 2015, ImageNet Large Scale Visual Recognition Cha
 
 CATALOGUE: dict[str, Entry] = {
     "cifar10": Entry("qpatchbench.data.cifar:Cifar10", "60,000 photographs of 32x32 pixels, 10 classes", CIFAR),
-    "cifar100": Entry(
-        "qpatchbench.data.cifar:Cifar100", "60,000 photographs of 32x32 pixels, 100 classes", CIFAR
-    ),
+    "cifar100": Entry("qpatchbench.data.cifar:Cifar100", "60,000 photographs of 32x32 pixels, 100 classes", CIFAR),
     "digits": Entry(
         "qpatchbench.data.digits:Digits", "1,797 handwritten digits that scikit-learn carries, 10 classes", DIGITS
     ),

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import Field
 
 from qpatchbench.component import Component
+from qpatchbench.data.splitting import fingerprint
 from qpatchbench.types import ImageSet
 
 
@@ -30,7 +32,7 @@ class Splits:
     """The four disjoint parts of a dataset, and what identifies its content.
 
     Attributes:
-        fingerprint: hash of every pixel, label and id in the four parts.
+        fingerprints: part -> hash of every pixel, label and id in it, 32 hex digits.
         class_names: K names in label order.
     """
 
@@ -38,8 +40,13 @@ class Splits:
     calibration: ImageSet
     craft: ImageSet
     evaluation: ImageSet
-    fingerprint: str
+    fingerprints: Mapping[str, str]
     class_names: tuple[str, ...]
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of every pixel, label and id in the four parts."""
+        return fingerprint(self.fingerprints)
 
 
 class DatasetSource(Component, ABC):

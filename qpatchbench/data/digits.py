@@ -57,7 +57,8 @@ class Digits(CachedSource):
         grey = np.round(loaded.images * (255 / BRIGHTEST)).astype(np.uint8)
         labels = [int(label) for label in loaded.target]
         size = (self.image_size, self.image_size)
-        large = np.stack([Image.fromarray(i).resize(size, Image.Resampling.BILINEAR) for i in grey])
+        enlarged = [Image.fromarray(i).resize(size, Image.Resampling.BILINEAR) for i in grey]
+        large = np.stack([np.asarray(image) for image in enlarged])
         pixels = np.repeat(large[:, None], 3, axis=1)
         content = [content_hash(image.tobytes()) for image in grey]
         ids = [str(index).zfill(4) for index in range(len(labels))]

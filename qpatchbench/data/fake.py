@@ -84,5 +84,5 @@ def _pattern(generator: np.random.Generator, side: int) -> np.ndarray[Any, Any]:
         )
         for _ in range(3 * WAVES)
     ]
-    pattern = np.reshape(waves, (3, WAVES, side, side)).mean(axis=1)
-    return (0.5 + 0.5 * pattern).astype(np.float32)
+    mean: np.ndarray[Any, Any] = np.asarray(waves, dtype=np.float32).reshape(3, WAVES, side, side).mean(axis=1)
+    return np.asarray(0.5 + 0.5 * mean, dtype=np.float32)

@@ -33,7 +33,7 @@ Fit: TypeAlias = "Callable[[Image], Image]"
 class ClassFile:
     """One image file; `id` is "<pool>/<class>/<file>"."""
 
-    path: Path
+    path: str
     label: int
     id: str
 
@@ -87,16 +87,24 @@ def list_images(
         if images_per_class is not None:
             names = sorted(names, key=_name_hash)[:images_per_class]
         files += [
-            ClassFile(folder / class_name / name, label, f"{pool}/{class_name}/{name}") for name in sorted(names)
+            ClassFile(os.path.join(folder, class_name, name), label, f"{pool}/{class_name}/{name}")
+            for name in sorted(names)
         ]
     return files
 
 
-def file_listing(files: Iterable[ClassFile]) -> tuple[str, ...]:
-    """One line per file: id, size and modification time."""
+def file_listing(dataset: str, files: Iterable[ClassFile]) -> tuple[str, ...]:
+    """One line per file: id, size and modification time.
+
+    Raises:
+        DataError: a file cannot be looked at, for example a link to nowhere.
+    """
     lines = []
     for file in files:
-        status = file.path.stat()
+        try:
+            status = os.stat(file.path)
+        except OSError as error:
+            raise DataError(f"{dataset}: cannot read the image {file.path}: {error.strerror}") from error
         lines.append(f"{file.id}\t{status.st_size}\t{status.st_mtime_ns}")
     return tuple(lines)
 
@@ -120,12 +128,12 @@ def decode_files(dataset: str, files: Sequence[ClassFile], side: int, fit: Fit) 
     def decode_chunk(start: int) -> list[bytes]:
         hashes = []
         for index in range(start, min(start + CHUNK, len(files))):
-            data = files[index].path.read_bytes()
-            hashes.append(content_hash(data))
             try:
+                data = Path(files[index].path).read_bytes()
                 pixels[index] = decode_image(data, fit)
-            except (OSError, ValueError, SyntaxError) as error:  # what Pillow raises for broken files
+            except Exception as error:  # Pillow's decoders raise many kinds; all mean this file
                 raise DataError(f"{dataset}: cannot read the image {files[index].path}: {error}") from error
+            hashes.append(content_hash(data))
         return hashes
 
     with ThreadPoolExecutor(os.cpu_count()) as threads:
@@ -164,19 +172,15 @@ def resized_and_cropped(side: int, crop_fraction: float, interpolation: str) -> 
 
     filters = {"bilinear": Resampling.BILINEAR, "bicubic": Resampling.BICUBIC}
     if interpolation not in filters:
-        raise DataError(
-            f"unknown interpolation {interpolation!r} for image files.{suggestion(interpolation, filters)}"
-        )
+        raise DataError(f"unknown interpolation {interpolation!r} for image files.{suggestion(interpolation, filters)}")
     if not 0 < crop_fraction <= 1:
         raise DataError(f"expected a crop_fraction in (0, 1], found {crop_fraction}")
     short = math.floor(side / crop_fraction)
 
     def fit(image: Image) -> Image:
         width, height = image.size
-        if width <= height:
-            size = (short, int(short * height / width))
-        else:
-            size = (int(short * width / height), short)
+        tall = width <= height
+        size = (short, int(short * height / width)) if tall else (int(short * width / height), short)
         if size != image.size:
             image = image.resize(size, filters[interpolation])
         left, top = round((size[0] - side) / 2), round((size[1] - side) / 2)
@@ -190,7 +194,7 @@ def _image_names(folder: Path) -> list[str]:
         return [
             entry.name
             for entry in entries
-            if not entry.name.startswith(".") and Path(entry.name).suffix.lower() in SUFFIXES
+            if not entry.name.startswith(".") and os.path.splitext(entry.name)[1].lower() in SUFFIXES
         ]
 
 

@@ -42,9 +42,7 @@ class _Layout:
 
 
 class _FolderSource(CachedSource):
-    image_size: int = Field(
-        default=224, gt=0, description="side after cropping", json_schema_extra={"unit": "pixels"}
-    )
+    image_size: int = Field(default=224, gt=0, description="side after cropping", json_schema_extra={"unit": "pixels"})
     crop_fraction: float | None = Field(
         default=None, gt=0, le=1, description="image_size / shorter side after resizing; none = the model's own"
     )
@@ -85,7 +83,7 @@ class _FolderSource(CachedSource):
             "interpolation": interpolation,
             "images_per_class": self.images_per_class,
         }
-        return Origin(sum(map(file_listing, files.values()), ()), recipe, read)
+        return Origin(sum((file_listing(self.name, part) for part in files.values()), ()), recipe, read)
 
 
 class ImageNet(_FolderSource):
@@ -108,7 +106,7 @@ class ImageNet(_FolderSource):
     def _find(self, data_dir: Path) -> _Layout:
         roots = search_roots(data_dir, "imagenet")
         # A lone val folder is a folder of class folders like any other.
-        for root in [place for root in roots for place in (root, root / "val")]:
+        for root in [place for base in roots for place in (base, base / "val")]:
             layout = _layout(self.name, root, lambda name: re.fullmatch(r"n\d{8}", name) is not None)
             if layout is not None:
                 _expect_classes(self.name, root, layout, IMAGENET_CLASSES)

@@ -27,9 +27,9 @@ from qpatchbench.data.splitting import (
     HASH_BYTES,
     PARTS,
     Keys,
-    Parts,
     Sizes,
     fingerprint,
+    part_fingerprint,
     split_one_pool,
     split_two_pools,
 )
@@ -77,21 +77,20 @@ class CachedSource(DatasetSource):
             write_pools(folder, stored)
         splits = _split(self.name, stored, self._sizes(evaluation_images), self.split_seed)
         path = self._split_path(folder, evaluation_images)
-        remembered = {"fingerprint": splits.fingerprint}
+        remembered = dict(splits.fingerprints)
         if read_json(path) != remembered:
             write_json(path, remembered)
         return splits
 
-    def remembered_fingerprint(
+    def remembered_fingerprints(
         self, data_dir: Path, cache_dir: Path, decoding: Decoding, evaluation_images: int
-    ) -> str | None:
-        """The fingerprint an earlier `load` found, or None."""
+    ) -> dict[str, str] | None:
+        """The fingerprints an earlier `load` found, or None."""
         folder = self._folder(cache_dir, self.locate(data_dir, decoding))
-        if not looks_intact(folder):
+        remembered = read_json(self._split_path(folder, evaluation_images)) if looks_intact(folder) else None
+        if remembered is None or set(remembered) != set(PARTS):
             return None
-        remembered = read_json(self._split_path(folder, evaluation_images))
-        value = remembered.get("fingerprint") if remembered else None
-        return value if isinstance(value, str) else None
+        return remembered if all(isinstance(value, str) for value in remembered.values()) else None
 
     def _sizes(self, evaluation_images: int) -> Sizes:
         return Sizes(self.train_images, self.calibration_images, self.craft_images, evaluation_images)
@@ -106,10 +105,10 @@ class CachedSource(DatasetSource):
         return folder / "splits" / f"{_short_hash([self.split_seed, *vars(sizes).values()])}.json"
 
 
-def cached_fingerprint(
+def cached_fingerprints(
     dataset: DatasetSource, data_dir: Path, cache_dir: Path, decoding: Decoding, evaluation_images: int
-) -> str | None:
-    """The fingerprint `dataset.load` would return, if an earlier load with these arguments left it in the cache.
+) -> dict[str, str] | None:
+    """The fingerprints `dataset.load` would return, if an earlier load with these arguments left them in the cache.
 
     Decodes nothing, needs no torch and never raises because data or cache is missing or broken: then it
     returns None.
@@ -117,9 +116,17 @@ def cached_fingerprint(
     if not isinstance(dataset, CachedSource):
         return None
     try:
-        return dataset.remembered_fingerprint(data_dir, cache_dir, decoding, evaluation_images)
+        return dataset.remembered_fingerprints(data_dir, cache_dir, decoding, evaluation_images)
     except (QPatchBenchError, OSError):
         return None
+
+
+def cached_fingerprint(
+    dataset: DatasetSource, data_dir: Path, cache_dir: Path, decoding: Decoding, evaluation_images: int
+) -> str | None:
+    """`Splits.fingerprint` on the same terms as `cached_fingerprints`."""
+    found = cached_fingerprints(dataset, data_dir, cache_dir, decoding, evaluation_images)
+    return None if found is None else fingerprint(found)
 
 
 def _split(name: str, content: Pools, sizes: Sizes, seed: int) -> Splits:
@@ -129,19 +136,16 @@ def _split(name: str, content: Pools, sizes: Sizes, seed: int) -> Splits:
         parts = split_one_pool(name, keys[0], sizes, seed)
     else:
         parts = split_two_pools(name, keys[0], keys[1], sizes, seed)
+    chosen = {part: _subset(keys[_pool_of(part, pools)], getattr(parts, part)) for part in PARTS}
     return Splits(
         **{part: _select(pools[_pool_of(part, pools)].images, getattr(parts, part)) for part in PARTS},
-        fingerprint=_fingerprint(parts, pools, keys),
+        fingerprints={part: part_fingerprint(part_keys) for part, part_keys in chosen.items()},
         class_names=content.class_names,
     )
 
 
 def _pool_of(part: str, pools: list[Pool]) -> int:
     return len(pools) - 1 if part == "evaluation" else 0
-
-
-def _fingerprint(parts: Parts, pools: list[Pool], keys: list[Keys]) -> str:
-    return fingerprint({part: _subset(keys[_pool_of(part, pools)], getattr(parts, part)) for part in PARTS})
 
 
 def _keys(pool: Pool) -> Keys:

@@ -162,15 +162,17 @@ def check_disjoint(parts: Mapping[str, Iterable[bytes]]) -> tuple[Overlap, ...]:
     )
 
 
-def fingerprint(parts: Mapping[str, Keys]) -> str:
-    """32 hex digits that depend on every pixel (by its image's hash), label, id, part and position."""
+def part_fingerprint(keys: Keys) -> str:
+    """32 hex digits that depend on every pixel (by its image's hash), label, id and position of one part."""
     digest = hashlib.blake2b(digest_size=HASH_BYTES)
-    for part in PARTS:
-        keys = parts[part]
-        digest.update(f"{part} {len(keys.ids)}\n".encode())
-        for name, label, pixels in zip(keys.ids, keys.labels, keys.pixels, strict=True):
-            digest.update(f"{label} {name}\0".encode(errors="surrogateescape") + pixels)
+    for name, label, pixels in zip(keys.ids, keys.labels, keys.pixels, strict=True):
+        digest.update(f"{label} {name}\0".encode(errors="surrogateescape") + pixels)
     return digest.hexdigest()
+
+
+def fingerprint(parts: Mapping[str, str]) -> str:
+    """32 hex digits for the whole, from the fingerprints of the four parts."""
+    return content_hash("".join(f"{part} {parts[part]}\n" for part in PARTS).encode()).hex()
 
 
 def _held_out(name: str, sizes: Sizes, available: int, pool: str) -> int:

@@ -63,9 +63,7 @@ def rounding_flips(network: Network, images: ImageSet, patch: Patch, placement: 
     return int((exact != stored).sum()), len(images)
 
 
-def patch_gradients(
-    network: Network, images: ImageSet, patch: Patch, placement: Placement
-) -> torch.Tensor:
+def patch_gradients(network: Network, images: ImageSet, patch: Patch, placement: Placement) -> torch.Tensor:
     """Gradient of each image's margin with respect to its own copy of the first goal's patch; (N, 3, h, w)."""
     pixels = to_float(images.pixels)
     textures, masks = patch.textures[: len(images)], patch.masks[: len(images)]

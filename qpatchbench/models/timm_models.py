@@ -39,7 +39,7 @@ class TimmModel(ModelSource):
         return _without_prefix(self.name)
 
     def preprocessing(self, image_size: int) -> Preprocessing:
-        """timm's own; a transformer of fixed size keeps it, every other architecture works at `image_size`."""
+        """As timm configures it; an architecture of fixed size keeps that, any other works at `image_size`."""
         config = _configuration(self.architecture)
         own_size = int(config.input_size[-1])
         smallest = config.min_input_size[-1] if config.min_input_size else 0
@@ -74,7 +74,7 @@ class TimmModel(ModelSource):
         return ImageClassifier(backbone, wanted.mean, wanted.std, wanted.image_size)
 
     def pretrained_tensors(self, num_classes: int) -> Mapping[str, torch.Tensor]:
-        """timm's published weights, from its cache or downloaded.
+        """Weights that timm publishes, from its cache or downloaded.
 
         Raises:
             WeightsError: they answer another number of classes, do not exist or cannot be fetched.
@@ -102,7 +102,7 @@ def plain_attention(network: torch.nn.Module) -> None:
     """Switch every attention module to matrix products: fused kernels have no second derivative."""
     for module in network.modules():
         if hasattr(module, "fused_attn"):
-            module.fused_attn = False
+            module.fused_attn = False  # type: ignore[assignment]  # torch types attributes as tensors or modules
 
 
 def _without_prefix(name: str) -> str:
@@ -116,7 +116,8 @@ def _check_listed(architecture: str) -> None:
     listed = timm.list_models()
     # timm would fetch or read names such as hf-hub:owner/model; only what it lists is an architecture.
     if architecture not in listed and architecture not in timm.list_models(include_tags=True):
-        nearest = difflib.get_close_matches(architecture, listed, n=NEAREST, cutoff=0)
+        family = [name for name in listed if name.split("_")[0] == architecture.split("_")[0]]
+        nearest = difflib.get_close_matches(architecture, family or listed, n=NEAREST, cutoff=0)
         raise UnknownNameError(f"timm architecture ({len(listed)} exist, {NEAREST} named)", architecture, nearest)
 
 

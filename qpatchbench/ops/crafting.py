@@ -71,9 +71,7 @@ def universal_patches(
     device = images.pixels.device
     count, goal_count = len(images), len(goals)
     held_out = min(MOST_HELD_OUT, count // HELD_OUT)
-    judge = _Judge(
-        network, images[count - held_out :] if held_out else images, goals, objective, placer, generator
-    )
+    judge = _Judge(network, images[count - held_out :] if held_out else images, goals, objective, placer, generator)
     pool = images[: count - held_out]
     targets = goal_classes(goals).to(device).repeat_interleave(batch_size)
     textures = torch.rand(goal_count, 3, size, size, generator=generator).to(device).requires_grad_()
@@ -92,9 +90,7 @@ def universal_patches(
         loss = objective(network(pasted), labels, targets)
         total = loss.view(goal_count, batch_size).mean(dim=1).sum()
         if not bool(torch.isfinite(total)):
-            raise AttackError(
-                f"the loss became {float(total)} at step {step} of {steps}: logits are not finite"
-            )
+            raise AttackError(f"the loss became {float(total)} at step {step} of {steps}: logits are not finite")
         (textures.grad,) = torch.autograd.grad(total, textures)
         optimizer.step()
         schedule.step()
@@ -105,9 +101,7 @@ def universal_patches(
             score = judge(textures.detach())
             keep = score.better_than(best_score)
             best = torch.where(keep.view(-1, 1, 1, 1), textures.detach(), best)
-            best_score = _Score(
-                *(torch.where(keep, new, old) for new, old in zip(score, best_score, strict=True))
-            )
+            best_score = _Score(*(torch.where(keep, new, old) for new, old in zip(score, best_score, strict=True)))
         progress((step + 1) / steps, {"loss": history[-1], "asr": 100 * float(best_score.success.mean())})
     return Crafted(best, tuple(history))
 
@@ -189,17 +183,13 @@ def per_image_patches(
             score = _Score(succeeded(logits, labels, targets.expand(len(labels))).float(), loss.detach())
             keep = score.better_than(best_score)
             best = torch.where(keep.view(-1, 1, 1, 1), textures, best)
-            best_score = _Score(
-                *(torch.where(keep, new, old) for new, old in zip(score, best_score, strict=True))
-            )
+            best_score = _Score(*(torch.where(keep, new, old) for new, old in zip(score, best_score, strict=True)))
             if step == steps:
                 break
             (gradient,) = torch.autograd.grad(loss.sum(), current)
             textures = update(textures, gradient).clamp(0, 1)
             history[step] += float(loss.detach().sum()) / len(images)
             done = (first + (step + 1) / steps * len(labels)) / len(images)
-            progress(
-                done, {"loss": float(loss.detach().mean()), "asr": 100 * float(best_score.success.mean())}
-            )
+            progress(done, {"loss": float(loss.detach().mean()), "asr": 100 * float(best_score.success.mean())})
         parts.append(best)
     return Crafted(torch.cat(parts), tuple(history))

@@ -19,9 +19,7 @@ def cross_entropy(logits: torch.Tensor, labels: torch.Tensor, targets: torch.Ten
     untargeted form.
     """
     untargeted = targets < 0
-    loss = torch.nn.functional.cross_entropy(
-        logits, torch.where(untargeted, labels, targets), reduction="none"
-    )
+    loss = torch.nn.functional.cross_entropy(logits, torch.where(untargeted, labels, targets), reduction="none")
     return torch.where(untargeted, -loss, loss)
 
 

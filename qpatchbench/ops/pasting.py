@@ -14,9 +14,7 @@ import torch
 from qpatchbench.types import Placement
 
 
-def paste(
-    images: torch.Tensor, textures: torch.Tensor, masks: torch.Tensor, placement: Placement
-) -> torch.Tensor:
+def paste(images: torch.Tensor, textures: torch.Tensor, masks: torch.Tensor, placement: Placement) -> torch.Tensor:
     """Paste one texture on each image, differentiably in `textures` and `images`.
 
     Args:
@@ -30,9 +28,7 @@ def paste(
     """
     if bool((placement.angles != 0).any()) or bool((placement.scales != 1).any()):
         return _paste_warped(images, textures, masks, placement.to(images.device))
-    return _blend(
-        images, textures, masks, placement.rows.to(images.device), placement.columns.to(images.device)
-    )
+    return _blend(images, textures, masks, placement.rows.to(images.device), placement.columns.to(images.device))
 
 
 def _blend(

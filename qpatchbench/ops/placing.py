@@ -31,9 +31,7 @@ def sample_placement(
         scale: smallest and largest scale factor.
     """
     uniform = torch.rand(4, count, generator=generator, dtype=torch.float64)
-    rows, columns = (
-        (uniform[axis] * (image_size[axis] - patch_size[axis] + 1)).floor().long() for axis in (0, 1)
-    )
+    rows, columns = ((uniform[axis] * (image_size[axis] - patch_size[axis] + 1)).floor().long() for axis in (0, 1))
     angles = (2 * uniform[2] - 1) * rotation
     scales = scale[0] + uniform[3] * (scale[1] - scale[0])
     return Placement(rows, columns, angles.float(), scales.float())

@@ -67,7 +67,13 @@ def _deployments(suite: Suite) -> Iterator[tuple[KeyPath, str]]:
                     f"{quantizer.mode} deploys trained quantizers, and the defense {defense.title!r} trains none: "
                     f"add exclude: [{{defense: {defense.title}, quantizer: {quantizer.mode}}}], or use ptq",
                 )
-            if defense.quantization_aware and not quantizer.trained and trained and kept and FLOAT not in trained[0].bits:
+            if (
+                defense.quantization_aware
+                and not quantizer.trained
+                and trained
+                and kept
+                and FLOAT not in trained[0].bits
+            ):
                 yield (
                     ("quantizers", index),
                     f"{quantizer.mode} starts from the 32-bit weights of {defense.title}: "

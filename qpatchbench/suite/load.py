@@ -96,8 +96,12 @@ def _explained(error: ValidationError, model: type[BaseModel], prefix: KeyPath, 
         path = (*prefix, *_file_path(detail["loc"], prefix, source))
         if not prefix and path and path[0] in COMPONENT_SECTIONS and len(path) > 1 and detail["input"] is None:
             continue  # the component itself has been explained already
-        if not prefix and path and path[0] in COMPONENT_SECTIONS and source.data.get(str(path[0])) and (
-            detail["input"] is None or detail["input"] == ()
+        if (
+            not prefix
+            and path
+            and path[0] in COMPONENT_SECTIONS
+            and source.data.get(str(path[0]))
+            and (detail["input"] is None or detail["input"] == ())
         ):
             continue
         kind, found = detail["type"], _shown(detail["input"])
@@ -125,7 +129,12 @@ def _file_path(location: Sequence[str | int], prefix: KeyPath, source: Source) -
     for part in location:
         if (*prefix, *path, part) in source.values or (*prefix, *path, part) in source.overridden:
             path = (*path, part)
-        elif part == location[-1] and isinstance(part, str) and part.isidentifier() and _is_mapping(source, (*prefix, *path)):
+        elif (
+            part == location[-1]
+            and isinstance(part, str)
+            and part.isidentifier()
+            and _is_mapping(source, (*prefix, *path))
+        ):
             path = (*path, part)
     return path
 

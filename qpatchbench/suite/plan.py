@@ -8,7 +8,7 @@ Nothing here reads data or weights, or imports torch.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal, TypeAlias
@@ -279,12 +279,12 @@ class Plan:
         return tuple(job for job in self.jobs if isinstance(job, EvaluateJob))
 
 
-def make_plan(suite: Suite, data: DataKeys, weights: dict[str, str]) -> Plan:
+def make_plan(suite: Suite, data: Mapping[str, DataKeys], weights: Mapping[str, str]) -> Plan:
     """Expand a suite into jobs.
 
     Args:
         suite: a coherent suite.
-        data: identifies the images.
+        data: model title -> what identifies the images, decoded as that model wants them.
         weights: model title -> hash of the weights it starts from ("" where the suite trains them).
     """
     planner = _Planner(suite, data, weights)
@@ -302,7 +302,7 @@ def _add(job: Job, found: dict[str, Job]) -> None:
 
 
 class _Planner:
-    def __init__(self, suite: Suite, data: DataKeys, weights: dict[str, str]) -> None:
+    def __init__(self, suite: Suite, data: Mapping[str, DataKeys], weights: Mapping[str, str]) -> None:
         self.suite, self.data, self.weights = suite, data, weights
         self.float_quantizer: Quantizer = create(QUANTIZERS, {"name": "fp", "bits": (FLOAT,)})
 
@@ -310,24 +310,26 @@ class _Planner:
         """White-box and transfer cells of every target network, then its controls."""
         for seed in self.suite.seeds:
             for target in distinct([*self._targets(seed)]):
+                facts = self._facts(target.checkpoint.model)
                 sizes: dict[tuple[object, ...], CraftJob] = {}
                 for attack in self.suite.attacks:
                     for source in self._sources(attack, target):
-                        patch = self._craft(attack, source, seed)
+                        goals = attack.goals(self.suite.dataset.num_classes)
+                        patch = CraftJob(attack, goals, source, seed, self._facts(source.checkpoint.model))
                         sizes[(attack.size, patch.goals)] = patch
-                        yield EvaluateJob(patch, target, control=False, facts=self._facts)
+                        yield EvaluateJob(patch, target, control=False, facts=facts)
                 for (size, _), patch in sizes.items():
                     for name in CONTROLS:
                         control = create(ATTACKS, {"name": name, "size": size, "targets": patch.attack.targets})
-                        crafted = CraftJob(control, patch.goals, None, seed, self._facts)
-                        yield EvaluateJob(crafted, target, control=True, facts=self._facts)
+                        crafted = CraftJob(control, patch.goals, None, seed, facts)
+                        yield EvaluateJob(crafted, target, control=True, facts=facts)
 
-    @cached_property
-    def _facts(self) -> dict[str, Any]:
+    def _facts(self, model: ModelSource) -> dict[str, Any]:
+        data = self.data[model.title]
         return {
-            "calibration": self.data.calibration,
-            "craft": self.data.craft,
-            "evaluation": [self.data.evaluation, self.suite.limit],
+            "calibration": data.calibration,
+            "craft": data.craft,
+            "evaluation": [data.evaluation, self.suite.limit],
             "placement": self.suite.evaluation.placement_seed,
         }
 
@@ -379,21 +381,20 @@ class _Planner:
             return bits == FLOAT  # an undefended float network still attacks quantized targets
         return bits in quantizer.bits or (bits == FLOAT and not quantizer.trained)
 
-    def _network(
-        self, model: ModelSource, defense: Defense, quantizer: Quantizer, bits: Bits, seed: int
-    ) -> DeployJob:
+    def _network(self, model: ModelSource, defense: Defense, quantizer: Quantizer, bits: Bits, seed: int) -> DeployJob:
         if bits == FLOAT:
             # Whatever would quantize it, at 32 bits it is the same float network, deployed and measured once.
             checkpoint = self._checkpoint(model, defense, quantizer, FLOAT, seed)
-            return DeployJob(checkpoint, self.float_quantizer, FLOAT, self._facts)
+            return DeployJob(checkpoint, self.float_quantizer, FLOAT, self._facts(model))
         checkpoint = self._checkpoint(model, defense, quantizer, bits, seed)
-        return DeployJob(checkpoint, quantizer, bits, self._facts)
+        return DeployJob(checkpoint, quantizer, bits, self._facts(model))
 
     def _checkpoint(
         self, model: ModelSource, defense: Defense, quantizer: Quantizer, bits: Bits, seed: int
     ) -> TrainJob:
         suite = self.suite
-        facts = {"data": [self.data.train, self.data.calibration], "weights": self.weights[model.title]}
+        data = self.data[model.title]
+        facts = {"data": [data.train, data.calibration], "weights": self.weights[model.title]}
         if not defense.quantization_aware:
             return self._float_checkpoint(model, defense, seed, facts)
         trained = quantizer if quantizer.trained else next(q for q in suite.quantizers if q.trained)
@@ -409,9 +410,7 @@ class _Planner:
         initial, settings = self._start(model, seed, facts)
         return TrainJob(model, defense, None, (FLOAT,), settings, initial, seed, facts)
 
-    def _start(
-        self, model: ModelSource, seed: int, facts: dict[str, Any]
-    ) -> tuple[TrainJob | None, TrainingSettings]:
+    def _start(self, model: ModelSource, seed: int, facts: dict[str, Any]) -> tuple[TrainJob | None, TrainingSettings]:
         """Where a defense starts, and its schedule: from float weights if there are any or if asked to."""
         if self.suite.finetuning is not None:
             return self._undefended(model, seed, facts), self.suite.finetuning
@@ -422,3 +421,11 @@ class _Planner:
     def _undefended(self, model: ModelSource, seed: int, facts: dict[str, Any]) -> TrainJob:
         none: Defense = create(DEFENSES, {"name": "none"})
         return TrainJob(model, none, None, (FLOAT,), self.suite.training, None, seed, facts)
+
+
+def float_deployment(job: DeployJob) -> DeployJob | None:
+    """The 32-bit deployment of the same checkpoint, or None if it has no 32-bit path."""
+    if FLOAT not in job.checkpoint.bits:
+        return None
+    quantizer: Quantizer = create(QUANTIZERS, {"name": "fp", "bits": (FLOAT,)})
+    return DeployJob(job.checkpoint, quantizer, FLOAT, job.facts)

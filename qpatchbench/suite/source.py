@@ -81,7 +81,9 @@ def read_source(path: Path) -> Source:
     if root is None:
         raise SuiteError([f"{path}:1:1: expected a suite, found an empty file"])
     if not isinstance(root, yaml.MappingNode):
-        raise SuiteError([f"{path}:1:1: expected a mapping with keys such as suite, dataset and models, found {_kind(root)}"])
+        raise SuiteError(
+            [f"{path}:1:1: expected a mapping with keys such as suite, dataset and models, found {_kind(root)}"]
+        )
     source = Source(str(path))
     problems = list(_walk(root, (), source))
     if problems:

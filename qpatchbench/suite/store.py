@@ -72,6 +72,14 @@ class Store:
         except (SafetensorError, KeyError) as error:
             raise ArtifactError(f"{path}: damaged {kind}: {error}") from None
 
+    def facts(self, kind: str, key: str) -> Mapping[str, Any]:
+        """The facts alone, without reading the arrays; empty if there is no such artifact."""
+        try:
+            stored = json.loads(self._path(kind, key, ".json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return stored["facts"] if isinstance(stored, dict) and isinstance(stored.get("facts"), dict) else {}
+
     def write(self, kind: str, key: str, artifact: Artifact) -> None:
         """Write an artifact; when this returns it survives a crash of the process.
 

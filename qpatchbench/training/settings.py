@@ -22,9 +22,7 @@ class TrainingSettings(BaseModel):
     warmup: float = Field(default=0.0, ge=0, lt=1, description="share of the training with a linear warm-up")
     momentum: float = Field(default=0.9, ge=0, lt=1, description="SGD momentum")
     nesterov: bool = Field(default=False, description="Nesterov momentum")
-    weight_decay: float = Field(
-        default=1e-4, ge=0, description="L2 penalty on all weights but learned scales"
-    )
+    weight_decay: float = Field(default=1e-4, ge=0, description="L2 penalty on all weights but learned scales")
     gradient_clip: float | None = Field(default=None, gt=0, description="largest gradient norm, or none")
     augmentation: Literal["none", "crop", "crop_flip"] = Field(
         default="crop_flip", description="random shift by an eighth of the side, and mirroring"

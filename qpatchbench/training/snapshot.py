@@ -28,9 +28,7 @@ class Snapshot:
         """Copy the state of a module and its optimiser to the CPU."""
         tensors = {f"module/{name}": value for name, value in module.state_dict().items()}
         for index, parameter in enumerate(_parameters(optimizer)):
-            momentum = (
-                optimizer.state[parameter].get("momentum_buffer") if parameter in optimizer.state else None
-            )
+            momentum = optimizer.state[parameter].get("momentum_buffer") if parameter in optimizer.state else None
             if momentum is not None:
                 tensors[f"momentum/{index}"] = momentum
         copies = {name: value.detach().to("cpu", copy=True).contiguous() for name, value in tensors.items()}
@@ -41,11 +39,7 @@ class Snapshot:
         """Put the state back into a module and optimiser of the same shape."""
         prefix = "module/"
         module.load_state_dict(
-            {
-                name.removeprefix(prefix): value
-                for name, value in self.tensors.items()
-                if name.startswith(prefix)
-            }
+            {name.removeprefix(prefix): value for name, value in self.tensors.items() if name.startswith(prefix)}
         )
         for index, parameter in enumerate(_parameters(optimizer)):
             momentum = self.tensors.get(f"momentum/{index}")

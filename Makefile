@@ -1,0 +1,41 @@
+# Every target sets up what it needs in .venv, from nothing but Python and a package index.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: help demo test lint bench clean
+
+help:            ## show the targets
+	@sed -n 's/^\([a-z]*\):.*## /\1: /p' $(MAKEFILE_LIST)
+
+demo: $(VENV)/demo.done  ## the whole pipeline on real digits: leaderboard and plots in results/quickstart
+	$(BIN)/qpatchbench run suites/quickstart.yaml
+
+test: $(VENV)/test.done  ## all tests
+	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+lint: $(VENV)/dev.done   ## lint, format and types, as continuous integration checks them
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(VENV)/test.done ## speed, as ratios measured side by side
+	$(BIN)/python -m tests.bench
+
+clean:           ## remove the virtual environment and build leftovers
+	rm -rf $(VENV) build dist *.egg-info
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/demo.done: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
+	@touch $@
+
+$(VENV)/test.done: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'
+	@touch $@
+
+$(VENV)/dev.done: pyproject.toml constraints.txt $(VENV)/test.done | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test,dev]'
+	@touch $@

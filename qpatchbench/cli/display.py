@@ -1,0 +1,200 @@
+"""How a run shows its progress: a live display on a terminal, lines elsewhere, or nothing."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import click
+
+from qpatchbench.suite.execute import Display
+from qpatchbench.suite.plan import Job, Plan, Sizes
+from qpatchbench.suite.store import Store
+
+
+@contextmanager
+def make_display(kind: str | None, plan: Plan, store: Store) -> Iterator[Display]:
+    """The display that was asked for; by default rich on a terminal and plain lines elsewhere."""
+    kind = kind or ("rich" if sys.stdout.isatty() else "plain")
+    pace = Pace(plan, store)
+    if kind == "none":
+        yield Silent()
+    elif kind == "plain":
+        shown = Plain(pace)
+        shown.note(pace.summary())
+        yield shown
+    else:
+        with Rich(pace) as live:
+            yield live
+
+
+class Pace:
+    """How many jobs are done, and how long the rest will take, by the cost that jobs declare."""
+
+    def __init__(self, plan: Plan, store: Store) -> None:
+        sizes = estimated_sizes(plan)
+        self.total = len(plan.jobs)
+        missing = [job for job in plan.jobs if not store.has(job.kind, job.key)]
+        self.cached = self.total - len(missing)
+        self.done = self.cached
+        self.costs = {job.key: job.cost(sizes) for job in missing}
+        self.left = sum(self.costs.values())
+        self.spent = 0.0
+        self.started = time.monotonic()
+
+    def summary(self) -> str:
+        """One line before the start."""
+        return f"{self.total} jobs, {self.cached} already done"
+
+    def finish(self, job: Job) -> None:
+        """Count a job as done."""
+        self.done += 1
+        cost = self.costs.pop(job.key, 0.0)
+        self.left -= cost
+        self.spent += cost
+
+    def time_left(self, job: Job, fraction: float) -> str:
+        """Time left, from the pace so far; "" before there is one."""
+        current = self.costs.get(job.key, 0.0) * fraction
+        spent = self.spent + current
+        if spent <= 0:
+            return ""
+        seconds = (time.monotonic() - self.started) * (self.left - current) / spent
+        return f"about {clock(seconds)} left"
+
+
+def estimated_sizes(plan: Plan) -> Sizes:
+    """Image counts as far as the suite tells them."""
+    suite = plan.suite
+    evaluation = min(suite.evaluation.images, suite.limit or suite.evaluation.images)
+    train = suite.dataset.train_images or suite.dataset.usual_train_images
+    return Sizes(train, suite.dataset.calibration_images, suite.dataset.craft_images, evaluation)
+
+
+def clock(seconds: float) -> str:
+    """75 -> "1:15", 3700 -> "1:01:40"."""
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+class Silent:
+    """Shows failures only, on standard error."""
+
+    def started(self, job: Job) -> None:
+        """Nothing."""
+
+    def progressed(self, fraction: float, figures: Mapping[str, float]) -> None:
+        """Nothing."""
+
+    def finished(self, job: Job, seconds: float) -> None:
+        """Nothing."""
+
+    def failed(self, job: Job, reason: str) -> None:
+        """One line."""
+        click.echo(f"failed: {job.label}: {reason}", err=True)
+
+    def note(self, text: str) -> None:
+        """One line."""
+        click.echo(text, err=True)
+
+
+class Plain:
+    """One line per finished job, for logs."""
+
+    def __init__(self, pace: Pace) -> None:
+        self.pace = pace
+        self.figures: Mapping[str, float] = {}
+
+    def started(self, job: Job) -> None:
+        """Remember nothing of the job before."""
+        self.figures = {}
+
+    def progressed(self, fraction: float, figures: Mapping[str, float]) -> None:
+        """Keep the latest figures for the line that ends the job."""
+        self.figures = dict(figures)
+
+    def finished(self, job: Job, seconds: float) -> None:
+        """[done/total] label, seconds, last figures, time left."""
+        self.pace.finish(job)
+        parts = [f"{seconds:.1f} s", *(f"{name} {value:.3g}" for name, value in self.figures.items())]
+        left = self.pace.time_left(job, 0.0)
+        click.echo(
+            f"[{self.pace.done}/{self.pace.total}] {job.label}: {', '.join([*parts, *([left] if left else [])])}"
+        )
+
+    def failed(self, job: Job, reason: str) -> None:
+        """The same, with the reason."""
+        self.pace.finish(job)
+        click.echo(f"[{self.pace.done}/{self.pace.total}] FAILED {job.label}: {reason}", err=True)
+
+    def note(self, text: str) -> None:
+        """A line of its own."""
+        click.echo(text)
+
+
+class Rich:
+    """A live bar with jobs done, the current job's figures and the time left."""
+
+    def __init__(self, pace: Pace) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+        self.pace = pace
+        self.console = Console()
+        self.bar = Progress(
+            TextColumn("[bold]jobs"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[left]}"),
+            TextColumn("{task.description}"),
+            console=self.console,
+            refresh_per_second=4,
+        )
+        self.task = self.bar.add_task("", total=pace.total, completed=pace.done, left="")
+        self.job: Job | None = None
+
+    def __enter__(self) -> Rich:
+        self.bar.start()
+        return self
+
+    def __exit__(self, *unused: object) -> None:
+        self.bar.stop()
+
+    def started(self, job: Job) -> None:
+        """Show the job's name."""
+        self.job = job
+        self.bar.update(self.task, description=_escaped(job.label))
+
+    def progressed(self, fraction: float, figures: Mapping[str, float]) -> None:
+        """Show figures and time left."""
+        if self.job is None:
+            return
+        shown = " ".join(f"{name} {value:.3g}" for name, value in figures.items())
+        left = self.pace.time_left(self.job, fraction)
+        self.bar.update(
+            self.task, left=left, description=f"{_escaped(self.job.label)} {100 * fraction:.0f} % [dim]{shown}[/dim]"
+        )
+
+    def finished(self, job: Job, seconds: float) -> None:
+        """Advance the bar."""
+        self.pace.finish(job)
+        self.bar.update(self.task, completed=self.pace.done, left=self.pace.time_left(job, 0.0))
+
+    def failed(self, job: Job, reason: str) -> None:
+        """Advance the bar and keep the reason on the screen."""
+        self.pace.finish(job)
+        self.console.print(f"[red]failed[/red] {_escaped(job.label)}: {_escaped(reason)}")
+        self.bar.update(self.task, completed=self.pace.done)
+
+    def note(self, text: str) -> None:
+        """A line above the bar."""
+        self.console.print(_escaped(text))
+
+
+def _escaped(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)

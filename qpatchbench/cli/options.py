@@ -1,0 +1,41 @@
+"""Options and places that several commands share."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import click
+import platformdirs
+
+SUITE = click.argument("suite", type=click.Path(path_type=Path, dir_okay=False))
+SET = click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Override a field, e.g. training.epochs=5; repeatable.",
+)
+DATA_DIR = click.option(
+    "--data-dir",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Where datasets lie [default: $QPATCHBENCH_DATA].",
+)
+LIMIT = click.option("--limit", type=click.IntRange(min=1), help="Evaluate at most N images; marks results partial.")
+SEEDS = click.option("--seeds", metavar="0,1,2", help="Seeds instead of the suite's.")
+
+
+def cache_dir() -> Path:
+    """Where artifacts are kept: $QPATCHBENCH_CACHE, or the user's cache folder."""
+    return Path(os.environ.get("QPATCHBENCH_CACHE") or platformdirs.user_cache_dir("qpatchbench"))
+
+
+def data_dir(given: Path | None) -> Path:
+    """Where datasets lie: the option, $QPATCHBENCH_DATA, or a folder in the cache."""
+    return given or Path(os.environ.get("QPATCHBENCH_DATA") or cache_dir() / "data")
+
+
+def with_shorthands(overrides: tuple[str, ...], limit: int | None, seeds: str | None) -> list[str]:
+    """`--limit` and `--seeds` as the overrides they stand for."""
+    extra = [] if limit is None else [f"limit={limit}"]
+    return [*overrides, *extra, *([] if seeds is None else [f"seeds=[{seeds}]"])]

@@ -1,0 +1,116 @@
+"""From a loaded suite to a finished run folder: identify, plan, execute, export, report."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from qpatchbench.cli.display import make_display
+from qpatchbench.cli.run import FORMATS, is_complete
+from qpatchbench.cli.summary import print_leaderboard
+from qpatchbench.errors import DataError, QPatchBenchError, StorageError, SuiteError, WeightsError
+from qpatchbench.suite.identify import loaded_data_keys, remembered_data_keys, weights_keys
+from qpatchbench.suite.plan import Plan, make_plan
+from qpatchbench.suite.schema import Suite
+from qpatchbench.suite.source import KeyPath, Source
+from qpatchbench.suite.store import Store, write_atomically
+
+
+def execute_suite(
+    suite: Suite,
+    source: Source,
+    *,
+    output: Path,
+    data_dir: Path,
+    cache: Path,
+    device: str,
+    fresh: bool,
+    display: str | None,
+) -> int:
+    """Run a suite; returns the exit code.
+
+    Raises:
+        SuiteError: its dataset or weights are not there.
+        StorageError: a disk refuses; what was finished is kept.
+    """
+    keys = remembered_data_keys(suite, data_dir, cache)
+    plan = None if keys is None else make_plan(suite, keys, _weights(suite, source))
+    if plan is not None and not fresh and is_complete(output, plan):
+        click.echo(f"{suite.suite}: nothing to do, all {len(plan.jobs)} jobs and the report are done")
+        print_leaderboard(output)
+        return 0
+    return _compute(suite, source, plan, output, data_dir, cache, device, fresh, display)
+
+
+def _compute(
+    suite: Suite,
+    source: Source,
+    plan: Plan | None,
+    output: Path,
+    data_dir: Path,
+    cache: Path,
+    device: str,
+    fresh: bool,
+    display: str | None,
+) -> int:
+    from qpatchbench.report.build import build
+    from qpatchbench.suite.execute import Execution
+    from qpatchbench.suite.export import export
+    from qpatchbench.suite.work import Workbench
+
+    bench = Workbench(suite, Store(cache), data_dir, _device(device))
+    if plan is None:
+        try:
+            plan = make_plan(suite, loaded_data_keys(bench), _weights(suite, source))
+        except DataError as error:
+            raise _located(error, ("dataset",), source) from None
+    if fresh:
+        for job in plan.jobs:
+            bench.store.remove(job.kind, job.key)
+    with make_display(display, plan, bench.store) as shown:
+        execution = Execution(plan, bench.store, bench, shown)
+        try:
+            execution.run()
+            export(execution, bench, output, source.data)
+        except StorageError as error:
+            error.exit_code = 1
+            raise
+    files = [str(path.relative_to(output)) for path in build(output, FORMATS)]
+    report = {"plan": plan.key, "files": sorted(files)}
+    write_atomically(output / ".report.json", json.dumps(report).encode())
+    print_leaderboard(output)
+    if execution.errors:
+        click.echo(
+            f"{len(execution.errors)} of {len(plan.jobs)} jobs failed; their tracebacks are in report.html", err=True
+        )
+        return 1
+    return 0
+
+
+def _device(name: str) -> object:
+    import torch
+
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise click.BadParameter(f"expected auto, cpu, cuda or cuda:N, found {name!r}", param_hint="--device") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise click.BadParameter("no CUDA device is here; use --device cpu", param_hint="--device")
+    return device
+
+
+def _weights(suite: Suite, source: Source) -> dict[str, str]:
+    try:
+        return weights_keys(suite)
+    except WeightsError as error:
+        bad = next(index for index, model in enumerate(suite.models) if model.weights in str(error))
+        raise _located(error, ("models", bad, "weights"), source) from None
+
+
+def _located(error: QPatchBenchError, path: KeyPath, source: Source) -> SuiteError:
+    """The same error, with the place in the suite file that asked for the missing thing."""
+    return SuiteError([f"{source.where(path)}: {error}"])

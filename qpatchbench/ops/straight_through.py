@@ -1,0 +1,62 @@
+"""Straight-through rounding as autograd functions whose backward passes can be differentiated again.
+
+`hardtanh_backward` is the vectorised kernel for "the gradient where the code is in range, else 0"; codes are
+integers, so half a step around the range decides exactly.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch.autograd.function import FunctionCtx
+
+
+class FixedScale(torch.autograd.Function):
+    """values, scale (broadcastable, no gradient), qmin, qmax -> values on the grid."""
+
+    @staticmethod
+    def forward(
+        ctx: FunctionCtx, values: torch.Tensor, scale: torch.Tensor, qmin: int, qmax: int
+    ) -> torch.Tensor:
+        """Quantize; keeps the unclamped codes only where a gradient is needed."""
+        codes = (values * scale.reciprocal()).round_()
+        ctx.qmin, ctx.qmax = qmin, qmax  # type: ignore[attr-defined]  # torch's own way to keep non-tensors
+        if ctx.needs_input_grad[0]:  # type: ignore[attr-defined]  # set by torch, absent from its stub
+            ctx.save_for_backward(codes)
+        return codes.clamp(qmin, qmax).mul_(scale)
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        """Gradient of values; the scale has none."""
+        (codes,) = ctx.saved_tensors  # type: ignore[attr-defined]  # as above
+        return _where_in_range(gradients[0], codes, ctx), None, None, None
+
+
+class LearnedScale(torch.autograd.Function):
+    """values, scale (broadcastable), qmin, qmax, gradient factor of the scale -> values on the grid."""
+
+    @staticmethod
+    def forward(
+        ctx: FunctionCtx, values: torch.Tensor, scale: torch.Tensor, qmin: int, qmax: int, factor: float
+    ) -> torch.Tensor:
+        """Quantize; the backward pass recomputes the codes, so only the inputs are kept."""
+        ctx.qmin, ctx.qmax, ctx.factor = qmin, qmax, factor  # type: ignore[attr-defined]  # as above
+        ctx.save_for_backward(values, scale)
+        return (values * scale.reciprocal()).round_().clamp_(qmin, qmax).mul_(scale)
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        """Gradients of values and scale."""
+        values, scale = ctx.saved_tensors  # type: ignore[attr-defined]  # as above
+        steps = values * scale.reciprocal()
+        codes = steps.detach().round()
+        inside = _where_in_range(gradients[0], codes, ctx)
+        clamped = codes.clamp(ctx.qmin, ctx.qmax)  # type: ignore[attr-defined]  # as above
+        # In range: code - step; outside, where `inside` is 0: the nearest code.
+        slope = (gradients[0] * clamped - inside * steps).sum_to_size(scale.shape)
+        return inside, slope * ctx.factor, None, None, None  # type: ignore[attr-defined]  # as above
+
+
+def _where_in_range(gradient: torch.Tensor, codes: torch.Tensor, ctx: FunctionCtx) -> torch.Tensor:
+    low, high = ctx.qmin - 0.5, ctx.qmax + 0.5  # type: ignore[attr-defined]  # as above
+    masked: torch.Tensor = torch.ops.aten.hardtanh_backward(gradient, codes, low, high)
+    return masked

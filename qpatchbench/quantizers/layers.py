@@ -1,0 +1,123 @@
+"""Quantization of modules in place, so that the state dict keeps the names of the float architecture."""
+
+from __future__ import annotations
+
+import copy
+import functools
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from qpatchbench.types import FLOAT, Bits
+
+
+class QuantizedLayer(nn.Module):
+    """Mixed into the class of a convolution or linear layer: quantizes its input, and its weight wherever it is read.
+
+    Whatever the layer's own code does with `self.weight` (padding as in TensorFlow, sharing with another module)
+    it does with the quantized weight; the raw one stays the parameter named "weight".
+    """
+
+    weight_quantizer: nn.Module
+    activation_quantizer: nn.Module
+
+    @property
+    def raw_weight(self) -> nn.Parameter:
+        """The float parameter."""
+        parameter = self._parameters["weight"]
+        assert parameter is not None, "quantizable() admits only layers with a weight"
+        return parameter
+
+    @property
+    def weight(self) -> torch.Tensor:
+        """The weight at the active bits; the parameter itself at 32."""
+        quantized: torch.Tensor = self.weight_quantizer(self.raw_weight)
+        return quantized
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Inputs as the float layer takes them."""
+        outputs: torch.Tensor = super().forward(self.activation_quantizer(inputs))
+        return outputs
+
+
+class FrozenLayer(nn.Module):
+    """Mixed into a deployed layer: its weight is stored on the grid, its input is quantized on arrival."""
+
+    activation_quantizer: nn.Module
+    weight_bits: int
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Inputs as the float layer takes them."""
+        outputs: torch.Tensor = super().forward(self.activation_quantizer(inputs))
+        return outputs
+
+
+class SwitchableBatchNorm(nn.Module):
+    """One BatchNorm, statistics and affine, per bit-width (Guerra et al. 2020, arXiv 2002.02815; Yu et al. 2021,
+    Any-Precision DNNs, arXiv 1911.07346): activations of different precision have different statistics.
+    """  # noqa: D205 (the references do not fit on one line)
+
+    def __init__(self, original: nn.Module, bits: tuple[Bits, ...]) -> None:
+        super().__init__()
+        self.at_bits = nn.ModuleDict({str(width): copy.deepcopy(original) for width in bits})
+        self.default = str(FLOAT if FLOAT in bits else bits[0])
+        self.active = FLOAT
+
+    def current(self) -> nn.Module:
+        """The BatchNorm of the active bits; where the set has no 32, the float path uses the first."""
+        name = str(self.active)
+        return self.at_bits[name if name in self.at_bits else self.default]
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Inputs as BatchNorm takes them."""
+        outputs: torch.Tensor = self.current()(inputs)
+        return outputs
+
+
+def quantizable(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Names and layers that can be quantized: Conv2d and Linear of any subclass that own their weight.
+
+    Parts of nn.MultiheadAttention are left out: it reads weights without calling its layers.
+    """
+    inside: set[nn.Module] = set()
+    for name, layer in module.named_modules():
+        if isinstance(layer, nn.MultiheadAttention):
+            inside.update(layer.modules())
+        elif isinstance(layer, nn.Conv2d | nn.Linear) and layer not in inside and "weight" in layer._parameters:
+            yield name, layer
+
+
+def quantize_layer(layer: nn.Module, weight_quantizer: nn.Module, activation_quantizer: nn.Module) -> None:
+    """Turn a float layer into a `QuantizedLayer` of its own class."""
+    layer.__class__ = _mixed(QuantizedLayer, type(layer))
+    layer.weight_quantizer = weight_quantizer
+    layer.activation_quantizer = activation_quantizer
+
+
+def freeze_layer(
+    layer: nn.Module, weight: torch.Tensor, weight_bits: int, activation_quantizer: nn.Module
+) -> None:
+    """Turn a float or quantized layer into a `FrozenLayer` that stores `weight`, already on its grid."""
+    original = type(layer).__mro__[2] if isinstance(layer, QuantizedLayer) else type(layer)
+    if isinstance(layer, QuantizedLayer):
+        del layer.weight_quantizer
+    layer.__class__ = _mixed(FrozenLayer, original)
+    layer._parameters["weight"] = nn.Parameter(weight.detach().clone(), requires_grad=False)
+    layer.activation_quantizer = activation_quantizer
+    layer.weight_bits = weight_bits  # type: ignore[assignment]  # torch types attributes as tensors or modules
+
+
+def batch_norms(module: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Module]]:
+    """Parent, attribute name and module of every BatchNorm."""
+    for parent in list(module.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, _BatchNorm):
+                yield parent, name, child
+
+
+@functools.cache
+def _mixed(mixin: type[nn.Module], original: type[nn.Module]) -> type[nn.Module]:
+    prefix = mixin.__name__.removesuffix("Layer")
+    return type(f"{prefix}{original.__name__}", (mixin, original), {"__module__": original.__module__})

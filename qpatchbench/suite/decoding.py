@@ -1,0 +1,14 @@
+"""How image files are cropped for a model."""
+
+from __future__ import annotations
+
+from qpatchbench.data.base import Decoding
+from qpatchbench.models.base import ModelSource
+
+
+def decoding_for(model: ModelSource, side: int) -> Decoding:
+    """The model's own crop and interpolation; models of fixed-size datasets all share the default."""
+    if not model.image_model:
+        return Decoding()
+    wanted = model.preprocessing(side)
+    return Decoding(wanted.crop_fraction, wanted.interpolation)

@@ -1,0 +1,68 @@
+"""What made a result: versions, revision, device. Kept beside every artifact; never part of a key."""
+
+from __future__ import annotations
+
+import functools
+import platform
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import qpatchbench
+
+PACKAGES = ("torch", "torchvision", "timm", "numpy", "safetensors", "lightning-fabric", "pydantic")
+
+
+def provenance(seconds: float) -> dict[str, Any]:
+    """Facts about this process, and how long a job took."""
+    return {"seconds": round(seconds, 3), "device": device_name(), "git": git_state(), "versions": versions()}
+
+
+@functools.cache
+def versions() -> dict[str, str]:
+    """Versions of qpatchbench, Python and the packages that compute."""
+    found = {"qpatchbench": qpatchbench.__version__, "python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "absent"
+    return found
+
+
+@functools.cache
+def git_state() -> dict[str, Any]:
+    """Revision of this package's checkout and whether it has uncommitted changes; empty outside a checkout."""
+    root = Path(qpatchbench.__file__).parent.parent
+    if not (root / ".git").exists():
+        return {"revision": "", "dirty": False}
+    try:
+        revision = _git(root, "rev-parse", "HEAD")
+        return {"revision": revision, "dirty": bool(_git(root, "status", "--porcelain", "--untracked-files=no"))}
+    except (OSError, subprocess.CalledProcessError):
+        return {"revision": "", "dirty": False}
+
+
+def _git(root: Path, *arguments: str) -> str:
+    command = ["git", "-C", str(root), *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=10).stdout.strip()
+
+
+@functools.cache
+def device_name() -> str:
+    """The GPU's name, or the processor's and its cores."""
+    import torch
+
+    if torch.cuda.is_available():
+        return str(torch.cuda.get_device_name())
+    return f"{_processor()}, {torch.get_num_threads()} threads"
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.machine())
