@@ -55,7 +55,6 @@ def _compute(
     fresh: bool,
     display: str | None,
 ) -> int:
-    from qpatchbench.report.build import build
     from qpatchbench.suite.execute import Execution
     from qpatchbench.suite.export import export
     from qpatchbench.suite.work import Workbench
@@ -77,6 +76,8 @@ def _compute(
         except StorageError as error:
             error.exit_code = 1
             raise
+    from qpatchbench.report.build import build
+
     files = [str(path.relative_to(output)) for path in build(output, FORMATS)]
     report = {"plan": plan.key, "files": sorted(files)}
     write_atomically(output / ".report.json", json.dumps(report).encode())

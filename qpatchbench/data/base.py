@@ -34,6 +34,7 @@ class Splits:
     Attributes:
         fingerprints: part -> hash of every pixel, label and id in it, 32 hex digits.
         class_names: K names in label order.
+        note: what a reader of results must know about these images, for example "jpeg"; usually empty.
     """
 
     train: ImageSet
@@ -42,6 +43,7 @@ class Splits:
     evaluation: ImageSet
     fingerprints: Mapping[str, str]
     class_names: tuple[str, ...]
+    note: str = ""
 
     @property
     def fingerprint(self) -> str:
@@ -66,6 +68,11 @@ class DatasetSource(Component, ABC):
     @abstractmethod
     def side(self) -> int:
         """Height and width of every image in pixels, known without reading data."""
+
+    @property
+    def usual_train_images(self) -> int:
+        """About how many images there are to train on, for estimates of cost only."""
+        return 50_000
 
     @abstractmethod
     def load(self, data_dir: Path, cache_dir: Path, decoding: Decoding, evaluation_images: int) -> Splits:

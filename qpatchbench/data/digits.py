@@ -40,6 +40,11 @@ class Digits(CachedSource):
         """`image_size`."""
         return self.image_size
 
+    @property
+    def usual_train_images(self) -> int:
+        """What calibration and crafting leave of 1,297."""
+        return 1297 - self.calibration_images - self.craft_images
+
     def locate(self, data_dir: Path, decoding: Decoding) -> Origin:
         """The installed scikit-learn; `data_dir` is not looked at."""
         try:

@@ -44,6 +44,11 @@ class Fake(CachedSource):
         """`image_size`."""
         return self.image_size
 
+    @property
+    def usual_train_images(self) -> int:
+        """What calibration and crafting leave of the pool."""
+        return max(0, self.train_pool - self.calibration_images - self.craft_images)
+
     def locate(self, data_dir: Path, decoding: Decoding) -> Origin:
         """Nothing to look for: the images follow from the fields."""
         recipe = self.model_dump(

@@ -45,11 +45,13 @@ class Origin:
         listing: changes whenever the source files do; cheap to make (names, sizes, times).
         recipe: every setting that decides the decoded pixels, JSON-ready.
         read: decodes all images.
+        note: see `Splits.note`.
     """
 
     listing: tuple[str, ...]
     recipe: dict[str, Any]
     read: Callable[[], Pools]
+    note: str = ""
 
 
 class CachedSource(DatasetSource):
@@ -75,7 +77,7 @@ class CachedSource(DatasetSource):
         if stored is None:
             stored = origin.read()
             write_pools(folder, stored)
-        splits = _split(self.name, stored, self._sizes(evaluation_images), self.split_seed)
+        splits = _split(self.name, stored, self._sizes(evaluation_images), self.split_seed, origin.note)
         path = self._split_path(folder, evaluation_images)
         remembered = dict(splits.fingerprints)
         if read_json(path) != remembered:
@@ -129,7 +131,7 @@ def cached_fingerprint(
     return None if found is None else fingerprint(found)
 
 
-def _split(name: str, content: Pools, sizes: Sizes, seed: int) -> Splits:
+def _split(name: str, content: Pools, sizes: Sizes, seed: int, note: str) -> Splits:
     pools = list(content.pools.values())
     keys = [_keys(pool) for pool in pools]
     if len(pools) == 1:
@@ -141,6 +143,7 @@ def _split(name: str, content: Pools, sizes: Sizes, seed: int) -> Splits:
         **{part: _select(pools[_pool_of(part, pools)].images, getattr(parts, part)) for part in PARTS},
         fingerprints={part: part_fingerprint(part_keys) for part, part_keys in chosen.items()},
         class_names=content.class_names,
+        note=note,
     )
 
 

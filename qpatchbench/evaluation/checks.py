@@ -1,4 +1,4 @@
-"""Validity checks on networks, patches and data. docs/checks.md explains each: raised if, means, do.
+"""Validity checks on networks, patches and data. `evaluation.explanations` says of each when it is raised, what it means, what to do.
 
 V2, which compares a patch with its control, needs two cells and lives in `evaluation.paired`.
 """

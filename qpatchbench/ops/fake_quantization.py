@@ -60,7 +60,9 @@ def fake_quantize(
 
     wide = _widened(values)
     shaped = _broadcastable(scale.detach().to(wide.dtype), wide, channel_axis)
-    result: torch.Tensor = FixedScale.apply(wide, shaped, qmin, qmax)
+    result: torch.Tensor = FixedScale.apply(  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        wide, shaped, qmin, qmax
+    )
     return result.to(values.dtype)
 
 
@@ -91,7 +93,9 @@ def fake_quantize_learned(
     wide = _widened(values)
     shared = elements or max(1, wide.numel() // scale.numel())
     shaped = _broadcastable(scale.to(wide.dtype), wide, channel_axis)
-    result: torch.Tensor = LearnedScale.apply(wide, shaped, qmin, qmax, 1 / math.sqrt(shared * qmax))
+    result: torch.Tensor = LearnedScale.apply(  # type: ignore[no-untyped-call]  # as above
+        wide, shaped, qmin, qmax, 1 / math.sqrt(shared * qmax)
+    )
     return result.to(values.dtype)
 
 
@@ -107,9 +111,7 @@ def lsq_initial_scale(values: torch.Tensor, qmax: int, channel_axis: int | None 
     return _positive(2 * rows.mean(dim=1) / math.sqrt(qmax), channel_axis)
 
 
-def mse_scale(
-    values: torch.Tensor, qmin: int, qmax: int, channel_axis: int | None = None
-) -> torch.Tensor:
+def mse_scale(values: torch.Tensor, qmin: int, qmax: int, channel_axis: int | None = None) -> torch.Tensor:
     """Scale that minimises the squared error sum((v - Q(v))^2), () or (C,) float.
 
     A coarse and a fine grid of fractions of the max-abs scale find the basin; Lloyd's alternation (codes for a scale,

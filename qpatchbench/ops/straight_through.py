@@ -14,9 +14,7 @@ class FixedScale(torch.autograd.Function):
     """values, scale (broadcastable, no gradient), qmin, qmax -> values on the grid."""
 
     @staticmethod
-    def forward(
-        ctx: FunctionCtx, values: torch.Tensor, scale: torch.Tensor, qmin: int, qmax: int
-    ) -> torch.Tensor:
+    def forward(ctx: FunctionCtx, values: torch.Tensor, scale: torch.Tensor, qmin: int, qmax: int) -> torch.Tensor:
         """Quantize; keeps the unclamped codes only where a gradient is needed."""
         codes = (values * scale.reciprocal()).round_()
         ctx.qmin, ctx.qmax = qmin, qmax  # type: ignore[attr-defined]  # torch's own way to keep non-tensors

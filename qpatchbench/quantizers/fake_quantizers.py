@@ -81,8 +81,7 @@ class _FakeQuantizer(nn.Module):
                 torch would answer with the raw weight of the layer.)
         """
         name = f"scale_{bits}"
-        stored = self._parameters.get(name)
-        stored = self._buffers.get(name) if stored is None else stored
+        stored = {**self._parameters, **self._buffers}.get(name)
         if stored is None:
             raise QPatchBenchError(
                 f"quantizer at {bits} bits has no scale. Expected initialize(module, images) or load_state_dict() "
@@ -179,9 +178,7 @@ class ActivationQuantizer(_FakeQuantizer):
         scale = self.scale_at(self.active)
         qmin, qmax = code_range(width, self._role.signed)
         if self.mode(self.active) == "lsq":
-            return fake_quantize_learned(
-                inputs, _nonzero(scale), qmin, qmax, elements=max(1, inputs[0].numel())
-            )
+            return fake_quantize_learned(inputs, _nonzero(scale), qmin, qmax, elements=max(1, inputs[0].numel()))
         if self.training:
             observed = self.observed_scale(inputs, self.active)
             with torch.no_grad():

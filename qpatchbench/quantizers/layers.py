@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import copy
-import functools
 from collections.abc import Iterator
 
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from qpatchbench.quantizers.fake_quantizers import ActivationQuantizer, WeightQuantizer
+from qpatchbench.quantizers.frozen_activation import FrozenActivation
 from qpatchbench.types import FLOAT, Bits
+
+_CLASSES: dict[tuple[type[nn.Module], type[nn.Module]], type[nn.Module]] = {}
 
 
 class QuantizedLayer(nn.Module):
@@ -20,15 +23,13 @@ class QuantizedLayer(nn.Module):
     it does with the quantized weight; the raw one stays the parameter named "weight".
     """
 
-    weight_quantizer: nn.Module
-    activation_quantizer: nn.Module
+    weight_quantizer: WeightQuantizer
+    activation_quantizer: ActivationQuantizer
 
     @property
     def raw_weight(self) -> nn.Parameter:
         """The float parameter."""
-        parameter = self._parameters["weight"]
-        assert parameter is not None, "quantizable() admits only layers with a weight"
-        return parameter
+        return float_weight(self)
 
     @property
     def weight(self) -> torch.Tensor:
@@ -45,8 +46,13 @@ class QuantizedLayer(nn.Module):
 class FrozenLayer(nn.Module):
     """Mixed into a deployed layer: its weight is stored on the grid, its input is quantized on arrival."""
 
-    activation_quantizer: nn.Module
+    activation_quantizer: FrozenActivation
     weight_bits: int
+
+    @property
+    def stored_weight(self) -> nn.Parameter:
+        """The weight on its grid, times a factor per output channel once BatchNorm is folded."""
+        return float_weight(self)
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """Inputs as the float layer takes them."""
@@ -64,6 +70,7 @@ class SwitchableBatchNorm(nn.Module):
         self.at_bits = nn.ModuleDict({str(width): copy.deepcopy(original) for width in bits})
         self.default = str(FLOAT if FLOAT in bits else bits[0])
         self.active = FLOAT
+        self.training = original.training
 
     def current(self) -> nn.Module:
         """The BatchNorm of the active bits; where the set has no 32, the float path uses the first."""
@@ -89,15 +96,24 @@ def quantizable(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
             yield name, layer
 
 
-def quantize_layer(layer: nn.Module, weight_quantizer: nn.Module, activation_quantizer: nn.Module) -> None:
+def float_weight(layer: nn.Module) -> nn.Parameter:
+    """The parameter named "weight", past any property of that name."""
+    weight = layer._parameters["weight"]
+    assert weight is not None, "quantizable() admits only layers with a weight"
+    return weight
+
+
+def quantize_layer(
+    layer: nn.Module, weight_quantizer: WeightQuantizer, activation_quantizer: ActivationQuantizer
+) -> None:
     """Turn a float layer into a `QuantizedLayer` of its own class."""
     layer.__class__ = _mixed(QuantizedLayer, type(layer))
-    layer.weight_quantizer = weight_quantizer
-    layer.activation_quantizer = activation_quantizer
+    layer.weight_quantizer = weight_quantizer.train(layer.training)
+    layer.activation_quantizer = activation_quantizer.train(layer.training)
 
 
 def freeze_layer(
-    layer: nn.Module, weight: torch.Tensor, weight_bits: int, activation_quantizer: nn.Module
+    layer: nn.Module, weight: torch.Tensor, weight_bits: int, activation_quantizer: FrozenActivation
 ) -> None:
     """Turn a float or quantized layer into a `FrozenLayer` that stores `weight`, already on its grid."""
     original = type(layer).__mro__[2] if isinstance(layer, QuantizedLayer) else type(layer)
@@ -117,7 +133,10 @@ def batch_norms(module: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Module]]
                 yield parent, name, child
 
 
-@functools.cache
 def _mixed(mixin: type[nn.Module], original: type[nn.Module]) -> type[nn.Module]:
-    prefix = mixin.__name__.removesuffix("Layer")
-    return type(f"{prefix}{original.__name__}", (mixin, original), {"__module__": original.__module__})
+    """One class per pair, so that layers of a kind share their type."""
+    if (mixin, original) not in _CLASSES:
+        prefix = mixin.__name__.removesuffix("Layer")
+        body = {"__module__": original.__module__}
+        _CLASSES[mixin, original] = type(f"{prefix}{original.__name__}", (mixin, original), body)
+    return _CLASSES[mixin, original]

@@ -99,4 +99,4 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 
 def in_batches(images: torch.Tensor, size: int = BATCH_SIZE) -> tuple[torch.Tensor, ...]:
     """Split (N, 3, H, W); nothing for N = 0."""
-    return images.split(size) if len(images) else ()
+    return torch.split(images, size) if len(images) else ()

@@ -17,18 +17,23 @@ from typing import Protocol, runtime_checkable
 
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from qpatchbench.errors import QPatchBenchError
+from qpatchbench.quantizers.batch_norm_statistics import (
+    active_batch_norms,
+    estimate_statistics,
+    plausible_statistics,
+)
 from qpatchbench.quantizers.fake_quantizers import ActivationQuantizer, FirstLast, Role, Scale, WeightQuantizer
 from qpatchbench.quantizers.layers import (
     QuantizedLayer,
     SwitchableBatchNorm,
     batch_norms,
+    float_weight,
     quantizable,
     quantize_layer,
 )
-from qpatchbench.quantizers.observing import Measure, evaluating, in_batches, observe_inputs
+from qpatchbench.quantizers.observing import Measure, in_batches, observe_inputs
 from qpatchbench.types import FLOAT, Bits
 
 _ADDED = (".weight_quantizer.", ".activation_quantizer.")
@@ -71,18 +76,15 @@ def prepare(module: nn.Module, bits: tuple[Bits, ...], settings: object) -> None
         found = "none" if not layers else "a network that is prepared already"
         raise QPatchBenchError(f"expected a float network with Conv2d or Linear layers, found {found}")
     for _, layer in layers:
-        weight = layer._parameters["weight"]
-        assert weight is not None, "quantizable() admits only layers with a weight"
         quantize_layer(
             layer,
-            WeightQuantizer(len(weight), bits, settings.scale, settings.first_last),
+            WeightQuantizer(len(float_weight(layer)), bits, settings.scale, settings.first_last),
             ActivationQuantizer(bits, settings.scale, settings.first_last),
         )
     if settings.batch_norm == "switchable":
         for parent, name, norm in batch_norms(module):
             setattr(parent, name, SwitchableBatchNorm(norm, bits))
     module.switchable_bits = bits  # type: ignore[assignment]  # torch types attributes as tensors or modules
-    module.train(module.training)
 
 
 def set_bits(module: nn.Module, bits: Bits) -> None:
@@ -91,7 +93,7 @@ def set_bits(module: nn.Module, bits: Bits) -> None:
     Raises:
         QPatchBenchError: the network was not prepared for them.
     """
-    prepared: tuple[Bits, ...] = getattr(module, "switchable_bits", ())  # type: ignore[assignment]  # as above
+    prepared: tuple[Bits, ...] = getattr(module, "switchable_bits", ())
     if bits not in prepared:
         available = ", ".join(map(str, prepared)) or "none: the network is not prepared"
         raise QPatchBenchError(f"network has no quantizers for {bits} bits. Available: {available}")
@@ -101,6 +103,8 @@ def set_bits(module: nn.Module, bits: Bits) -> None:
 @torch.no_grad()
 def initialize(module: nn.Module, images: torch.Tensor) -> None:
     """Set signs, activation scales and learned scales of all widths from the float path, in eval mode.
+
+    BatchNorm of a network that was never trained takes the statistics of the images meanwhile.
 
     Args:
         module: prepared network; its mode and active bits stay.
@@ -113,14 +117,15 @@ def initialize(module: nn.Module, images: torch.Tensor) -> None:
     active = next(iter(layers.values())).activation_quantizer.active
     _switch(module, FLOAT)
     batches = in_batches(images)
-    # Signs come first, because what a batch says about a scale depends on them.
-    seen = observe_inputs(module, batches, lambda name: {})
-    order = list(seen)
-    for name, layer in layers.items():
-        role = Role(name == order[0], name == order[-1], seen[name].signed)
-        layer.weight_quantizer.initialize(layer.raw_weight, role)
-        layer.activation_quantizer.assign(role, layer.raw_weight)
-    seen = observe_inputs(module, batches, lambda name: _wanted(layers[name].activation_quantizer))
+    with plausible_statistics(module, batches):
+        # Signs come first, because what a batch says about a scale depends on them.
+        seen = observe_inputs(module, batches, lambda name: {})
+        order = list(seen)
+        for name, layer in layers.items():
+            role = Role(name == order[0], name == order[-1], seen[name].signed)
+            layer.weight_quantizer.initialize(layer.raw_weight, role)
+            layer.activation_quantizer.assign(role, layer.raw_weight)
+        seen = observe_inputs(module, batches, lambda name: _wanted(layers[name].activation_quantizer))
     for name, layer in layers.items():
         for bits in layer.activation_quantizer.quantized_bits():
             layer.activation_quantizer.scale_at(bits).copy_(seen[name].mean(str(bits)))
@@ -135,23 +140,7 @@ def recalibrate_batch_norm(module: nn.Module, bits: Bits, images: torch.Tensor) 
     """
     active = next(switchable_layers(module))[1].activation_quantizer.active
     set_bits(module, bits)
-    norms = [
-        norm.current() if isinstance(norm, SwitchableBatchNorm) else norm
-        for norm in module.modules()
-        if isinstance(norm, SwitchableBatchNorm)
-        or (isinstance(norm, _BatchNorm) and not _inside_switchable(module, norm))
-    ]
-    tracked = [norm for norm in norms if isinstance(norm, _BatchNorm) and norm.track_running_stats]
-    momenta = [norm.momentum for norm in tracked]
-    with evaluating(module):
-        for norm in tracked:
-            norm.reset_running_stats()
-            norm.momentum = None
-            norm.training = True
-        for batch in in_batches(images):
-            module(batch)
-    for norm, momentum in zip(tracked, momenta, strict=True):
-        norm.momentum = momentum
+    estimate_statistics(module, active_batch_norms(module), in_batches(images))
     _switch(module, active)
 
 
@@ -210,11 +199,6 @@ def _wanted(quantizer: ActivationQuantizer) -> dict[str, Measure]:
         return lambda inputs: quantizer.observed_scale(inputs, bits)
 
     return {str(bits): measure(bits) for bits in quantizer.quantized_bits()}
-
-
-def _inside_switchable(module: nn.Module, norm: nn.Module) -> bool:
-    switchable = (part for part in module.modules() if isinstance(part, SwitchableBatchNorm))
-    return any(norm is inner for part in switchable for inner in part.at_bits.values())
 
 
 def _without_bits(parts: list[str]) -> list[str]:

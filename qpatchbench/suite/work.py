@@ -140,8 +140,6 @@ class Workbench:
 
     @work.register
     def _deploy(self, job: DeployJob, progress: Progress) -> Artifact:
-        from qpatchbench.quantizers.audit import audit
-
         network = self.network(job)
         images = self.evaluation_images(job.checkpoint.model)
         predictions = clean_predictions(network, images, self.suite.evaluation.batch_size)
@@ -154,7 +152,7 @@ class Workbench:
             found += checks.network_is_sound(network, sample)
             found.append(checks.accuracy_is_above_chance(correct, len(images), classes))
             found.append(self._parts_are_disjoint(job.checkpoint.model))
-            facts["audit"] = audit(network, sample).as_json()
+            facts["audit"] = _audit_facts(network, sample)
         facts["checks"] = [check.model_dump() for check in checks.merged(found)]
         return Artifact({"predictions": predictions.numpy()}, facts)
 
@@ -321,6 +319,21 @@ def _on_cpu(patch: Patch) -> Patch:
 
 def _no_network(images: torch.Tensor) -> torch.Tensor:
     raise AttackError("a control asked the network, expected it to look at nothing")
+
+
+def _audit_facts(network: torch.nn.Module, images: torch.Tensor) -> dict[str, Any]:
+    """What the network really computes with: counted levels, mean widths, and layers left in float."""
+    from qpatchbench.quantizers.audit import audit, effective_bits, unquantized_operations
+
+    layers = audit(network, images)
+    if not layers:
+        return {}
+    return {
+        "most_weight_levels": max((layer.weight_levels or 0 for layer in layers), default=0),
+        "most_activation_levels": max((layer.activation_levels or 0 for layer in layers), default=0),
+        "effective_bits": effective_bits(layers)._asdict(),
+        "float_layers": list(unquantized_operations(network)),
+    }
 
 
 def _snapshot_key(job: TrainJob, epochs: int) -> str:

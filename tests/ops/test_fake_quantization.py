@@ -41,9 +41,7 @@ def test_agrees_exactly_with_torch_kernels(bits: int, signed: bool) -> None:
         values = randn(5, 3, 17, seed=trial) * 10.0 ** ((trial % 7) - 3)
         scale = values.abs().amax((0, 2)) / qmax * (0.2 + 0.07 * trial)
         ours = fake_quantize(values, scale[0], qmin, qmax)
-        theirs = torch.fake_quantize_per_tensor_affine(
-            values, scale[0], torch.zeros((), dtype=torch.int32), qmin, qmax
-        )
+        theirs = torch.fake_quantize_per_tensor_affine(values, scale[0], torch.zeros((), dtype=torch.int32), qmin, qmax)
         assert torch.equal(ours, theirs)
         ours = fake_quantize(values, scale, qmin, qmax, channel_axis=1)
         zero = torch.zeros(3, dtype=torch.int32)
@@ -216,9 +214,7 @@ def test_learned_scale_backward_is_differentiated_correctly() -> None:
     scale = torch.tensor(0.5, dtype=torch.float64, requires_grad=True)
     upstream = torch.tensor([1.0, 2.0, -0.5, 0.3, 0.7], dtype=torch.float64, requires_grad=True)
 
-    def backward(
-        values: torch.Tensor, scale: torch.Tensor, upstream: torch.Tensor
-    ) -> tuple[torch.Tensor, ...]:
+    def backward(values: torch.Tensor, scale: torch.Tensor, upstream: torch.Tensor) -> tuple[torch.Tensor, ...]:
         output = fake_quantize_learned(values, scale, -3, 3)
         return torch.autograd.grad(output, [values, scale], upstream, create_graph=True)
 
@@ -232,7 +228,8 @@ def test_learned_scale_reaches_the_least_squares_scale() -> None:
     optimizer = torch.optim.SGD([scale], lr=0.2)
     for _ in range(400):
         optimizer.zero_grad()
-        (fake_quantize_learned(values, scale, -3, 3) - values).square().mean().mul(100).backward()
+        distance = (fake_quantize_learned(values, scale, -3, 3) - values).square().mean()
+        torch.autograd.backward(distance * 100)
         optimizer.step()
     best = error(values, mse_scale(values, -3, 3), -3, 3)
     assert error(values, scale.detach(), -3, 3) <= best * 1.01

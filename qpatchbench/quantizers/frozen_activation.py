@@ -1,0 +1,39 @@
+"""The activation quantizer of a deployed layer."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from qpatchbench.ops.fake_quantization import code_range, fake_quantize, max_scale
+from qpatchbench.types import FLOAT_BITS
+
+
+class FrozenActivation(nn.Module):
+    """Quantizes a layer's inputs (B, ...) with a fixed scale, or per image at run time.
+
+    Without a stored scale every index of dimension 0 gets max|x| / qmax of its own values: an image, or one
+    window of an image in Swin. A result thus never depends on what else is in the batch.
+
+    Args:
+        width: bits; 32 leaves the inputs alone.
+        signed: whether the codes include negative ones.
+        scale: () float, or None for the run-time scale.
+    """
+
+    scale: torch.Tensor | None
+
+    def __init__(self, width: int, signed: bool, scale: torch.Tensor | None) -> None:
+        super().__init__()
+        self.width, self.signed = width, signed
+        self.enabled = True
+        self.register_buffer("scale", None if scale is None else scale.detach().clone())
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Same shape and dtype."""
+        if self.width == FLOAT_BITS or not self.enabled:
+            return inputs
+        qmin, qmax = code_range(self.width, self.signed)
+        if self.scale is None:
+            return fake_quantize(inputs, max_scale(inputs, qmax, 0), qmin, qmax, 0)
+        return fake_quantize(inputs, self.scale, qmin, qmax)
