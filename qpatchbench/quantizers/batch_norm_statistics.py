@@ -15,7 +15,9 @@ from qpatchbench.quantizers.observing import evaluating
 
 def active_batch_norms(module: nn.Module) -> list[_BatchNorm]:
     """The BatchNorms, with running statistics, that the next forward pass will use."""
-    inner = {norm for part in module.modules() if isinstance(part, SwitchableBatchNorm) for norm in part.at_bits.values()}
+    inner = {
+        norm for part in module.modules() if isinstance(part, SwitchableBatchNorm) for norm in part.at_bits.values()
+    }
     chosen = {part.current() for part in module.modules() if isinstance(part, SwitchableBatchNorm)}
     return [
         part

@@ -99,4 +99,4 @@ def test_many_levels_approach_the_float_gradients(build: Callable[[], nn.Module]
         found = dict(module.named_parameters())[name].grad
         assert found is not None
         cosine = nn.functional.cosine_similarity(found.flatten(), expected[name].flatten(), dim=0)
-        assert float(cosine) > 0.999
+        assert float(cosine) > 0.99

