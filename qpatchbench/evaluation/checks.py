@@ -34,10 +34,14 @@ def patch_is_valid(patch: Patch, size: int, flipped: int, predictions: int) -> C
         problems.append("the mask is not binary")
     if area > size * size:
         problems.append(f"area {area:.0f} pixels, budget {size * size}")
-    if flipped > MOST_FLIPS * predictions:
-        problems.append(f"8-bit rounding changes {flipped} of {predictions} predictions")
     figures = {"area": area, "budget": float(size * size), "flipped": float(flipped), "of": float(predictions)}
-    return _verdict("V1", problems, figures)
+    check = _verdict("V1", problems, figures)
+    # The harness evaluates the rounded patch, so flips do not bias a number: they say that the patch depends on
+    # differences that no image file holds, and that its crafting network is that sensitive.
+    if check.verdict == "pass" and predictions and wilson(flipped, predictions).low > MOST_FLIPS:
+        message = f"8-bit rounding of the patch changes {flipped} of {predictions} predictions"
+        check = check.model_copy(update={"verdict": "warn", "message": message})
+    return check
 
 
 def outside_is_untouched(images: torch.Tensor, patch: Patch, placement: Placement) -> Check:

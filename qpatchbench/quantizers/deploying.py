@@ -45,6 +45,7 @@ def finished(module: torch.nn.Module, calibration: torch.Tensor) -> torch.nn.Mod
 
     settle(module)
     fold_batch_norm(module, calibration[:2])
+    module.eval()  # what replaced a folded BatchNorm was made in training mode
     return module
 
 

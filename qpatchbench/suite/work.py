@@ -32,6 +32,7 @@ from qpatchbench.training.snapshot import Snapshot
 from qpatchbench.types import ImageSet, Patch, Placement, Progress, parse_goal
 
 CHECKED_IMAGES = 64  # images on which networks and patches are vetted
+ROUNDED_IMAGES = 256  # images on which 8-bit rounding is tried
 NETWORKS_IN_MEMORY = 8
 
 
@@ -218,10 +219,11 @@ class Workbench:
 
     def _vet(self, job: CraftJob, network: torch.nn.Module, images: ImageSet, patch: Patch) -> list[Check]:
         """V1 and V3 on a few images, with the first goal's patch at the suite's placements."""
-        few = images[:CHECKED_IMAGES]
-        placement = self.placement(images, job.attack.size)[: len(few)]
+        many, few = images[:ROUNDED_IMAGES], images[:CHECKED_IMAGES]
+        everywhere = self.placement(images, job.attack.size)
+        placement = everywhere[: len(few)]
         own = patch.for_goal(0)
-        flips = checks.rounding_flips(network, few, own, placement)
+        flips = checks.rounding_flips(network, many, own, everywhere[: len(many)])
         gradients = checks.patch_gradients(network, few, own, placement)
         reference = None
         if job.source is not None and not job.source.bits.is_float:
