@@ -42,7 +42,7 @@ class Outcomes:
     @cached_property
     def eligible(self) -> Array:
         """In C and not of the target class, the denominator of asr; (G, N) boolean."""
-        return self.correct & (self.labels != self.targets)
+        return np.asarray(self.correct & (self.labels != self.targets))
 
     @cached_property
     def wrong(self) -> Array:
@@ -57,7 +57,7 @@ class Outcomes:
     @cached_property
     def hit(self) -> Array:
         """Eligible and classified as the target, the numerator of asr_targeted; (G, N) boolean."""
-        return self.eligible & (self.patched == self.targets)
+        return np.asarray(self.eligible & (self.patched == self.targets))
 
     @cached_property
     def robust(self) -> Array:

@@ -37,3 +37,9 @@ class FrozenActivation(nn.Module):
         if self.scale is None:
             return fake_quantize(inputs, max_scale(inputs, qmax, 0), qmin, qmax, 0)
         return fake_quantize(inputs, self.scale, qmin, qmax)
+
+    def extra_repr(self) -> str:
+        """Shown in the repr of the network."""
+        source = "per image" if self.scale is None else f"{float(self.scale):.4g}"
+        codes = "signed" if self.signed else "unsigned"
+        return f"{self.width} bits" if self.width == FLOAT_BITS else f"{self.width} bits, {codes}, scale {source}"

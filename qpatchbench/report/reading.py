@@ -63,9 +63,7 @@ class Run:
 
     def placed(self, cell: CellRecord, images: tuple[str, ...]) -> dict[str, tuple[int, int, int, int]]:
         """Of some images: row, column, clean prediction and prediction under the cell's first goal."""
-        table = self._table(
-            cell.cell, ["goal", "image", "clean_prediction", "patched_prediction", "row", "column"]
-        )
+        table = self._table(cell.cell, ["goal", "image", "clean_prediction", "patched_prediction", "row", "column"])
         first = pc.equal(pc.cast(table["goal"], pa.string()), cell.counts[0].goal)
         chosen = pc.and_(first, pc.is_in(pc.cast(table["image"], pa.string()), value_set=pa.array(images)))
         names = ("image", "row", "column", "clean_prediction", "patched_prediction")

@@ -155,7 +155,8 @@ def _prepared(task: TrainingTask, calibration: ImageSet, device: torch.device) -
         module = task.build()
     if task.initial is not None:
         module.load_state_dict(task.initial)
-    module.to(device, memory_format=torch.channels_last)  # convolutions are faster this way on CPU and GPU
+    module.to(device)
+    module.to(memory_format=torch.channels_last)  # convolutions are faster this way on CPU and GPU
     if task.quantizer is not None:
         from qpatchbench.quantizers.switchable import initialize, prepare
 

@@ -151,3 +151,14 @@ def test_run_time_scale_is_that_of_each_image() -> None:
     expected = torch.tensor([[7.0, 3.0, -7.0], [0.7, 0.3, 0.0], [0.0, 0.0, 0.0]])
     assert torch.allclose(quantizer(inputs), expected)
     assert torch.equal(quantizer(inputs[1:2]), quantizer(inputs)[1:2])
+
+
+def test_a_frozen_network_can_be_copied_and_says_what_it_is(switchable: Make, images: torch.Tensor) -> None:
+    module = switchable(32, 4)
+    set_bits(module, Bits(4, 4))
+    twin = copy.deepcopy(module)
+    freeze(module)
+    assert torch.equal(module(images), twin(images))
+    assert torch.equal(copy.deepcopy(module)(images), module(images))
+    assert "(activation_quantizer): FrozenActivation(32 bits)" in repr(module)
+    assert "(activation_quantizer): FrozenActivation(4 bits, unsigned, scale 0." in repr(module)

@@ -1,0 +1,116 @@
+"""What every validity check says: raised if, what it means, what to do. Shown in reports beside a failed check."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Explanation(NamedTuple):
+    """One check in words."""
+
+    title: str
+    raised_if: str
+    means: str
+    do: str
+
+
+EXPLANATIONS: dict[str, Explanation] = {
+    "V1": Explanation(
+        "The patch is what it claims to be",
+        "a pixel outside the patch changes, the mask exceeds its budget, a value leaves [0, 1], or rounding to 8 bits "
+        "changes 0.5 % of the predictions or more",
+        "the measured perturbation is not the one named in the row, or exists only in floating point",
+        "clamp and round inside the attack; compare the mask with the stated size",
+    ),
+    "V2": Explanation(
+        "The optimised patch beats a random one",
+        "on the same images and placements, the optimised patch does not fool significantly more than random noise",
+        "on this target the patch does nothing beyond occlusion: the transfer fails, the attack is broken, or "
+        "gradients are masked; the row alone cannot tell which",
+        "look at the white-box row of the same target, raise the steps, and try a score-based attack",
+    ),
+    "V3": Explanation(
+        "Gradients at the patch are usable",
+        "more than 5 % of the images give a zero gradient at the patch, or any gradient is not finite",
+        "the attack was blind on these images; a low ASR says nothing about robustness",
+        "check the straight-through estimator and saturated quantizers; attack with other surrogate gradients",
+    ),
+    "V4": Explanation(
+        "No transferred patch beats the white-box one",
+        "a patch crafted elsewhere fools significantly more images than the target's own white-box patch",
+        "the white-box attack is not the worst case: gradients of the target are masked",
+        "report the worst of both; craft on a surrogate or without gradients",
+    ),
+    "V5": Explanation(
+        "The attack has converged",
+        "the loss still improves beyond noise in the last tenth of the steps",
+        "more steps would give a stronger patch",
+        "raise the steps",
+    ),
+    "V6": Explanation(
+        "Clean accuracy is above chance",
+        "the interval of clean accuracy reaches chance",
+        "the network does not classify, so that its ASR means nothing",
+        "train longer, calibrate on more images, or leave this bit-width out",
+    ),
+    "V7": Explanation(
+        "The network is in a state for evaluation",
+        "the network is in training mode, returns probabilities, or its state differs after the attack",
+        "batch statistics or observers move while patches are crafted, or softmax starves the gradients",
+        "freeze observers, call eval(), return logits",
+    ),
+    "V8": Explanation(
+        "The same input gives the same output",
+        "two passes over the same images differ and the attack does not average over the randomness",
+        "the attack follows the gradient of one random network and is evaluated on another",
+        "attack with expectation over transformation, at least 20 draws",
+    ),
+    "V9": Explanation(
+        "Images are kept apart",
+        "an image is in two of the parts train, calibration, craft and evaluation, compared by content",
+        "accuracy or ASR is measured on images that were learned",
+        "split the dataset again",
+    ),
+    "V10": Explanation(
+        "A crash is an error",
+        "a crashed attack was counted as a failed one",
+        "robustness is overstated",
+        "read the traceback, mend the attack, run again",
+    ),
+    "V11": Explanation(
+        "A larger budget never hurts the attack",
+        "a larger patch, more steps or more restarts lower the ASR significantly",
+        "the optimisation does not use its budget",
+        "tune the attack before any claim of robustness",
+    ),
+    "V12": Explanation(
+        "Surrogate gradients agree",
+        "variants of the backward pass give ASRs that differ beyond their intervals",
+        "the result depends on the surrogate; the strongest is the honest one",
+        "use the strongest variant",
+    ),
+    "V13": Explanation(
+        "A black-box patch does not beat the white-box one",
+        "a patch made without gradients fools significantly more images",
+        "gradients are masked",
+        "report the black-box number and mend the white-box attack",
+    ),
+    "V14": Explanation(
+        "A second implementation agrees",
+        "the same attack from another library gives an ASR outside the joint interval",
+        "one of the two implementations is wrong or tuned differently",
+        "compare them step by step",
+    ),
+    "V15": Explanation(
+        "The network has the bits it claims",
+        "a layer has more distinct weight or activation levels than its bit-width allows, or is not quantized",
+        "the row compares something else than its label says",
+        "look at the layers named; quantize them or change the label",
+    ),
+    "V16": Explanation(
+        "Deployment agrees with the simulation",
+        "an integer runtime changes 0.5 % of the labels or more, or its ASR leaves the interval",
+        "simulated quantization does not describe the deployed network",
+        "compare scales, zero points and rounding with the runtime's",
+    ),
+}

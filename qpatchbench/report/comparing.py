@@ -1,0 +1,82 @@
+"""What a row is compared with: its controls, the networks of its comparison, and the source's own cell."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import TypeAlias
+
+import numpy as np
+
+from qpatchbench.evaluation.comparison import common_images, has_collapsed
+from qpatchbench.evaluation.records import CellRecord
+from qpatchbench.evaluation.statistics import Array
+from qpatchbench.report.reading import Run
+
+Deployed: TypeAlias = tuple[str, str]
+
+
+def deployed(cell: CellRecord) -> Deployed:
+    """A target network with what stands before it."""
+    return cell.network, cell.preprocessor
+
+
+def is_transferred_to_own(cell: CellRecord) -> bool:
+    """Whether the patch was crafted on the target itself: white box."""
+    return cell.lineage == "same-network"
+
+
+class Comparisons:
+    """Lookups over the finished cells of a run.
+
+    A comparison is all target networks of one dataset, model, defense and seed whose clean accuracy has not collapsed;
+    their common images are those that each of them classifies correctly.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        finished = [cell for cell in run.cells if cell.status == "ok"]
+        by_network: dict[Deployed, list[CellRecord]] = defaultdict(list)
+        for cell in finished:
+            by_network[deployed(cell)].append(cell)
+        self.collapsed = {network for network, cells in by_network.items() if has_collapsed(cells)}
+        self._own = {cell.patch: cell for cell in finished if is_transferred_to_own(cell)}
+        # A control that the suite lists as an attack serves as well as one that was added for it; the latter first.
+        controls = [cell for cell in finished if not cell.source_model]
+        self._controls = {_control_key(cell, cell.attack): cell for cell in sorted(controls, key=_added_last)}
+        self._common = self._common_images(by_network)
+
+    def control(self, cell: CellRecord, attack: str) -> CellRecord | None:
+        """The cell of `attack` ("random", "grey") on the same network, patch size and goals."""
+        return self._controls.get(_control_key(cell, attack))
+
+    def own(self, cell: CellRecord) -> CellRecord | None:
+        """The cell of the same patch on the network it was crafted on."""
+        return self._own.get(cell.patch)
+
+    def common(self, cell: CellRecord) -> Array | None:
+        """Common images of the cell's comparison, (N,) boolean; None where its network collapsed."""
+        return None if deployed(cell) in self.collapsed else self._common.get(_comparison(cell))
+
+    def _common_images(self, by_network: dict[Deployed, list[CellRecord]]) -> dict[tuple[object, ...], Array]:
+        common: dict[tuple[object, ...], Array] = {}
+        for network, cells in by_network.items():
+            if network in self.collapsed:
+                continue
+            correct = self.run.outcomes(cells[0]).correct
+            # The same float network may belong to several defenses of a suite.
+            for key in {_comparison(cell) for cell in cells}:
+                common[key] = common_images([correct, common.get(key, np.ones_like(correct))])
+        return common
+
+
+def _comparison(cell: CellRecord) -> tuple[object, ...]:
+    return cell.dataset, cell.model, cell.defense, cell.seed
+
+
+def _control_key(cell: CellRecord, attack: str) -> tuple[object, ...]:
+    goals = tuple(count.goal for count in cell.counts)
+    return (*deployed(cell), attack, cell.patch_height, cell.patch_width, cell.seed, goals)
+
+
+def _added_last(cell: CellRecord) -> bool:
+    return cell.control

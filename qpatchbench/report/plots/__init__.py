@@ -1,0 +1,48 @@
+"""Pictures of a run: transfer heatmaps, ASR by bit-width, galleries of patches and of patched images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TypeVar
+
+import pandas as pd
+
+from qpatchbench.report.plots.curves import curve_page, pages
+from qpatchbench.report.plots.drawing import Plot
+from qpatchbench.report.plots.galleries import pasted, pasted_groups, patch_groups, patches
+from qpatchbench.report.plots.heatmaps import heatmap, panels
+from qpatchbench.report.reading import Run
+
+# At most so many pictures of a kind: a report that nobody can look through says nothing.
+MOST = {"transfer": 16, "bits": 6, "patches": 6, "pasted": 8}
+
+_Wanted = TypeVar("_Wanted")
+
+
+@dataclass(frozen=True)
+class Plots:
+    """Pictures, in the order of the report, and what the bounds left out, in words."""
+
+    plots: tuple[Plot, ...]
+    left_out: tuple[str, ...]
+
+
+def draw(run: Run, frame: pd.DataFrame) -> Plots:
+    """Every kind of picture that the run has data for, within MOST."""
+    examples, classes = run.examples(), [str(name) for name in run.manifest.get("class_names", [])]
+    left_out: list[str] = []
+
+    def drawn(kind: str, wanted: Iterable[_Wanted], how: Callable[[_Wanted], Plot | None]) -> list[Plot]:
+        listed = [*wanted]
+        if len(listed) > MOST[kind]:
+            left_out.append(f"{kind}: the first {MOST[kind]} of {len(listed)} pictures, in the leaderboard's order")
+        return [plot for each in listed[: MOST[kind]] if (plot := how(each)) is not None]
+
+    found = [
+        *drawn("bits", pages(frame), lambda page: curve_page(*page)),
+        *drawn("transfer", panels(frame), lambda panel: heatmap(*panel)),
+        *drawn("patches", patch_groups(run), lambda cells: patches(cells, examples, classes)),
+        *drawn("pasted", pasted_groups(run), lambda cells: pasted(cells, run, examples, classes)),
+    ]
+    return Plots(tuple(found), tuple(left_out))
