@@ -7,7 +7,13 @@ from collections.abc import Iterable
 
 
 class QPatchBenchError(Exception):
-    """Base of every error that is the user's to solve; the command line prints it without a traceback."""
+    """Base of every error that is the user's to solve; the command line prints it without a traceback.
+
+    Attributes:
+        exit_code: what the command line ends with.
+    """
+
+    exit_code = 2
 
 
 class UnknownNameError(QPatchBenchError):
@@ -39,7 +45,9 @@ class ArtifactError(QPatchBenchError):
 
 
 class StorageError(QPatchBenchError):
-    """A disk that is full, read-only or otherwise refuses a write."""
+    """A disk that is full, read-only or otherwise refuses a write; jobs are left undone."""
+
+    exit_code = 1
 
 
 class PluginError(QPatchBenchError):

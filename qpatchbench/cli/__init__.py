@@ -80,5 +80,5 @@ def main() -> None:
         sys.exit(2)
     except QPatchBenchError as error:
         click.echo(f"error: {error}", err=True)
-        sys.exit(getattr(error, "exit_code", 2))
+        sys.exit(error.exit_code)
     sys.exit(code if isinstance(code, int) else 0)

@@ -14,7 +14,7 @@ from qpatchbench.registry import BUILT_IN, REGISTRIES
 LISTS = (*REGISTRIES, "suites", "plugins")
 
 
-class _Kind(click.ParamType):
+class _Kind(click.ParamType[str]):
     """A kind of component, singular or plural."""
 
     name = "kind"

@@ -49,7 +49,7 @@ def show_plan(suite: Suite, source: Source, data: Path | None, *, everything: bo
     cache = cache_dir()
     remembered = remembered_data_keys(suite, _data_dir(data), cache)
     keys = remembered or unread_data_keys(suite)
-    made = make_plan(suite, keys, weights_keys(suite))
+    made = make_plan(suite, keys, weights_keys(suite, source))
     store, sizes = Store(cache), estimated_sizes(made)
     click.echo(f"{suite.suite}: {len(made.jobs)} jobs in {cache}")
     if remembered is None:

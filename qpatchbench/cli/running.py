@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from qpatchbench.cli.display import make_display
 from qpatchbench.cli.run import FORMATS, is_complete
 from qpatchbench.cli.summary import print_leaderboard
-from qpatchbench.errors import DataError, QPatchBenchError, StorageError, SuiteError, WeightsError
 from qpatchbench.suite.identify import loaded_data_keys, remembered_data_keys, weights_keys
 from qpatchbench.suite.plan import Plan, make_plan
 from qpatchbench.suite.schema import Suite
-from qpatchbench.suite.source import KeyPath, Source
+from qpatchbench.suite.source import Source
 from qpatchbench.suite.store import Store, write_atomically
+
+if TYPE_CHECKING:
+    import torch
 
 
 def execute_suite(
@@ -36,7 +39,7 @@ def execute_suite(
         StorageError: a disk refuses; what was finished is kept.
     """
     keys = remembered_data_keys(suite, data_dir, cache)
-    plan = None if keys is None else make_plan(suite, keys, _weights(suite, source))
+    plan = None if keys is None else make_plan(suite, keys, weights_keys(suite, source))
     if plan is not None and not fresh and is_complete(output, plan):
         click.echo(f"{suite.suite}: nothing to do, all {len(plan.jobs)} jobs and the report are done")
         print_leaderboard(output)
@@ -61,21 +64,14 @@ def _compute(
 
     bench = Workbench(suite, Store(cache), data_dir, _device(device))
     if plan is None:
-        try:
-            plan = make_plan(suite, loaded_data_keys(bench), _weights(suite, source))
-        except DataError as error:
-            raise _located(error, ("dataset",), source) from None
+        plan = make_plan(suite, loaded_data_keys(bench, source), weights_keys(suite, source))
     if fresh:
         for job in plan.jobs:
             bench.store.remove(job.kind, job.key)
     with make_display(display, plan, bench.store) as shown:
         execution = Execution(plan, bench.store, bench, shown)
-        try:
-            execution.run()
-            export(execution, bench, output, source.data)
-        except StorageError as error:
-            error.exit_code = 1
-            raise
+        execution.run()
+        export(execution, bench, output, source.data)
     from qpatchbench.report.build import build
 
     files = [str(path.relative_to(output)) for path in build(output, FORMATS)]
@@ -90,7 +86,7 @@ def _compute(
     return 0
 
 
-def _device(name: str) -> object:
+def _device(name: str) -> torch.device:
     import torch
 
     if name == "auto":
@@ -101,17 +97,5 @@ def _device(name: str) -> object:
         raise click.BadParameter(f"expected auto, cpu, cuda or cuda:N, found {name!r}", param_hint="--device") from None
     if device.type == "cuda" and not torch.cuda.is_available():
         raise click.BadParameter("no CUDA device is here; use --device cpu", param_hint="--device")
+    torch.backends.cudnn.deterministic = True
     return device
-
-
-def _weights(suite: Suite, source: Source) -> dict[str, str]:
-    try:
-        return weights_keys(suite)
-    except WeightsError as error:
-        bad = next(index for index, model in enumerate(suite.models) if model.weights in str(error))
-        raise _located(error, ("models", bad, "weights"), source) from None
-
-
-def _located(error: QPatchBenchError, path: KeyPath, source: Source) -> SuiteError:
-    """The same error, with the place in the suite file that asked for the missing thing."""
-    return SuiteError([f"{source.where(path)}: {error}"])

@@ -1,4 +1,4 @@
-"""Validity checks on networks, patches and data. `evaluation.explanations` says of each when it is raised, what it means, what to do.
+"""Validity checks on networks, patches and data. `evaluation.explanations` explains each.
 
 V2, which compares a patch with its control, needs two cells and lives in `evaluation.paired`.
 """

@@ -12,7 +12,7 @@ import math
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
-from scipy import stats
+from scipy.special import bdtr, ndtri
 
 CONFIDENCE = 0.95
 REPLICATES = 1000
@@ -42,7 +42,7 @@ def wilson(successes: int, trials: int, confidence: float = CONFIDENCE) -> Inter
         raise ValueError(f"expected 0 <= successes <= trials, found {successes} successes in {trials} trials")
     if trials == 0:
         return Interval(math.nan, math.nan)
-    z = float(stats.norm.ppf((1 + confidence) / 2))
+    z = float(ndtri((1 + confidence) / 2))
     rate, shrink = successes / trials, 1 + z * z / trials
     centre = (rate + z * z / (2 * trials)) / shrink
     half = z * math.sqrt(rate * (1 - rate) / trials + z * z / (4 * trials * trials)) / shrink
@@ -61,7 +61,8 @@ def mcnemar_exact(only_first: int, only_second: int) -> float:
     if only_first < 0 or only_second < 0:
         raise ValueError(f"expected counts, found {only_first} and {only_second}")
     discordant = only_first + only_second
-    return 1.0 if discordant == 0 else float(stats.binomtest(only_first, discordant, 0.5).pvalue)
+    # Under the null both tails are the same: twice the smaller one. An even split would count its middle twice.
+    return min(1.0, 2 * float(bdtr(min(only_first, only_second), discordant, 0.5)))
 
 
 def resampled_totals(values: Array, replicates: int = REPLICATES) -> Array:

@@ -12,14 +12,15 @@ DEFINITIONS: tuple[tuple[str, str], ...] = (
     ("asr_net", "asr - asr_control, in points: what optimisation adds over occlusion"),
     ("asr_worst", "per image, success of any source's patch of this attack and size on this target"),
     ("clean_accuracy", "% of all evaluation images classified correctly without a patch"),
-    ("robust_accuracy", "% of all evaluation images classified correctly without and with the patch, mean over goals"),
+    ("robust_accuracy", "% of all evaluation images classified correctly without and with the patch, mean over target "
+     "classes"),
     ("transfer_ratio", "asr on the target / asr of the same patch on its source, both on images common to the "
      "comparisons of the two"),
     ("intervals", "95 %; Wilson over images for one seed and one target class, otherwise a bootstrap that resamples "
      "seeds, target classes and images; a bootstrap of a rate that is 0 or 100 everywhere has no width, and seeds or "
      "target classes that are few make intervals too narrow"),
-    ("rank", "by asr, lowest first, among rows of the same dataset, attack, size and bit-widths; a rank is shared "
-     "where the 95 % interval of the paired difference to the first of the tie contains 0; none with a failed check or seed"),
+    ("rank", "by asr, lowest first, among rows of the same dataset, attack, size and bit-widths; shared where the 95 % "
+     "interval of the paired difference to the first of the tie contains 0; none with a failed check or seed"),
     ("counts", "n_images is per seed; every other count is a sum over seeds and target classes"),
 )  # fmt: skip
 

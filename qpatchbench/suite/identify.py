@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qpatchbench.data.source import cached_fingerprints
+from qpatchbench.errors import DataError, SuiteError, WeightsError
 from qpatchbench.models.weights import weights_fingerprint
 from qpatchbench.suite.decoding import decoding_for
 from qpatchbench.suite.plan import DataKeys
 from qpatchbench.suite.schema import Suite
+from qpatchbench.suite.source import Source
 
 if TYPE_CHECKING:
     from qpatchbench.suite.work import Workbench
 
 
-def weights_keys(suite: Suite) -> dict[str, str]:
+def weights_keys(suite: Suite, source: Source) -> dict[str, str]:
     """Model title -> hash of the weights it starts from.
 
     Raises:
-        WeightsError: a weights file is not there.
+        SuiteError: a weights file is not there; says which line asks for it.
     """
-    return {model.title: weights_fingerprint(model.weights) for model in suite.models}
+    keys = {}
+    for index, model in enumerate(suite.models):
+        try:
+            keys[model.title] = weights_fingerprint(model.weights)
+        except WeightsError as error:
+            raise SuiteError([f"{source.where(('models', index, 'weights'))}: {error}"]) from None
+    return keys
 
 
 def remembered_data_keys(suite: Suite, data_dir: Path, cache_dir: Path) -> dict[str, DataKeys] | None:
@@ -43,14 +50,13 @@ def unread_data_keys(suite: Suite) -> dict[str, DataKeys]:
     return {model.title: DataKeys("unread", "unread", "unread", "unread") for model in suite.models}
 
 
-def loaded_data_keys(bench: Workbench) -> dict[str, DataKeys]:
+def loaded_data_keys(bench: Workbench, source: Source) -> dict[str, DataKeys]:
     """Model title -> hashes of the four parts, decoding images where that was never done.
 
     Raises:
-        DataError: the dataset is not there.
+        SuiteError: the dataset is not there; says which line asks for it.
     """
-    keys = {}
-    for model in bench.suite.models:
-        found: Mapping[str, str] = bench.splits(model).fingerprints
-        keys[model.title] = DataKeys(**found)
-    return keys
+    try:
+        return {model.title: DataKeys(**bench.splits(model).fingerprints) for model in bench.suite.models}
+    except DataError as error:
+        raise SuiteError([f"{source.where(('dataset',))}: {error}"]) from None

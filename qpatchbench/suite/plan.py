@@ -59,17 +59,24 @@ class TrainJob:
     @cached_property
     def key(self) -> str:
         """Hash of everything that can change the weights."""
+        start = {
+            "job": ["train", JOB_VERSIONS["train"]],
+            "model": self.model.identity(),
+            "weights": self.facts["weights"],
+        }
+        if not self.trains:
+            return key_of(start)  # weights from a file: neither schedule nor seed nor images matter
         return key_of(
             {
-                "job": ["train", JOB_VERSIONS["train"]],
-                "model": self.model.identity(),
+                **start,
                 "defense": self.defense.identity(),
                 "quantizer": _fields_without_bits(self.quantizer) if self.quantizer else None,
                 "bits": [str(bits) for bits in self.bits],
                 "settings": self.settings.model_dump(mode="json"),
                 "initial": self.initial.key if self.initial else None,
                 "seed": self.seed,
-                **self.facts,
+                "train": self.facts["train"],
+                "calibration": self.facts["calibration"] if self.quantizer else None,
             }
         )
 
@@ -122,7 +129,8 @@ class DeployJob:
     @cached_property
     def key(self) -> str:
         """Identifies the network and the images it is measured on."""
-        return key_of({"network": self.network_key, "evaluation": self.facts["evaluation"]})
+        facts = {name: self.facts[name] for name in ("evaluation", "checked")}
+        return key_of({"network": self.network_key, **facts})
 
     @property
     def label(self) -> str:
@@ -168,6 +176,7 @@ class CraftJob:
                 "images": self.facts["evaluation" if per_image else "craft"] if self.source else None,
                 "placement": self.facts["placement"] if per_image else None,
                 "seed": self.seed,
+                "checked": self.facts["checked"],
             }
         )
 
@@ -331,6 +340,8 @@ class _Planner:
             "craft": data.craft,
             "evaluation": [data.evaluation, self.suite.limit],
             "placement": self.suite.evaluation.placement_seed,
+            # Fast and full checks find the same of a single artifact; one made without checks has nothing to show.
+            "checked": self.suite.evaluation.checks != "off",
         }
 
     def _targets(self, seed: int) -> Iterator[DeployJob]:
@@ -394,7 +405,7 @@ class _Planner:
     ) -> TrainJob:
         suite = self.suite
         data = self.data[model.title]
-        facts = {"data": [data.train, data.calibration], "weights": self.weights[model.title]}
+        facts = {"train": data.train, "calibration": data.calibration, "weights": self.weights[model.title]}
         if not defense.quantization_aware:
             return self._float_checkpoint(model, defense, seed, facts)
         trained = quantizer if quantizer.trained else next(q for q in suite.quantizers if q.trained)

@@ -69,10 +69,13 @@ class Filter(Section):
                 if not unknown:
                     return False
                 continue
-            known = facts[name] if isinstance(facts[name], tuple) else (facts[name],)
-            if not set(known) & set(wanted if isinstance(wanted, tuple) else (wanted,)):  # type: ignore[arg-type]
+            if not set(_several(facts[name])) & set(_several(wanted)):
                 return False
         return True
+
+
+def _several(value: object) -> tuple[object, ...]:
+    return value if isinstance(value, tuple) else (value,)
 
 
 class Suite(Section):

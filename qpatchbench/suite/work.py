@@ -52,6 +52,7 @@ class Workbench:
     data_dir: Path
     device: torch.device
     _splits: dict[Decoding, Splits] = field(default_factory=dict)
+    _evaluation: dict[Decoding, ImageSet] = field(default_factory=dict)
     _networks: OrderedDict[str, torch.nn.Module] = field(default_factory=OrderedDict)
     _disjoint: dict[Decoding, Check] = field(default_factory=dict)
 
@@ -70,7 +71,10 @@ class Workbench:
 
     def evaluation_images(self, model: ModelSource) -> ImageSet:
         """Evaluation images on the device, cut to the suite's limit."""
-        return self.splits(model).evaluation[: self.suite.limit].to(self.device)
+        decoding = decoding_for(model, self.suite.dataset.side)
+        if decoding not in self._evaluation:
+            self._evaluation[decoding] = self.splits(model).evaluation[: self.suite.limit].to(self.device)
+        return self._evaluation[decoding]
 
     def placement(self, images: ImageSet, size: int) -> Placement:
         """Where patches of one size lie on the evaluation images: one draw for all cells of the suite."""

@@ -156,7 +156,8 @@ def _prepared(task: TrainingTask, calibration: ImageSet, device: torch.device) -
     if task.initial is not None:
         module.load_state_dict(task.initial)
     module.to(device)
-    module.to(memory_format=torch.channels_last)  # convolutions are faster this way on CPU and GPU
+    # Convolutions are faster this way on CPU and GPU.
+    module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's annotations
     if task.quantizer is not None:
         from qpatchbench.quantizers.switchable import initialize, prepare
 

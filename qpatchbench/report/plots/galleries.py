@@ -70,7 +70,7 @@ def pasted_groups(run: Run) -> Iterator[list[CellRecord]]:
         same = (cell.source_model, cell.source_defense) == (cell.model, cell.defense)
         if cell.status == "ok" and not cell.control and same:
             by_patch[cell.patch].append(cell)
-    chosen: dict[tuple[object, ...], list[CellRecord]] = {}
+    chosen: dict[tuple[str | int, ...], list[CellRecord]] = {}
     for cells in sorted(by_patch.values(), key=lambda cells: (cells[0].seed, *_source_order(cells[0]))):
         first = cells[0]
         names = (first.dataset, first.model, first.defense, first.preprocessor, first.attack)
