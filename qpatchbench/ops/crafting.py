@@ -1,6 +1,8 @@
 """The two loops that gradient attacks share: one patch for all images, and one patch per image.
 
-Both keep the best iterate, judged by success first and loss second, never simply the last.
+Both keep the best iterate, never simply the last. For one image that is success first and loss second. A universal
+patch is judged by its mean loss on crafting images held out for that: on so few images a success rate is too coarse,
+and while a patch hardly ever succeeds it would pick by chance.
 """
 
 from __future__ import annotations
@@ -99,7 +101,7 @@ def universal_patches(
         history.append(float(total.detach()) / goal_count)
         if (step + 1) % max(1, steps // CHECKPOINTS) == 0 or step + 1 == steps:
             score = judge(textures.detach())
-            keep = score.better_than(best_score)
+            keep = score.loss < best_score.loss
             best = torch.where(keep.view(-1, 1, 1, 1), textures.detach(), best)
             best_score = _Score(*(torch.where(keep, new, old) for new, old in zip(score, best_score, strict=True)))
         progress((step + 1) / steps, {"loss": history[-1], "asr": 100 * float(best_score.success.mean())})
