@@ -109,8 +109,14 @@ def _readable(row: Mapping[Any, Any]) -> list[str]:
         interval,
         *(_number(row[name]) for name in ("asr_targeted", "asr_common", "asr_control", "clean_accuracy")),
         "" if pd.isna(row["rank"]) else str(row["rank"]),
-        row["checks"] if row["status"] == "ok" else "; ".join(filter(None, [row["status"], row["checks"]])),
+        _verdict(row["status"], row["checks"]),
     ]
+
+
+def _verdict(status: str, checks: str) -> str:
+    if status == "ok":
+        return checks
+    return f"{status}; {checks}" if checks not in ("", "ok") else status
 
 
 def source_text(row: Mapping[Any, Any]) -> str:

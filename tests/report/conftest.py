@@ -13,10 +13,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from numpy.typing import ArrayLike
 from safetensors.numpy import save_file
 
 from qpatchbench.evaluation.comparison import Outcomes
 from qpatchbench.evaluation.records import CellRecord, Check
+from qpatchbench.evaluation.statistics import Array
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck & trailer_$5")
 SIDE, PATCH, EXAMPLES = 16, 5, 8
@@ -27,13 +29,13 @@ class Folder:
     """A run folder in the making; cells are added, then everything is written."""
 
     path: Path
-    labels: np.ndarray[Any, Any]
+    labels: Array
     manifest: dict[str, Any] = field(default_factory=dict)
     cells: list[CellRecord] = field(default_factory=list)
     outcomes: dict[str, Outcomes] = field(default_factory=dict)
 
     def add(
-        self, clean: Sequence[int], patched: Mapping[str, Sequence[int]], checks: Sequence[Check] = (), **facts: Any
+        self, clean: ArrayLike, patched: Mapping[str, ArrayLike], checks: Sequence[Check] = (), **facts: object
     ) -> CellRecord:
         """A cell with its predictions without a patch, and under every goal."""
         outcomes = Outcomes(
@@ -51,7 +53,7 @@ class Folder:
         self.outcomes[record.cell] = outcomes
         return record
 
-    def fail(self, error: str, **facts: Any) -> None:
+    def fail(self, error: str, **facts: object) -> None:
         """A cell that crashed."""
         self.cells.append(make_record(**facts).model_copy(update={"status": "error", "error": error}))
 
@@ -114,7 +116,7 @@ class Folder:
             0,
             255,
         )
-        arrays = {"pixels": pixels.astype(np.uint8), "labels": self.labels[:kept].astype(np.int64)}
+        arrays: dict[str, Array] = {"pixels": pixels.astype(np.uint8), "labels": self.labels[:kept].astype(np.int64)}
         for cell in self.cells:
             if cell.status == "ok":
                 size = len(cell.counts) * (kept if cell.patch_kind == "per_image" else 1)
@@ -125,7 +127,7 @@ class Folder:
         save_file(arrays, self.path / "examples.safetensors", metadata={"ids": json.dumps(ids[:kept])})
 
 
-def make_record(**facts: Any) -> CellRecord:
+def make_record(**facts: object) -> CellRecord:
     """A record whose keys follow from its facts; source fields default to the target's own."""
     whole: dict[str, Any] = {
         "control": False,
@@ -178,7 +180,7 @@ def simulate(folder: Folder) -> None:
         checks = [Check(id="V6", verdict="fail" if collapsed else "pass", message="at chance" * collapsed)]
         goals = ("1", "4", "9")
 
-        def predict(strength: float, names: Sequence[str] = goals, clean: Any = clean) -> dict[str, Any]:
+        def predict(strength: float, names: Sequence[str] = goals, clean: Array = clean) -> dict[str, Array]:
             return {name: _fooled(clean, name, strength, generator) for name in names}
 
         occlusion = 0.08 + 0.1 * (bits == "2")
@@ -222,21 +224,21 @@ def _sources(network: Mapping[str, Any]) -> Iterator[dict[str, str]]:
     yield own | {"source_model": other, "source_quantization": "fp", "source_bits": "32"}
 
 
-def _fooled(clean: Any, goal: str, strength: float, generator: np.random.Generator) -> Any:
+def _fooled(clean: Array, goal: str, strength: float, generator: np.random.Generator) -> Array:
     target = -1 if goal == "untargeted" else int(goal)
     flipped = generator.random(len(clean)) < strength
     other = (clean + 3) % 10
     reached = np.where(generator.random(len(clean)) < 0.7, target, other) if target >= 0 else other
-    return np.where(flipped, reached, clean)
+    return np.asarray(np.where(flipped, reached, clean))
 
 
-def _placement(count: int) -> tuple[Any, Any]:
+def _placement(count: int) -> tuple[Array, Array]:
     generator = np.random.default_rng(3)
     rows, columns = generator.integers(0, SIDE - PATCH + 1, (2, count)).astype(np.int16)
     return rows, columns
 
 
-def _round_mask(size: int) -> Any:
+def _round_mask(size: int) -> Array:
     axis = np.arange(PATCH) - (PATCH - 1) / 2
     disc = (axis[:, None] ** 2 + axis[None, :] ** 2) <= (PATCH / 2) ** 2
     return np.broadcast_to(disc.astype(np.uint8), (size, 1, PATCH, PATCH)).copy()
@@ -257,7 +259,7 @@ def _plain(schema: pa.Schema) -> pa.Schema:
 def new_folder(tmp_path: Path) -> Callable[..., Folder]:
     """Start a run folder from labels."""
 
-    def start(labels: Sequence[int], **manifest: Any) -> Folder:
+    def start(labels: Sequence[int], **manifest: object) -> Folder:
         return Folder(tmp_path / "run", np.array(labels, np.int32), manifest)
 
     return start

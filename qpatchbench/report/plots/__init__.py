@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import pandas as pd
@@ -45,4 +46,13 @@ def draw(run: Run, frame: pd.DataFrame) -> Plots:
         *drawn("patches", patch_groups(run), lambda cells: patches(cells, examples, classes)),
         *drawn("pasted", pasted_groups(run), lambda cells: pasted(cells, run, examples, classes)),
     ]
-    return Plots(tuple(found), tuple(left_out))
+    return Plots(tuple(_apart(found)), tuple(left_out))
+
+
+def _apart(plots: Iterable[Plot]) -> Iterator[Plot]:
+    """Number the names that safe characters made equal, so that no picture overwrites another."""
+    seen: Counter[str] = Counter()
+    for plot in plots:
+        key = plot.name.lower()  # some file systems do not tell cases apart
+        seen[key] += 1
+        yield plot if seen[key] == 1 else replace(plot, name=f"{plot.name}_{seen[key]}")

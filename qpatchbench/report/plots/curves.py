@@ -63,7 +63,7 @@ def curve_page(name: str, title: str, found: Sequence[pd.DataFrame]) -> Plot:
             [handles[text] for text in shown],
             shown,
             loc="outside lower center",
-            ncols=min(4, len(shown)),
+            ncols=min(3 if columns == 1 else 5, len(shown)),
             frameon=False,
         )
         return Plot(name, title, png(figure))

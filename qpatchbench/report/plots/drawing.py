@@ -57,15 +57,15 @@ def fixed_settings() -> Iterator[None]:
 
 def new_figure(width: float, height: float) -> Figure:
     """An empty figure; size in inches, at 110 dots per inch."""
-    figure = Figure(figsize=(width, height), dpi=110, layout="constrained", facecolor="white")
-    FigureCanvasAgg(figure)
-    return figure
+    return Figure(figsize=(width, height), dpi=110, layout="constrained", facecolor="white")
 
 
 def png(figure: Figure) -> bytes:
     """The figure as a file, without the version of the library that drew it."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", metadata={"Software": None})
+    # Straight to the canvas: `savefig` would draw everything twice, once only to lay it out.
+    canvas: Any = FigureCanvasAgg(figure)  # matplotlib leaves print_png untyped
+    canvas.print_png(buffer, metadata={"Software": None})
     return buffer.getvalue()
 
 

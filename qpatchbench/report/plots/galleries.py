@@ -18,7 +18,7 @@ from qpatchbench.report.reading import Examples, Run
 
 SOURCES, GOALS, TARGETS, EXAMPLES = 10, 10, 6, 8  # at most so many in one picture
 BACKGROUND = 217  # light grey where a mask is open
-_NAME = 9  # characters of a class name under a tile
+_NAME = 15  # characters of a class name under a tile
 
 
 def patch_groups(run: Run) -> Iterator[list[CellRecord]]:
@@ -52,7 +52,7 @@ def patches(cells: Sequence[CellRecord], examples: Examples, classes: Sequence[s
         heads = [f"image {number + 1}" for number in range(len(rows[0][1]))]
     size = f"{first.patch_height}x{first.patch_width}"
     title = f"patches of {first.attack} {size}, {first.dataset}: by source" + (
-        f", target {_goal_name(goals[0], classes)}" if per_image else " and target class"
+        f", {_aim(goals[0], classes)}" if per_image else " and target class"
     )
     left_out = [
         f"{name}: the first {most} of {total}"
@@ -74,7 +74,7 @@ def pasted_groups(run: Run) -> Iterator[list[CellRecord]]:
     for cells in sorted(by_patch.values(), key=lambda cells: (cells[0].seed, *_source_order(cells[0]))):
         first = cells[0]
         names = (first.dataset, first.model, first.defense, first.preprocessor, first.attack)
-        key = (*names, first.patch_height, first.patch_width)
+        key: tuple[str | int, ...] = (*names, first.patch_height, first.patch_width)
         # The float patch meets every mode; without one, the patch that meets most networks says most.
         if key not in chosen or (chosen[key][0].source_bits != FLOAT_BITS and len(cells) > len(chosen[key])):
             chosen[key] = cells
@@ -107,9 +107,9 @@ def pasted(cells: Sequence[CellRecord], run: Run, examples: Examples, classes: S
             tiles.append(_judged(np.moveaxis(image, 0, -1), labels[number], before, after, target, classes))
         rows.append((f"{cell.quantization}@{cell.target_bits}", tiles))
     size = f"{first.patch_height}x{first.patch_width}"
-    goal = _goal_name(first.counts[0].goal, classes)
+    goal = _aim(first.counts[0].goal, classes)
     title = (
-        f"{first.attack} {size}, target {goal}, crafted on {_source_label(first, ' ')}\n"
+        f"{first.attack} {size}, {goal}, crafted on {_source_label(first, ' ')}\n"
         f"evaluated on {first.model} {first.defense}, {first.dataset}: label → prediction"
     )
     note = (
@@ -138,7 +138,7 @@ def _judged(pixels: Array, label: int, before: int, after: int, target: int, cla
         mark, colour, line = "✗", "#b3400e", "-"
     else:
         mark, colour, line = "✓", "#0072b2", ":"
-    text = f"{mark} {_class_name(label, classes)} → {_class_name(after, classes)}"
+    text = f"{mark} {_class_name(label, classes)}\n→ {_class_name(after, classes)}"
     return Tile(pixels, text, colour, line)
 
 
@@ -157,6 +157,10 @@ def _source_order(cell: CellRecord) -> tuple[Any, ...]:
 def _goal_name(goal: str, classes: Sequence[str]) -> str:
     number = target_of(goal)
     return goal if number < 0 else classes[number] if number < len(classes) else f"class {number}"
+
+
+def _aim(goal: str, classes: Sequence[str]) -> str:
+    return goal if target_of(goal) < 0 else f"target {_goal_name(goal, classes)}"
 
 
 def _class_name(number: int, classes: Sequence[str]) -> str:

@@ -11,7 +11,7 @@ from matplotlib.patches import Rectangle
 
 from qpatchbench.report.plots.drawing import fixed_settings, new_figure, png
 
-TEXT = 0.24  # height of the text below a tile; tiles are 1 x 1
+TEXT = 0.34  # height of two lines of text below a tile; tiles are 1 x 1
 GAP = 0.12
 
 
