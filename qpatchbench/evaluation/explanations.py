@@ -24,9 +24,10 @@ EXPLANATIONS: dict[str, Explanation] = {
     ),
     "V2": Explanation(
         "The optimised patch beats a random one",
-        "on the same images and placements, the optimised patch does not fool significantly more than random noise",
-        "on this target the patch does nothing beyond occlusion: the transfer fails, the attack is broken, or "
-        "gradients are masked; the row alone cannot tell which",
+        "on the same images and placements, the optimised patch does not fool significantly more than random noise; "
+        "a failure on the network it was crafted on, a warning elsewhere",
+        "the patch does nothing beyond occlusion: on its own network the attack is broken or gradients are masked, on "
+        "another one it may simply not transfer",
         "look at the white-box row of the same target, raise the steps, and try a score-based attack",
     ),
     "V3": Explanation(

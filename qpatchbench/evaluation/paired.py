@@ -10,17 +10,19 @@ from qpatchbench.evaluation.statistics import Array, Interval, mcnemar_exact, pa
 LEVEL = 0.05
 
 
-def beats_control(optimised: Array, control: Array | None, eligible: Array) -> Check:
+def beats_control(optimised: Array, control: Array | None, eligible: Array, *, white_box: bool = True) -> Check:
     """Compare an optimised patch with the random control, image by image.
 
     Args:
         optimised: (seeds, goals, images) boolean, fooled by the optimised patch.
         control: the same for the random patch, or None where no control was evaluated.
         eligible: (seeds, goals, images) boolean, the images that count for both.
+        white_box: whether the patch was crafted on this very network. A patch that fails on another network may
+            just not transfer, which is a result; on its own network it is a broken attack or a masked gradient.
 
     Returns:
-        `fail` unless the optimised patch fools significantly more: exact McNemar for one seed and goal, whose pairs
-        are independent images; the paired cluster bootstrap otherwise.
+        `fail` (white box) or `warn` (transfer) unless the optimised patch fools significantly more: exact McNemar for
+        one seed and goal, whose pairs are independent images; the paired cluster bootstrap otherwise.
     """
     if control is None:
         return Check(id="V2", verdict="not-run", message="no random control was evaluated on this network")
@@ -50,4 +52,4 @@ def beats_control(optimised: Array, control: Array | None, eligible: Array) -> C
         f"fools {figures['fooled']:.0f} of {total}, the random patch {figures['control_fooled']:.0f}: "
         f"not significantly more ({evidence})"
     )
-    return Check(id="V2", verdict="fail", message=message, figures=figures)
+    return Check(id="V2", verdict="fail" if white_box else "warn", message=message, figures=figures)

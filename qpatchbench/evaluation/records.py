@@ -29,9 +29,7 @@ class GoalCounts(_Record):
     """Integer counts of one goal over the evaluation images D; C is the set classified correctly when clean."""
 
     goal: str = Field(description="class id of the target, or untargeted")
-    n_eligible: int = Field(
-        description="|{i in C, label != target}|; the denominator of asr and asr_targeted"
-    )
+    n_eligible: int = Field(description="|{i in C, label != target}|; the denominator of asr and asr_targeted")
     n_fooled: int = Field(description="eligible and patched prediction != label")
     n_hit: int = Field(description="eligible and patched prediction == target; 0 when untargeted")
     n_robust: int = Field(description="clean and patched both right, over all of D")
@@ -64,9 +62,7 @@ class CellRecord(_Record):
     source_defense: str
     source_quantization: str
     source_bits: str
-    seen: str = Field(
-        default="", description="seen or unseen in training; empty where no patch was trained on"
-    )
+    seen: str = Field(default="", description="seen or unseen in training; empty where no patch was trained on")
     lineage: Lineage | Literal[""] = Field(description="how the weights of source and target are related")
     patch: str = Field(description="key of the patch")
     network: str = Field(description="key of the target network")

@@ -20,7 +20,7 @@ def deployed(cell: CellRecord) -> Deployed:
     return cell.network, cell.preprocessor
 
 
-def is_transferred_to_own(cell: CellRecord) -> bool:
+def is_white_box(cell: CellRecord) -> bool:
     """Whether the patch was crafted on the target itself: white box."""
     return cell.lineage == "same-network"
 
@@ -39,7 +39,7 @@ class Comparisons:
         for cell in finished:
             by_network[deployed(cell)].append(cell)
         self.collapsed = {network for network, cells in by_network.items() if has_collapsed(cells)}
-        self._own = {cell.patch: cell for cell in finished if is_transferred_to_own(cell)}
+        self._own = {cell.patch: cell for cell in finished if is_white_box(cell)}
         # A control that the suite lists as an attack serves as well as one that was added for it; the latter first.
         controls = [cell for cell in finished if not cell.source_model]
         self._controls = {_control_key(cell, cell.attack): cell for cell in sorted(controls, key=_added_last)}

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from qpatchbench.evaluation.records import CellRecord, Check
-from qpatchbench.report.comparing import Comparisons, is_transferred_to_own
+from qpatchbench.report.comparing import Comparisons, is_white_box
 from qpatchbench.report.measuring import Measured, measure, ratio
 from qpatchbench.report.ordering import ROW_KEY, row_key, row_order
 from qpatchbench.report.ranking import Contestant, ranks
@@ -61,7 +61,7 @@ class Leaderboard:
     def __init__(self, run: Run) -> None:
         comparisons = Comparisons(run)
         groups = _groups(run.cells)
-        reached = {_target(cell) for cell in run.cells if is_transferred_to_own(cell) and cell.status == "ok"}
+        reached = {_target(cell) for cell in run.cells if is_white_box(cell) and cell.status == "ok"}
         rows, worst = [], _Worst()
         self.checks: list[tuple[Check, ...]] = []
         contests: dict[tuple[object, ...], list[Contestant]] = defaultdict(list)

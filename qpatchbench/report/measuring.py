@@ -20,7 +20,7 @@ from qpatchbench.evaluation.statistics import (
     resampled_totals,
     wilson,
 )
-from qpatchbench.report.comparing import Comparisons
+from qpatchbench.report.comparing import Comparisons, is_white_box
 
 CONTROL, GREY = "random", "grey"
 NOTHING = Interval(math.nan, math.nan)
@@ -83,7 +83,7 @@ def measure(cells: Sequence[CellRecord], comparisons: Comparisons) -> Measured:
         replicates=rates(drawn["fooled"], drawn["eligible"]),
         fooled={cell.seed: each.fooled for cell, each in zip(cells, outcomes, strict=True)},
         eligible={cell.seed: each.eligible for cell, each in zip(cells, outcomes, strict=True)},
-        control=beats_control(fooled, control, eligible),
+        control=beats_control(fooled, control, eligible, white_box=all(is_white_box(cell) for cell in cells)),
     )
 
 

@@ -278,6 +278,7 @@ def test_control_is_beaten_on_paired_images() -> None:
     same = beats_control(strong, strong, eligible)
     assert same.verdict == "fail"
     assert "fools 20 of 100, the random patch 20" in same.message
+    assert beats_control(weak, strong, eligible, white_box=False).verdict == "warn"
     assert beats_control(strong, None, eligible).verdict == "not-run"
     assert beats_control(strong, weak, np.zeros_like(eligible)).verdict == "not-run"
     # Five more images are not enough for McNemar at 5 % (p = 0.0625); six are (p = 0.03125).
