@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import ClassVar, Literal
 
 import torch
@@ -13,8 +14,9 @@ from qpatchbench.types import Goal, ImageSet, Network, Patch, Placement, Progres
 class _Control(Attack):
     access: ClassVar[Literal["gradient", "scores", "none"]] = "none"
 
+    @abstractmethod
     def _texture(self, shape: tuple[int, ...], generator: torch.Generator) -> torch.Tensor:
-        raise NotImplementedError  # abstract: each control below says what fills the square
+        """What fills the square."""
 
     def craft(
         self,

@@ -11,19 +11,15 @@ from __future__ import annotations
 import torch
 from pydantic import Field, field_validator
 
-from qpatchbench.attacks.base import Attack
-from qpatchbench.ops.crafting import universal_patches
+from qpatchbench.attacks.universal import UniversalAttack
 from qpatchbench.ops.losses import cross_entropy
 from qpatchbench.ops.placing import sample_placement
-from qpatchbench.types import Goal, ImageSet, Network, Patch, Placement, Progress, silent
+from qpatchbench.types import Placement
 
 
-class Gap(Attack):
+class Gap(UniversalAttack):
     """Universal patch by expectation over transformation."""
 
-    steps: int = Field(default=1000, gt=0, description="optimisation steps")
-    step_size: float = Field(default=0.05, gt=0, description="Adam learning rate")
-    batch_size: int = Field(default=64, gt=0, description="images per step, each with every goal's patch")
     rotation: float = Field(
         default=22.5,
         ge=0,
@@ -40,34 +36,11 @@ class Gap(Attack):
             raise ValueError(f"expected 0 < smallest <= largest <= 4, found {list(scale)}")
         return scale
 
-    def craft(
-        self,
-        network: Network,
-        images: ImageSet,
-        goals: tuple[Goal, ...],
-        *,
-        placement: Placement | None,
-        generator: torch.Generator,
-        progress: Progress = silent,
-    ) -> Patch:
-        """One texture per goal, optimised over random locations, rotations and scales."""
-        height, width = images.pixels.shape[-2:]
+    def objective(self, logits: torch.Tensor, labels: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """-log P(target); log P(label) when untargeted."""
+        return cross_entropy(logits, labels, targets)
 
-        def transformed(count: int, draws: torch.Generator) -> Placement:
-            patch_size = (self.size, self.size)
-            return sample_placement(count, (height, width), patch_size, draws, rotation=self.rotation, scale=self.scale)
-
-        textures, history = universal_patches(
-            network,
-            images,
-            goals,
-            size=self.size,
-            objective=cross_entropy,
-            placer=transformed,
-            steps=self.steps,
-            step_size=self.step_size,
-            batch_size=self.batch_size,
-            generator=generator,
-            progress=progress,
-        )
-        return Patch(textures, torch.ones_like(textures[:, :1]), goals, history)
+    def place(self, count: int, image_size: tuple[int, int], generator: torch.Generator) -> Placement:
+        """Uniform location, rotation and scale."""
+        patch_size = (self.size, self.size)
+        return sample_placement(count, image_size, patch_size, generator, rotation=self.rotation, scale=self.scale)

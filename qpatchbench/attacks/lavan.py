@@ -18,49 +18,23 @@ import torch
 from pydantic import Field
 
 from qpatchbench.attacks.base import Attack
-from qpatchbench.ops.crafting import per_image_patches, universal_patches
+from qpatchbench.attacks.universal import UniversalAttack
+from qpatchbench.ops.crafting import per_image_patches
 from qpatchbench.ops.losses import logit_difference
 from qpatchbench.ops.placing import sample_placement
 from qpatchbench.types import Goal, ImageSet, Network, Patch, Placement, Progress, silent
 
 
-class Lavan(Attack):
+class Lavan(UniversalAttack):
     """Universal noise: one patch per goal, optimised over images and locations."""
 
-    steps: int = Field(default=1000, gt=0, description="optimisation steps")
-    step_size: float = Field(default=0.05, gt=0, description="Adam learning rate", json_schema_extra={"unit": "1"})
-    batch_size: int = Field(default=64, gt=0, description="images per step, each with every goal's patch")
+    def objective(self, logits: torch.Tensor, labels: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """z_label - z_target; the margin over the best other class when untargeted."""
+        return logit_difference(logits, labels, targets)
 
-    def craft(
-        self,
-        network: Network,
-        images: ImageSet,
-        goals: tuple[Goal, ...],
-        *,
-        placement: Placement | None,
-        generator: torch.Generator,
-        progress: Progress = silent,
-    ) -> Patch:
-        """One texture per goal, optimised over uniformly random locations."""
-        height, width = images.pixels.shape[-2:]
-
-        def anywhere(count: int, draws: torch.Generator) -> Placement:
-            return sample_placement(count, (height, width), (self.size, self.size), draws)
-
-        textures, history = universal_patches(
-            network,
-            images,
-            goals,
-            size=self.size,
-            objective=logit_difference,
-            placer=anywhere,
-            steps=self.steps,
-            step_size=self.step_size,
-            batch_size=self.batch_size,
-            generator=generator,
-            progress=progress,
-        )
-        return Patch(textures, torch.ones_like(textures[:, :1]), goals, history)
+    def place(self, count: int, image_size: tuple[int, int], generator: torch.Generator) -> Placement:
+        """Uniform location, upright, at native size."""
+        return sample_placement(count, image_size, (self.size, self.size), generator)
 
 
 class LavanPerImage(Attack):

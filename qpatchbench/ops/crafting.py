@@ -7,7 +7,7 @@ and while a patch hardly ever succeeds it would pick by chance.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple, TypeAlias
 
 import torch
@@ -92,7 +92,7 @@ def universal_patches(
         loss = objective(network(pasted), labels, targets)
         total = loss.view(goal_count, batch_size).mean(dim=1).sum()
         if not bool(torch.isfinite(total)):
-            raise AttackError(f"the loss became {float(total)} at step {step} of {steps}: logits are not finite")
+            raise AttackError(f"the loss became {float(total.detach())} at step {step} of {steps}: not finite")
         (textures.grad,) = torch.autograd.grad(total, textures)
         optimizer.step()
         schedule.step()
@@ -137,10 +137,14 @@ class _Judge:
             hits = succeeded(logits, self.labels, targets).float()
             success.append((hits * counted).sum() / counted.sum().clamp(min=1))
             loss.append(self.objective(logits, self.labels, targets).mean())
+            if not bool(torch.isfinite(loss[-1])):
+                # No comparison with NaN holds, so the first iterate would silently remain the best.
+                raise AttackError(f"the loss is {float(loss[-1])} on held-out crafting images: not finite")
         return _Score(torch.stack(success), torch.stack(loss))
 
 
-def _endless_order(count: int, generator: torch.Generator):  # type: ignore[no-untyped-def]  # noqa: ANN202
+def _endless_order(count: int, generator: torch.Generator) -> Iterator[int]:
+    """Every index once in random order, then again."""
     while True:
         yield from torch.randperm(count, generator=generator).tolist()
 

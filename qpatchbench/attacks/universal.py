@@ -1,0 +1,55 @@
+"""What universal gradient attacks share: they differ in their objective and in where and how the patch may lie."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+
+import torch
+from pydantic import Field
+
+from qpatchbench.attacks.base import Attack
+from qpatchbench.ops.crafting import universal_patches
+from qpatchbench.types import Goal, ImageSet, Network, Patch, Placement, Progress, silent
+
+
+class UniversalAttack(Attack):
+    """One patch per goal, optimised over images and placements; see `ops.crafting.universal_patches`."""
+
+    steps: int = Field(default=1000, gt=0, description="optimisation steps")
+    step_size: float = Field(default=0.05, gt=0, description="Adam learning rate, falling to a tenth by a cosine")
+    batch_size: int = Field(default=64, gt=0, description="images per step, each with every goal's patch")
+
+    @abstractmethod
+    def objective(self, logits: torch.Tensor, labels: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Logits (B, K), labels (B,), targets (B,) with -1 for untargeted -> (B,), to be minimised."""
+
+    @abstractmethod
+    def place(self, count: int, image_size: tuple[int, int], generator: torch.Generator) -> Placement:
+        """Draw `count` placements from the distribution that the patch is optimised for."""
+
+    def craft(
+        self,
+        network: Network,
+        images: ImageSet,
+        goals: tuple[Goal, ...],
+        *,
+        placement: Placement | None,
+        generator: torch.Generator,
+        progress: Progress = silent,
+    ) -> Patch:
+        """One texture per goal."""
+        height, width = images.pixels.shape[-2:]
+        textures, history = universal_patches(
+            network,
+            images,
+            goals,
+            size=self.size,
+            objective=self.objective,
+            placer=lambda count, draws: self.place(count, (height, width), draws),
+            steps=self.steps,
+            step_size=self.step_size,
+            batch_size=self.batch_size,
+            generator=generator,
+            progress=progress,
+        )
+        return Patch(textures, torch.ones_like(textures[:, :1]), goals, history)
