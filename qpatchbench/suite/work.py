@@ -32,6 +32,7 @@ from qpatchbench.training.snapshot import Snapshot
 from qpatchbench.types import ImageSet, Patch, Placement, Progress, parse_goal
 
 CHECKED_IMAGES = 64  # images on which networks and patches are vetted
+AUDITED_IMAGES = 8  # images on which distinct activation levels are counted
 ROUNDED_IMAGES = 256  # images on which 8-bit rounding is tried
 NETWORKS_IN_MEMORY = 8
 
@@ -157,7 +158,7 @@ class Workbench:
             found += checks.network_is_sound(network, sample)
             found.append(checks.accuracy_is_above_chance(correct, len(images), classes))
             found.append(self._parts_are_disjoint(job.checkpoint.model))
-            facts["audit"] = _audit_facts(network, sample)
+            facts["audit"] = _audit_facts(network, sample[:AUDITED_IMAGES])
         facts["checks"] = [check.model_dump() for check in checks.merged(found)]
         return Artifact({"predictions": predictions.numpy()}, facts)
 
