@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import sys
 from pathlib import Path
 
 MOST_ROWS = 40
+PIPED_WIDTH = 120
 
 
 def print_leaderboard(output: Path) -> None:
@@ -13,34 +15,36 @@ def print_leaderboard(output: Path) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    console = Console(soft_wrap=False)
+    console = Console(width=None if sys.stdout.isatty() else PIPED_WIDTH)
     path = output / "leaderboard.csv"
     with path.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     table = Table(box=None, pad_edge=False)
-    for name in ("model", "defense", "quantization", "attack", "source", "target"):
-        table.add_column(name)
-    for name in ("asr %", "95 %", "control %", "clean %"):
-        table.add_column(name, justify="right")
+    for name in ("attack", "source", "target"):
+        table.add_column(name, no_wrap=True)
+    for name in ("asr % [95 %]", "control", "clean"):
+        table.add_column(name, justify="right", no_wrap=True)
     table.add_column("checks")
     for row in rows[:MOST_ROWS]:
         table.add_row(
-            row["model"],
-            row["defense"],
-            row["quantization"],
             f"{row['attack']} {row['patch_height']}x{row['patch_width']}",
-            f"{row['source_model']}@{row['source_bits']}" if row["source_model"] else "",
-            row["target_bits"],
-            _percent(row["asr"]),
-            f"{_percent(row['asr_low'])}..{_percent(row['asr_high'])}" if row["asr"] else "",
+            _source(row),
+            f"{row['model']} {row['defense']} {row['quantization']}@{row['target_bits']}",
+            f"{_percent(row['asr'])} [{_percent(row['asr_low'])}, {_percent(row['asr_high'])}]" if row["asr"] else "",
             _percent(row["asr_control"]),
             _percent(row["clean_accuracy"]),
-            row["checks"],
+            row["checks"] if row["status"] == "ok" else row["status"],
         )
     console.print(table)
     if len(rows) > MOST_ROWS:
         console.print(f"... and {len(rows) - MOST_ROWS} more rows")
     console.print(f"leaderboard: {path}\nplots: {output / 'plots'}\nreport: {output / 'report.html'}", highlight=False)
+
+
+def _source(row: dict[str, str]) -> str:
+    """The source network, with what it does not share with the target."""
+    foreign = [row[f"source_{name}"] for name in ("model", "defense") if row[f"source_{name}"] != row[name]]
+    return " ".join([*foreign, f"{row['source_quantization']}@{row['source_bits']}"]) if row["source_bits"] else ""
 
 
 def _percent(text: str) -> str:
