@@ -83,8 +83,9 @@ def gradients_are_useful(gradients: torch.Tensor, reference: torch.Tensor | None
     """V3: gradients at the patch are finite and rarely zero; `reference` are those of the 32-bit path."""
     flat = gradients.flatten(1)
     finite = bool(torch.isfinite(flat).all())
-    zero = float((flat == 0).all(dim=1).float().mean())
-    figures = {"zero_share": zero}
+    # Counted as an integer: a mean in float32 would put exactly 5 % above 5 %.
+    blind = int((flat == 0).all(dim=1).sum())
+    figures = {"zero_share": blind / max(1, len(flat))}
     problems = [] if finite else ["gradients at the patch are NaN or infinite"]
     if finite:
         figures["norm"] = float(flat.norm(dim=1).mean())
@@ -92,8 +93,8 @@ def gradients_are_useful(gradients: torch.Tensor, reference: torch.Tensor | None
             figures["cosine_to_float"] = float(
                 torch.nn.functional.cosine_similarity(flat, reference.flatten(1), dim=1).mean()
             )
-    if zero > MOST_ZERO_GRADIENTS:
-        problems.append(f"{100 * zero:.1f} % of the images give no gradient at the patch")
+    if blind > MOST_ZERO_GRADIENTS * len(flat):
+        problems.append(f"{100 * figures['zero_share']:.1f} % of the images give no gradient at the patch")
     return _verdict("V3", problems, figures)
 
 
@@ -104,10 +105,10 @@ def accuracy_is_above_chance(correct: int, images: int, classes: int) -> Check:
     low = wilson(correct, images).low
     figures = {"correct": float(correct), "images": float(images), "accuracy_low": low, "needed": needed}
     problems = []
-    if low <= needed:
-        problems.append(
-            f"clean accuracy {100 * correct / images:.1f} % (chance is {100 * chance:.1f} %): ASR means nothing here"
-        )
+    # Without images the interval is NaN, which is not above anything.
+    if not low > needed:
+        accuracy = f"{100 * correct / images:.1f} %" if images else "of no images"
+        problems.append(f"clean accuracy {accuracy} (chance is {100 * chance:.1f} %): ASR means nothing here")
     return _verdict("V6", problems, figures)
 
 
