@@ -1,0 +1,176 @@
+"""A run that is killed at any moment ends, when started again, as if nothing had happened."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+SUITE = """
+suite: tiny
+dataset: {name: fake, image_size: 8, classes: 3, train_pool: 240, test_pool: 30, calibration_images: 16,
+          craft_images: 24}
+models: [resnet20]
+training: {epochs: 2, batch_size: 32, learning_rate: 0.05, augmentation: none}
+finetuning: {epochs: 1, batch_size: 32, learning_rate: 0.01, augmentation: none}
+defenses: [qat]
+quantizers: [{name: qat, bits: [32, 2]}]
+attacks: [{name: lavan, size: 2, steps: 4, batch_size: 4}]
+transfer: {sources: [32, same]}
+evaluation: {images: 30}
+"""
+KILLS = 10
+
+
+@dataclass(frozen=True)
+class Place:
+    """A suite file with a cache and an output folder of its own."""
+
+    root: Path
+
+    @property
+    def environment(self) -> Mapping[str, str]:
+        return {**os.environ, "QPATCHBENCH_CACHE": str(self.root / "cache"), "OMP_NUM_THREADS": "1"}
+
+    @property
+    def output(self) -> Path:
+        return self.root / "out"
+
+    def start(self, *options: str) -> subprocess.Popen[str]:
+        suite = self.root / "tiny.yaml"
+        suite.write_text(SUITE)
+        command = [sys.executable, "-m", "qpatchbench", "run", str(suite), "--output", str(self.output)]
+        return subprocess.Popen(
+            [*command, "--display", "plain", *options],
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def finish(self, *options: str) -> tuple[int, str]:
+        process = self.start(*options)
+        text, _ = process.communicate(timeout=240)
+        return process.returncode, text
+
+    def leaderboard(self) -> bytes:
+        return (self.output / "leaderboard.csv").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Place, float]:
+    """A run without interruption, and its duration in seconds."""
+    place = Place(tmp_path_factory.mktemp("whole"))
+    started = time.monotonic()
+    code, text = place.finish()
+    assert code == 0, text
+    return place, time.monotonic() - started
+
+
+def test_killed_ten_times_it_ends_with_the_same_leaderboard(whole: tuple[Place, float], tmp_path: Path) -> None:
+    reference, duration = whole
+    place = Place(tmp_path)
+    died = 0
+    for number in range(KILLS):
+        # From the start of the imports to the last plots; what was finished shortens the later runs.
+        process = place.start()
+        time.sleep(duration * (0.15 + 0.85 * number / KILLS) if number else 0.05)
+        died += process.poll() is None
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    assert died >= 3, "the runs ended before they could be killed"
+    code, text = place.finish()
+    assert code == 0, text
+    assert place.leaderboard() == reference.leaderboard()
+
+
+def test_nothing_finished_is_computed_twice(whole: tuple[Place, float], tmp_path: Path) -> None:
+    place = Place(tmp_path)
+    process = place.start()
+    assert process.stdout is not None
+    done: list[str] = []
+    for line in process.stdout:
+        if line.startswith("[6/"):
+            break
+        done.append(line)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    finished = [line.partition("] ")[2].partition(":")[0] for line in done if line.startswith("[")]
+    code, text = place.finish()
+    assert code == 0, text
+    assert len(finished) >= 5
+    again = [line.partition("] ")[2].partition(":")[0] for line in text.splitlines() if line.startswith("[")]
+    assert not set(finished) & set(again)
+
+
+def test_a_finished_run_does_nothing(whole: tuple[Place, float]) -> None:
+    place, _ = whole
+    before = {path: path.stat().st_mtime_ns for path in place.output.rglob("*") if path.is_file()}
+    started = time.monotonic()
+    code, text = place.finish()
+    assert code == 0
+    assert time.monotonic() - started < 5
+    assert text.startswith("tiny: nothing to do")
+    assert {path: path.stat().st_mtime_ns for path in place.output.rglob("*") if path.is_file()} == before
+
+
+def test_a_damaged_artifact_is_reported_and_rebuilt(whole: tuple[Place, float]) -> None:
+    place, _ = whole
+    expected = place.leaderboard()
+    patch = next((place.root / "cache" / "patch").rglob("*.safetensors"))
+    data = bytearray(patch.read_bytes())
+    data[-1] ^= 0xFF
+    patch.write_bytes(data)
+    cell = next((place.root / "cache" / "cell").rglob("*.safetensors"))
+    cell.write_bytes(cell.read_bytes()[:-3])
+    (place.output / ".report.json").unlink()
+    code, text = place.finish()
+    assert code == 0, text
+    assert f"{cell}: damaged cell" in text
+    assert "computed again" in text
+    assert place.leaderboard() == expected
+
+
+def test_an_interrupt_keeps_what_is_finished(tmp_path: Path) -> None:
+    place = Place(tmp_path)
+    process = place.start()
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("[1/"):
+            break
+    process.send_signal(signal.SIGINT)
+    rest, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, rest
+    assert "the same command goes on from there" in rest
+    assert len(list((tmp_path / "cache" / "checkpoint").rglob("*.json"))) >= 1
+
+
+def test_a_disk_that_refuses_gives_one_error_and_keeps_the_rest(whole: tuple[Place, float], tmp_path: Path) -> None:
+    place, _ = whole
+    blocked = tmp_path / "file"
+    blocked.write_text("not a folder")
+    command = [
+        sys.executable,
+        "-m",
+        "qpatchbench",
+        "run",
+        str(place.root / "tiny.yaml"),
+        "--output",
+        str(blocked / "out"),
+    ]
+    result = subprocess.run(command, env=place.environment, capture_output=True, text=True, timeout=120, check=False)
+    assert result.returncode == 1
+    message = result.stderr.strip().splitlines()[-1]
+    assert message.startswith(f"error: {blocked / 'out'}")
+    assert "cannot be written" in message
+    assert "Traceback" not in result.stderr
+    manifest = json.loads((place.output / "manifest.json").read_text())
+    assert manifest["complete"] is True
