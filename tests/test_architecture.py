@@ -1,0 +1,150 @@
+"""Rules of the house: what may import what, what a catalogue line promises, and what listing may cost."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import qpatchbench
+from qpatchbench.component import Component
+from qpatchbench.registry import REGISTRIES
+
+PACKAGE = Path(qpatchbench.__file__).parent
+COMPONENTS = ("attacks", "defenses", "quantizers", "models", "data", "preprocessors")
+# Each layer may import itself, those below it, and nothing above.
+LAYERS = {
+    "cli": 6,
+    "__main__": 7,
+    "report": 5,
+    "suite": 5,
+    "evaluation": 4,
+    "training": 4,
+    "testing": 4,
+    **dict.fromkeys(COMPONENTS, 3),
+    "ops": 2,
+    "component": 1,
+    "types": 1,
+    "registry": 1,
+    "errors": 0,
+}
+FORBIDDEN = {"utils", "util", "common", "helpers", "helper", "manager", "misc"}
+
+
+def modules() -> Iterator[tuple[str, Path]]:
+    for path in sorted(PACKAGE.rglob("*.py")):
+        yield ".".join(path.relative_to(PACKAGE).with_suffix("").parts), path
+
+
+def part_of(module: str) -> str:
+    return module.partition(".")[0]
+
+
+def imports(path: Path) -> Iterator[str]:
+    """qpatchbench modules that a file imports, also inside functions and for type checking."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names = [node.module]
+        for name in names:
+            if name.startswith("qpatchbench."):
+                yield name.removeprefix("qpatchbench.")
+
+
+def test_imports_point_downwards() -> None:
+    wrong = [
+        f"{module} imports {imported}"
+        for module, path in modules()
+        if part_of(module) != "__init__"
+        for imported in imports(path)
+        if LAYERS[part_of(imported)] > LAYERS[part_of(module)]
+    ]
+    assert wrong == []
+
+
+def test_component_packages_do_not_know_each_other() -> None:
+    wrong = [
+        f"{module} imports {imported}"
+        for module, path in modules()
+        if part_of(module) in COMPONENTS
+        for imported in imports(path)
+        if part_of(imported) in COMPONENTS and part_of(imported) != part_of(module)
+    ]
+    assert wrong == []
+
+
+def test_report_and_suite_do_not_know_each_other() -> None:
+    pair = {"report", "suite"}
+    wrong = [
+        f"{module} imports {imported}"
+        for module, path in modules()
+        if part_of(module) in pair
+        for imported in imports(path)
+        if part_of(imported) in pair - {part_of(module)}
+    ]
+    assert wrong == []
+
+
+def test_names_say_what_a_module_is() -> None:
+    assert [module for module, _ in modules() if FORBIDDEN & set(module.split("."))] == []
+
+
+def test_the_runner_knows_no_component_by_name() -> None:
+    built_in = {name for kind in ("attacks", "defenses", "models", "datasets") for name in REGISTRIES[kind].entries}
+    built_in |= {"ptq", "dynamic"}
+    # The baseline that defenses start from, and the controls that the definition of ASR asks for.
+    allowed = {"none", "random", "grey", "fake", "digits"}
+    wrong = []
+    for module, path in modules():
+        if part_of(module) not in ("suite", "evaluation", "training"):
+            continue
+        constants = (node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant))
+        wrong += [f"{module}:{node.lineno}: {node.value!r}" for node in constants if node.value in built_in - allowed]
+    assert wrong == []
+
+
+@pytest.mark.parametrize("kind", REGISTRIES)
+def test_every_catalogue_line_leads_to_a_documented_component(kind: str) -> None:
+    registry = REGISTRIES[kind]
+    for name, entry in registry.entries.items():
+        component = registry.get(name)
+        assert issubclass(component, Component), name
+        assert component.__doc__, name
+        assert entry.summary, name
+        assert not entry.summary.endswith("."), name
+        for field, facts in component.model_fields.items():
+            assert field == "name" or facts.description, f"{kind} {name}: the field {field} has no description"
+
+
+def test_listing_and_describing_load_no_torch() -> None:
+    code = """
+import sys
+from qpatchbench.cli.deferred import defer
+defer("torch")
+from qpatchbench.registry import REGISTRIES
+for registry in REGISTRIES.values():
+    for name in registry.entries:
+        registry.get(name).model_json_schema()
+import qpatchbench.suite.load, qpatchbench.suite.plan, qpatchbench.suite.store, qpatchbench.suite.identify
+import qpatchbench.report.build, qpatchbench.evaluation.records
+assert "torch._C" not in sys.modules
+import torch
+assert torch.ones(2).sum() == 2
+assert torch.nn.functional.relu(torch.tensor(-1.0)) == 0
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert result.returncode == 0, result.stderr
+
+
+def test_store_and_report_import_without_torch_even_undeferred() -> None:
+    code = """
+import sys
+import qpatchbench.suite.store, qpatchbench.evaluation.records, qpatchbench.report.build
+assert "torch" not in sys.modules
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert result.returncode == 0, result.stderr
