@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from typing import Literal
 
 import torch
 from pydantic import Field
@@ -18,6 +19,9 @@ class UniversalAttack(Attack):
     steps: int = Field(default=1000, gt=0, description="optimisation steps")
     step_size: float = Field(default=0.05, gt=0, description="Adam learning rate, falling to a tenth by a cosine")
     batch_size: int = Field(default=64, gt=0, description="images per step, each with every goal's patch")
+    precision: Literal["32-true", "bf16-mixed"] = Field(
+        default="32-true", description="arithmetic of the optimisation steps; bf16-mixed is up to twice as fast"
+    )
 
     @abstractmethod
     def objective(self, logits: torch.Tensor, labels: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -49,6 +53,7 @@ class UniversalAttack(Attack):
             steps=self.steps,
             step_size=self.step_size,
             batch_size=self.batch_size,
+            half=self.precision == "bf16-mixed",
             generator=generator,
             progress=progress,
         )

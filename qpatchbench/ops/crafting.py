@@ -58,6 +58,7 @@ def universal_patches(
     steps: int,
     step_size: float,
     batch_size: int,
+    half: bool = False,
     generator: torch.Generator,
     progress: Progress,
 ) -> Crafted:
@@ -65,7 +66,7 @@ def universal_patches(
 
     Each step draws `batch_size` images, pastes every goal's patch on all of them at fresh placements and takes
     one step per patch. A goal's gradient depends on its own patch only, so crafting ten goals together gives
-    what ten separate runs with these draws would.
+    what ten separate runs with these draws would. With `half`, steps (not the judging) run under bfloat16 autocast.
 
     Raises:
         AttackError: the network's output is not finite.
@@ -89,7 +90,9 @@ def universal_patches(
         labels = pool.labels[chosen].repeat(goal_count)
         placement = placer(len(batch), generator)
         pasted = paste(batch, textures.repeat_interleave(batch_size, 0), masks, placement)
-        loss = objective(network(pasted), labels, targets)
+        with torch.autocast(device.type, torch.bfloat16, enabled=half):
+            logits = network(pasted)
+        loss = objective(logits.float(), labels, targets)
         total = loss.view(goal_count, batch_size).mean(dim=1).sum()
         if not bool(torch.isfinite(total)):
             raise AttackError(f"the loss became {float(total.detach())} at step {step} of {steps}: not finite")

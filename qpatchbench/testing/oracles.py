@@ -33,8 +33,6 @@ def best_patch(weight: torch.Tensor, label: int, target: int, side: int, size: i
     return (patch_weight(weight, label, target, side, size) > 0).float()
 
 
-def margin_gain(
-    weight: torch.Tensor, texture: torch.Tensor, label: int, target: int, side: int
-) -> float:
+def margin_gain(weight: torch.Tensor, texture: torch.Tensor, label: int, target: int, side: int) -> float:
     """What a patch adds to the mean margin, relative to an all-black one; exact, no sampling."""
     return float((patch_weight(weight, label, target, side, texture.shape[-1]) * texture).sum())

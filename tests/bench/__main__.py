@@ -1,0 +1,54 @@
+"""Prints one table of ratios. Minutes, not hours: `python -m tests.bench --help`."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+import torch
+
+from tests.bench import against_art, loops
+from tests.bench.subject import subject
+from tests.bench.timing import Row
+
+SECTIONS = {
+    "crafting": loops.crafting,
+    "goals": loops.goals,
+    "evaluation": loops.evaluation,
+    "quantization": loops.fake_quantization,
+    "art": against_art.compare,
+}
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
+    parser.add_argument("--weights", help="weights of a CIFAR-10 ResNet-20 (.safetensors or .pt); with --data-dir")
+    parser.add_argument("--data-dir", type=Path, help="folder that holds CIFAR-10; default: digits at 32 x 32")
+    parser.add_argument("--cache-dir", type=Path, help="where decoded images are kept; default: nowhere")
+    parser.add_argument("--only", choices=SECTIONS, action="append", help="sections to run; default: all")
+    options = parser.parse_args()
+    if (options.weights is None) != (options.data_dir is None):
+        parser.error("--weights and --data-dir belong together")
+    torch.manual_seed(0)
+    started = time.perf_counter()
+    measured = subject(options.weights, options.data_dir, options.cache_dir)
+    evaluation = measured.splits.evaluation
+    with torch.no_grad():
+        predicted = measured.deployed(evaluation.pixels.float() / 255).argmax(dim=1)
+    accuracy = 100 * float((predicted == evaluation.labels).float().mean())
+    show([Row("clean accuracy", f"{accuracy:.1f} %", f"ResNet-20, {torch.get_num_threads()} threads")])
+    for name in options.only or SECTIONS:
+        show(SECTIONS[name](measured))
+    show([Row("time", f"{time.perf_counter() - started:.0f} s", "everything, training included")])
+
+
+def show(rows: list[Row]) -> None:
+    """One line each, in columns, as soon as they are known."""
+    for row in rows:
+        print(f"{row.name:32}  {row.value:>14}  {row.meaning}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
