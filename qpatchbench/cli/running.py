@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,18 +40,20 @@ def execute_suite(
         StorageError: a disk refuses; what was finished is kept.
     """
     keys = remembered_data_keys(suite, data_dir, cache)
-    plan = None if keys is None else make_plan(suite, keys, weights_keys(suite, source))
+    weights = weights_keys(suite, source)  # before any image is decoded: missing weights are found in no time
+    plan = None if keys is None else make_plan(suite, keys, weights)
     if plan is not None and not fresh and is_complete(output, plan):
         click.echo(f"{suite.suite}: nothing to do, all {len(plan.jobs)} jobs and the report are done")
         print_leaderboard(output)
         return 0
-    return _compute(suite, source, plan, output, data_dir, cache, device, fresh, display)
+    return _compute(suite, source, plan, weights, output, data_dir, cache, device, fresh, display)
 
 
 def _compute(
     suite: Suite,
     source: Source,
     plan: Plan | None,
+    weights: Mapping[str, str],
     output: Path,
     data_dir: Path,
     cache: Path,
@@ -64,7 +67,7 @@ def _compute(
 
     bench = Workbench(suite, Store(cache), data_dir, _device(device))
     if plan is None:
-        plan = make_plan(suite, loaded_data_keys(bench, source), weights_keys(suite, source))
+        plan = make_plan(suite, loaded_data_keys(bench, source), weights)
     if fresh:
         for job in plan.jobs:
             bench.store.remove(job.kind, job.key)

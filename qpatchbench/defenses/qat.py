@@ -27,8 +27,5 @@ class QuantizationAwareTraining(Defense):
 
     def loss(self, network: SwitchableNetwork, batch: Batch, step: Step) -> Losses:
         """Cross-entropy averaged over the active bit-widths."""
-        terms = [
-            torch.nn.functional.cross_entropy(network.at(bits)(batch.images), batch.labels)
-            for bits in step.bits
-        ]
+        terms = [torch.nn.functional.cross_entropy(network.at(bits)(batch.images), batch.labels) for bits in step.bits]
         return {"clean": torch.stack(terms).mean()}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
 
 from qpatchbench.suite.schema import Suite
@@ -29,9 +28,9 @@ def _repeated_titles(suite: Suite) -> Iterator[tuple[KeyPath, str]]:
         for index, title in enumerate(titles):
             if titles.index(title) < index:
                 yield (section, index), f"expected distinct entries, found {title!r} twice; tell them apart with label"
-    for seed, count in Counter(suite.seeds).items():
-        if count > 1:
-            yield ("seeds",), f"expected distinct seeds, found {seed} {count} times"
+    for index, seed in enumerate(suite.seeds):
+        if seed in suite.seeds[:index]:
+            yield ("seeds", index), f"expected distinct seeds, found {seed} again"
 
 
 def _attacks(suite: Suite) -> Iterator[tuple[KeyPath, str]]:
@@ -43,10 +42,10 @@ def _attacks(suite: Suite) -> Iterator[tuple[KeyPath, str]]:
                 f"expected a patch that fits into the {side}x{side} images of {suite.dataset.title}, "
                 f"found {attack.size}x{attack.size}",
             )
-        for target in attack.targets if isinstance(attack.targets, tuple) else ():
+        for number, target in enumerate(attack.targets if isinstance(attack.targets, tuple) else ()):
             if not 0 <= target < classes:
                 yield (
-                    ("attacks", index, "targets"),
+                    ("attacks", index, "targets", number),
                     f"expected class ids in 0..{classes - 1} of {suite.dataset.title}, found {target}",
                 )
 

@@ -12,6 +12,7 @@ from qpatchbench.errors import ArtifactError, QPatchBenchError, StorageError
 from qpatchbench.suite.plan import Job, Plan
 from qpatchbench.suite.provenance import provenance
 from qpatchbench.suite.store import Artifact, Store
+from qpatchbench.types import Progress
 
 
 class Display(Protocol):
@@ -36,7 +37,7 @@ class Display(Protocol):
 class Worker(Protocol):
     """Computes artifacts; `Workbench` is the one that imports torch."""
 
-    def work(self, job: Job, progress: object) -> Artifact:
+    def work(self, job: Job, progress: Progress) -> Artifact:
         """The artifact of `job`, whose upstream artifacts are in the store."""
 
 
@@ -86,6 +87,9 @@ class Execution:
         started = time.monotonic()
         try:
             artifact = self._work(job)
+            seconds = time.monotonic() - started
+            kept = replace(artifact, facts={**artifact.facts, "made": provenance(seconds)})
+            self.store.write(job.kind, job.key, kept)
         except StorageError:
             raise
         except Exception as error:
@@ -94,8 +98,6 @@ class Execution:
             kind = "" if isinstance(error, QPatchBenchError) else f"{type(error).__name__}: "
             self.display.failed(job, f"{kind}{text[0] if text else 'no message'}")
             return
-        seconds = time.monotonic() - started
-        self.store.write(job.kind, job.key, replace(artifact, facts={**artifact.facts, "made": provenance(seconds)}))
         self.ran.append(job.key)
         self.display.finished(job, seconds)
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import yaml
 
@@ -13,6 +14,34 @@ from qpatchbench.errors import SuiteError
 
 # Keys and list indices from the top of the file, for example ("attacks", 1, "size").
 KeyPath: TypeAlias = tuple[str | int, ...]
+
+TAG = "tag:yaml.org,2002:"
+KINDS = {
+    "str": "text",
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "null": "nothing",
+    "map": "a mapping",
+    "seq": "a list",
+}
+PLAIN = {f"{TAG}{kind}": words for kind, words in KINDS.items()}
+MERGE = f"{TAG}merge"
+MOST_VALUES = 10_000  # aliases of aliases can stand for more than a memory holds
+
+
+class Problem(NamedTuple):
+    """Something wrong with a suite.
+
+    Attributes:
+        position: line and column, by which problems are sorted; the command line comes after the file.
+        path: the key or value that is wrong.
+        text: "file:line:column: key: what was expected, what was found".
+    """
+
+    position: tuple[float, float]
+    path: KeyPath
+    text: str
 
 
 @dataclass
@@ -24,25 +53,57 @@ class Source:
         data: the mapping at its top.
         keys: position (line, column, from 1) of each key.
         values: position of each value.
-        overridden: paths set from the command line.
+        overridden: paths set from the command line, in order.
     """
 
     name: str
     data: dict[str, Any] = field(default_factory=dict)
     keys: dict[KeyPath, tuple[int, int]] = field(default_factory=dict)
     values: dict[KeyPath, tuple[int, int]] = field(default_factory=dict)
-    overridden: set[KeyPath] = field(default_factory=set)
+    overridden: list[KeyPath] = field(default_factory=list)
 
     def where(self, path: KeyPath, *, key: bool = False) -> str:
-        """`file:line:column` of a key or value, or of the nearest thing around it."""
-        for length in range(len(path), -1, -1):
-            part = path[:length]
-            if part in self.overridden:
-                return f"--set {dotted(part)}"
-            position = self.keys.get(part) if key and length == len(path) else self.values.get(part)
-            if position is not None:
-                return f"{self.name}:{position[0]}:{position[1]}"
-        return f"{self.name}:1:1"
+        """`file:line:column` of a key or value, or of the nearest thing around it; or the `--set` that it came from."""
+        assigned = self._assigned(path)
+        if assigned is not None:
+            return f"--set {'.'.join(map(str, assigned))}"
+        line, column = self._position(path, key)
+        return f"{self.name}:{line}:{column}"
+
+    def problem(self, path: KeyPath, text: str, *, key: bool = False) -> Problem:
+        """What is wrong with the key or value at `path`."""
+        position = self._position(path, key) if self._assigned(path) is None else (math.inf, math.inf)
+        return Problem(position, path, f"{self.where(path, key=key)}: {dotted(path) or 'suite'}: {text}")
+
+    def holds(self, path: KeyPath) -> bool:
+        """Whether the data have something at `path`."""
+        value: Any = self.data
+        for part in path:
+            in_list = isinstance(value, list) and isinstance(part, int) and part < len(value)
+            if not in_list and not (isinstance(value, dict) and part in value):
+                return False
+            value = value[part]
+        return True
+
+    def assign(self, path: KeyPath) -> None:
+        """Note that the value at `path` now comes from the command line, not from the file."""
+        self.overridden.append(path)
+        for positions in (self.keys, self.values):
+            for inner in [known for known in positions if known[: len(path)] == path]:
+                del positions[inner]
+
+    def _assigned(self, path: KeyPath) -> KeyPath | None:
+        """The latest override that `path` lies in, or that made it."""
+        for assigned in reversed(self.overridden):
+            made = bool(path) and assigned[: len(path)] == path and path not in self.values
+            if made or path[: len(assigned)] == assigned:
+                return assigned
+        return None
+
+    def _position(self, path: KeyPath, key: bool) -> tuple[int, int]:
+        if key and path in self.keys:
+            return self.keys[path]
+        return next((self.values[path[:n]] for n in range(len(path), -1, -1) if path[:n] in self.values), (1, 1))
 
 
 def dotted(path: KeyPath) -> str:
@@ -67,29 +128,50 @@ def read_source(path: Path) -> Source:
         raise SuiteError([f"{path}: no such suite file.{hint}"]) from None
     except (OSError, UnicodeDecodeError) as error:
         raise SuiteError([f"{path}: expected a YAML text file, found one that cannot be read: {error}"]) from None
+    source = Source(str(path))
+    source.data = _read(text, source)
+    if source.data is None:
+        raise SuiteError([f"{path}:1:1: expected a suite, found an empty file"])
+    if not isinstance(source.data, dict):
+        found = "a list" if isinstance(source.data, list) else "a single value"
+        raise SuiteError([f"{path}:1:1: expected a mapping with keys such as suite, dataset and models, found {found}"])
+    return source
+
+
+def _read(text: str, source: Source) -> Any:  # noqa: ANN401 (YAML data is anything)
+    """Parse one document and record its positions in `source`; None if it is empty.
+
+    Raises:
+        SuiteError: it is not YAML, or more than plain data.
+    """
     try:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        position = f"{mark.line + 1}:{mark.column + 1}" if mark else "1:1"
-        problem = error.problem or str(error)
-        if "'\\t'" in problem:
-            problem = "expected spaces, found a tab: YAML indentation cannot contain tabs"
-        raise SuiteError([f"{path}:{position}: not valid YAML: {problem}"]) from None
+        problems = [] if root is None else list(_walk(root, (), source))
+        if problems:
+            raise SuiteError(problems)
+        return None if root is None else _unshared(_construct(root))
     except yaml.YAMLError as error:
-        raise SuiteError([f"{path}:1:1: not valid YAML: {' '.join(str(error).split())}"]) from None
-    if root is None:
-        raise SuiteError([f"{path}:1:1: expected a suite, found an empty file"])
-    if not isinstance(root, yaml.MappingNode):
-        raise SuiteError(
-            [f"{path}:1:1: expected a mapping with keys such as suite, dataset and models, found {_kind(root)}"]
-        )
-    source = Source(str(path))
-    problems = list(_walk(root, (), source))
-    if problems:
-        raise SuiteError(problems)
-    source.data = _construct(root)
-    return source
+        raise SuiteError([f"{source.name}:{_explained(error, text)}"]) from None
+    except RecursionError:
+        problem = "expected a few levels, found a part that contains itself or is nested too deeply"
+        raise SuiteError([f"{source.name}:1:1: {problem}"]) from None
+
+
+def _explained(error: yaml.YAMLError, text: str) -> str:
+    """line:column and what is wrong, from the YAML library's own words."""
+    if isinstance(error, yaml.reader.ReaderError):
+        before = text[: error.position]
+        position = f"{before.count(chr(10)) + 1}:{len(before) - before.rfind(chr(10))}"
+        return f"{position}: not valid YAML: expected text, found the character #x{error.character:04x}"
+    if not isinstance(error, yaml.MarkedYAMLError):
+        return f"1:1: not valid YAML: {' '.join(str(error).split())}"
+    mark = error.problem_mark or error.context_mark
+    position = f"{mark.line + 1}:{mark.column + 1}" if mark else "1:1"
+    problem = error.problem or str(error)
+    if "'\\t'" in problem:
+        return f"{position}: not valid YAML: expected spaces, found a tab: YAML indentation cannot contain tabs"
+    start = f" ({error.context}, line {error.context_mark.line + 1})" if error.context and error.context_mark else ""
+    return f"{position}: not valid YAML: {problem}{start}"
 
 
 def _construct(node: yaml.Node) -> Any:  # noqa: ANN401 (YAML data is anything)
@@ -100,37 +182,63 @@ def _construct(node: yaml.Node) -> Any:  # noqa: ANN401 (YAML data is anything)
         loader.dispose()
 
 
-def _kind(node: yaml.Node) -> str:
-    return {"ScalarNode": "a single value", "SequenceNode": "a list"}.get(type(node).__name__, "something else")
+def _unshared(value: Any) -> Any:  # noqa: ANN401 (YAML data is anything)
+    """Copies where the file has aliases, so that overriding one place changes no other."""
+    if isinstance(value, dict):
+        return {key: _unshared(item) for key, item in value.items()}
+    return [_unshared(item) for item in value] if isinstance(value, list) else value
 
 
 def _walk(node: yaml.Node, path: KeyPath, source: Source) -> Iterator[str]:
     """Record positions; yield problems that the plain data would no longer show."""
     source.values.setdefault(path, _position(node))
-    if isinstance(node, yaml.SequenceNode):
+    if len(source.values) > MOST_VALUES:
+        raise SuiteError([f"{source.name}:1:1: expected at most {MOST_VALUES} values, found more"])
+    here = f"{source.name}:{node.start_mark.line + 1}:{node.start_mark.column + 1}: {dotted(path) or 'suite'}"
+    if node.tag not in PLAIN:
+        date = node.tag == f"{TAG}timestamp"
+        found = f"the date {node.value}; put it in quotes" if date else f"the tag {node.tag.replace(TAG, '!!')}"
+        yield f"{here}: expected plain data, found {found}"
+    elif isinstance(node, yaml.SequenceNode):
         for index, item in enumerate(node.value):
             yield from _walk(item, (*path, index), source)
-    if not isinstance(node, yaml.MappingNode):
-        yield from _untagged(node, path, source)
-        return
-    for key, value in node.value:
+    elif isinstance(node, yaml.MappingNode):
+        yield from _walk_mapping(node, path, source)
+    else:
+        try:
+            _construct(node)
+        except (ValueError, yaml.YAMLError):
+            yield f"{here}: expected {PLAIN[node.tag]}, found {node.value!r}"
+
+
+def _walk_mapping(node: yaml.MappingNode, path: KeyPath, source: Source) -> Iterator[str]:
+    own = {id(key) for key, _ in node.value}
+    for key, value in [*_pairs(node, merged=False), *_pairs(node, merged=True)]:
         line, column = _position(key)
         here = f"{source.name}:{line}:{column}"
-        if not isinstance(key, yaml.ScalarNode) or key.tag != "tag:yaml.org,2002:str":
+        if not isinstance(key, yaml.ScalarNode) or key.tag != f"{TAG}str":
             yield f"{here}: expected a word as key, found {getattr(key, 'value', 'a collection')!r}"
             continue
         inner = (*path, key.value)
         if inner in source.keys:
-            first = source.keys[inner]
-            yield f"{here}: {dotted(inner)}: key given twice, first in line {first[0]}"
+            if id(key) in own:  # a merged key is there for the case that it is not given
+                yield f"{here}: {dotted(inner)}: key given twice, first in line {source.keys[inner][0]}"
             continue
         source.keys[inner] = (line, column)
         yield from _walk(value, inner, source)
 
 
-def _untagged(node: yaml.Node, path: KeyPath, source: Source) -> Iterator[str]:
-    if not node.tag.startswith("tag:yaml.org,2002:") or node.tag.startswith("tag:yaml.org,2002:python"):
-        yield f"{source.where(path)}: {dotted(path)}: expected plain data, found the YAML tag {node.tag}"
+def _pairs(node: yaml.MappingNode, *, merged: bool) -> Iterator[tuple[yaml.Node, yaml.Node]]:
+    """Keys and values that a mapping gives itself, or those it merges from others with <<."""
+    for key, value in node.value:
+        if key.tag != MERGE:
+            if not merged:
+                yield key, value
+        elif merged:
+            for other in value.value if isinstance(value, yaml.SequenceNode) else (value,):
+                if isinstance(other, yaml.MappingNode):  # else the YAML library says what is wrong
+                    yield from _pairs(other, merged=False)
+                    yield from _pairs(other, merged=True)
 
 
 def _position(node: yaml.Node) -> tuple[int, int]:
@@ -141,15 +249,12 @@ def override(source: Source, assignment: str) -> None:
     """Apply one `--set key.path=value`; list items are named by index, for example attacks.0.steps=10.
 
     Raises:
-        SuiteError: no `=`, a value that is not YAML, or a path that leads nowhere.
+        SuiteError: no `=`, a value that is not plain YAML, or a path that leads nowhere.
     """
     key, equals, text = assignment.partition("=")
-    if not equals or not key:
+    if not equals or not all(key.split(".")):
         raise SuiteError([f"--set {assignment}: expected key.path=value, for example training.epochs=5"])
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise SuiteError([f"--set {assignment}: expected a YAML value after =, found {text!r}"]) from None
+    value = _read(text, Source(f"--set {key}"))
     path: KeyPath = tuple(int(part) if part.isdigit() else part for part in key.split("."))
     holder: Any = source.data
     for depth, part in enumerate(path[:-1]):
@@ -158,16 +263,16 @@ def override(source: Source, assignment: str) -> None:
                 holder[part] = {"name": holder[part]}  # a component given by name alone gets fields
             holder = holder[part]
         elif isinstance(holder, dict) and isinstance(part, str):
-            holder = holder.setdefault(part, {})
-            if isinstance(holder, str) and depth == 0:
-                source.data[part] = holder = {"name": holder}
+            if holder.setdefault(part, {}) is None:
+                holder[part] = {}  # a section whose fields are all commented out
+            if isinstance(holder[part], str) and path[: depth + 1] == ("dataset",):
+                holder[part] = {"name": holder[part]}  # the one section that is a component itself
+            holder = holder[part]
         else:
             raise SuiteError([f"--set {assignment}: {dotted(path[: depth + 1])} is not there"])
     last = path[-1]
-    if isinstance(holder, list) and isinstance(last, int) and last < len(holder):
-        holder[last] = value
-    elif isinstance(holder, dict) and isinstance(last, str):
-        holder[last] = value
-    else:
+    fits = isinstance(holder, list) and isinstance(last, int) and last < len(holder)
+    if not fits and not (isinstance(holder, dict) and isinstance(last, str)):
         raise SuiteError([f"--set {assignment}: {dotted(path)} is not there"])
-    source.overridden.add(path)
+    holder[last] = value
+    source.assign(path)

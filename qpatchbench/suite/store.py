@@ -1,6 +1,6 @@
 """Content-addressed artifacts on disk: a job's result is there completely, or it is not there.
 
-An artifact is one safetensors file and one JSON file beside it that names the SHA-256 of the former. The JSON file is
+An artifact is one safetensors file and one JSON file beside it that names the SHA-256 of both. The JSON file is
 written last, by rename, so its presence says that the job is finished. Nothing is ever unpickled. Imports no torch:
 tensors are numpy arrays here.
 """
@@ -67,9 +67,15 @@ class Store:
         if not isinstance(facts, dict) or facts.get("sha256") != found:
             expected = facts.get("sha256") if isinstance(facts, dict) else None
             raise ArtifactError(f"{path}: damaged {kind}: expected SHA-256 {expected}, found {found}")
+        kept = facts.get("facts")
+        # Artifacts of early versions do not name the hash of their facts.
+        if not isinstance(kept, dict) or facts.get("facts_sha256", _hash_of(kept)) != _hash_of(kept):
+            raise ArtifactError(
+                f"{path.with_suffix('.json')}: damaged {kind}: its facts are not those that were written"
+            )
         try:
-            return Artifact(parse_tensors(data), facts["facts"])
-        except (SafetensorError, KeyError) as error:
+            return Artifact(parse_tensors(data), kept)
+        except SafetensorError as error:
             raise ArtifactError(f"{path}: damaged {kind}: {error}") from None
 
     def facts(self, kind: str, key: str) -> Mapping[str, Any]:
@@ -86,19 +92,36 @@ class Store:
         Raises:
             StorageError: the disk refuses; earlier artifacts are untouched.
         """
-        arrays = {name: np.ascontiguousarray(array) for name, array in artifact.arrays.items()}
+        arrays = {name: np.asarray(array, order="C") for name, array in artifact.arrays.items()}
         data = serialize_tensors(arrays)
-        facts = {"kind": kind, "key": key, "sha256": hashlib.sha256(data).hexdigest(), "facts": artifact.facts}
+        kept = json.loads(json.dumps(artifact.facts))  # as a reader will find them: lists for tuples, text for keys
+        facts = {
+            "kind": kind,
+            "key": key,
+            "sha256": hashlib.sha256(data).hexdigest(),
+            "facts_sha256": _hash_of(kept),
+            "facts": kept,
+        }
         write_atomically(self._path(kind, key, ".safetensors"), data)
         write_atomically(self._path(kind, key, ".json"), json.dumps(facts, sort_keys=True).encode())
 
     def remove(self, kind: str, key: str) -> None:
-        """Forget an artifact, if it is there; the mark that it is finished goes first."""
+        """Forget an artifact, if it is there; the mark that it is finished goes first.
+
+        Raises:
+            StorageError: the disk refuses.
+        """
         for ending in (".json", ".safetensors"):
-            self._path(kind, key, ending).unlink(missing_ok=True)
+            path = self._path(kind, key, ending)
+            with storage_errors(path), contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                path.unlink()
 
     def _path(self, kind: str, key: str, ending: str) -> Path:
         return self.root / kind / key[:2] / f"{key}{ending}"
+
+
+def _hash_of(facts: object) -> str:
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
 def write_atomically(path: Path, data: bytes) -> None:

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 class TrainingSettings(BaseModel):
     """SGD with a schedule. Defaults are those of the TriQDef paper, section 4.1."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     epochs: int = Field(default=200, ge=0, description="passes over the training images")
     batch_size: int = Field(default=128, gt=0, description="images per step")

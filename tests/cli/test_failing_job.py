@@ -1,0 +1,84 @@
+"""A component that fails: its cells are rows that say so, the rest is measured, and the exit code is 1."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+PLUGIN = """
+from qpatchbench.attacks.controls import Random
+from qpatchbench.registry import Entry
+
+
+class Fails(Random):
+    "Noise that is never made."
+
+    def craft(self, network, images, goals, **others):
+        raise RuntimeError("no patch today")
+
+
+CATALOGUES = {"attacks": {"fails": Entry(f"{__name__}:Fails", "never works")}}
+"""
+SUITE = """
+suite: failing
+dataset: {name: fake, image_size: 8, classes: 3, train_pool: 200, test_pool: 30, calibration_images: 8,
+          craft_images: 16}
+models: [resnet20]
+training: {epochs: 0}
+defenses: [none]
+quantizers: [{name: ptq, bits: [32, 4]}]
+attacks: [{name: fails, size: 2}, {name: lavan, size: 2, steps: 2, batch_size: 4}]
+transfer: {sources: [32]}
+evaluation: {images: 30}
+"""
+
+
+def test_a_failing_attack_is_a_row_that_says_so(tmp_path: Path) -> None:
+    (tmp_path / "never.py").write_text(PLUGIN)
+    (tmp_path / "failing.yaml").write_text(SUITE)
+    environment = {
+        **os.environ,
+        "QPATCHBENCH_CACHE": str(tmp_path / "cache"),
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": str(Path(__file__).parents[2]),
+    }
+    result = subprocess.run(
+        [sys.executable, "-m", "qpatchbench", "--plugin", "never.py", "run", "failing.yaml", "--display", "plain"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert result.returncode == 1, result.stderr
+    # The patch that cannot be made, and its two cells; only the former is a failure of its own.
+    assert "3 of " in result.stderr
+    assert result.stderr.count("RuntimeError: no patch today") == 1
+    assert "Traceback" not in result.stderr
+
+    output = tmp_path / "results" / "failing"
+    cells = pq.read_table(output / "cells.parquet").to_pylist()
+    assert {(cell["attack"], cell["status"]) for cell in cells} == {
+        ("fails", "error"),
+        ("lavan", "ok"),
+        ("random", "ok"),
+        ("grey", "ok"),
+    }
+    failed = [cell for cell in cells if cell["status"] == "error"]
+    assert {cell["target_bits"] for cell in failed} == {"32", "4"}
+    assert all("no patch today" in cell["error"] for cell in failed)
+    assert all(cell["n_images"] == 30 for cell in cells if cell["status"] == "ok")
+    assert json.loads((output / "manifest.json").read_text())["complete"] is False
+
+    with (output / "leaderboard.csv").open(newline="") as file:
+        rows = {(row["attack"], row["target_bits"]): row for row in csv.DictReader(file)}
+    assert rows["lavan", "4"]["asr"] != ""
+    assert rows["fails", "4"]["asr"] == "", "a crashed attack is no robustness"
+    assert "no patch today" in (output / "report.html").read_text()
