@@ -377,15 +377,14 @@ class _Planner:
         defenses = self.suite.defenses if transfer.defenses == "all" else (checkpoint.defense,)
         # A float target is compared with every quantizer that it is the 32-bit member of.
         quantizers = self.suite.quantizers if target.bits.is_float else (target.quantizer,)
-        networks = []
-        for model in models:
-            for defense in defenses:
-                for quantizer in quantizers:
-                    offered = quantizer.bits if source == "all" else (source,)
-                    for bits in offered:
-                        if self._offers(defense, quantizer, bits):
-                            networks.append(self._network(model, defense, quantizer, bits, checkpoint.seed))
-        return networks
+        return [
+            self._network(model, defense, quantizer, bits, checkpoint.seed)
+            for model in models
+            for defense in defenses
+            for quantizer in quantizers
+            for bits in (quantizer.bits if source == "all" else (source,))
+            if self._offers(defense, quantizer, bits)
+        ]
 
     def _offers(self, defense: Defense, quantizer: Quantizer, bits: Bits) -> bool:
         if quantizer.trained and not defense.quantization_aware:

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from qpatchbench.suite.load import load_suite
 
 FOLDER = Path(__file__).parent / "broken"
 SUITES = sorted(path.name for path in FOLDER.glob("*.yaml"))
-UNFINISHED = " ..."  # ends an expectation whose rest depends on the version of a library
+UNFINISHED = " ..."  # ends an expectation whose rest follows from a library's version or from a list of fields
 JARGON = (
     "Input should",
     "String should",
@@ -50,6 +51,16 @@ def problems_of(name: str) -> list[str]:
     return list(caught.value.problems)
 
 
+def shortened(found: Sequence[str], name: str) -> list[str]:
+    """The problems of a suite, each cut where its expectation leaves the rest open."""
+    expected = EXPECTED[name]
+    cut = [
+        text[: len(wanted) - len(UNFINISHED)] + UNFINISHED if wanted.endswith(UNFINISHED) else text
+        for text, wanted in zip(found, expected, strict=False)
+    ]
+    return [*cut, *found[len(expected) :]]
+
+
 def test_every_broken_suite_has_an_expectation() -> None:
     assert set(SUITES) == set(EXPECTED)
     assert len(SUITES) >= 70
@@ -58,12 +69,8 @@ def test_every_broken_suite_has_an_expectation() -> None:
 @pytest.mark.parametrize("name", SUITES)
 def test_problems_are_told(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(FOLDER)
-    found, expected = problems_of(name), EXPECTED[name]
-    shortened = [
-        text[: len(wanted) - len(UNFINISHED)] + UNFINISHED if wanted.endswith(UNFINISHED) else text
-        for text, wanted in zip(found, expected, strict=False)
-    ]
-    assert [*shortened, *found[len(expected) :]] == expected
+    found = problems_of(name)
+    assert shortened(found, name) == EXPECTED[name]
     assert not [word for word in JARGON for text in found if word in text]
 
 
@@ -99,10 +106,12 @@ def test_commands_refuse_and_write_nothing(
         assert result.return_value == 2
         count = len(EXPECTED[name])
         total = f"{name}: invalid, {count} {'error' if count == 1 else 'errors'}"
-        assert result.stderr.splitlines() == [*EXPECTED[name], total]
+        *problems, last = result.stderr.splitlines()
+        assert shortened(problems, name) == EXPECTED[name]
+        assert last == total
     else:
         assert isinstance(result.exception, SuiteError)
-        assert list(result.exception.problems) == EXPECTED[name]
+        assert shortened(result.exception.problems, name) == EXPECTED[name]
     assert list(tmp_path.iterdir()) == []
 
 
@@ -123,5 +132,5 @@ def test_the_command_line_prints_every_problem_and_exits_with_2(tmp_path: Path) 
     )
     assert result.returncode == 2
     assert result.stdout == ""
-    assert result.stderr.splitlines() == EXPECTED["several.yaml"]
+    assert shortened(result.stderr.splitlines(), "several.yaml") == EXPECTED["several.yaml"]
     assert list(tmp_path.iterdir()) == []
