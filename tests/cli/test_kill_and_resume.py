@@ -54,6 +54,8 @@ class Place:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
+            # A shell starts background jobs with SIGINT ignored, and children inherit that; here it shall interrupt.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
 
     def finish(self, *options: str) -> tuple[int, str]:
