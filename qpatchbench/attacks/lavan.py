@@ -12,6 +12,7 @@ universal patch, the gradient divided by its largest absolute value for the sing
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 import torch
@@ -66,8 +67,8 @@ class LavanPerImage(Attack):
         crafted = []
         for index, goal in enumerate(goals):
 
-            def overall(fraction: float, figures: object, done: int = index) -> None:
-                progress((done + fraction) / len(goals), figures)  # type: ignore[arg-type]
+            def overall(fraction: float, figures: Mapping[str, float], done: int = index) -> None:
+                progress((done + fraction) / len(goals), figures)
 
             crafted.append(
                 per_image_patches(

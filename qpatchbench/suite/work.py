@@ -24,7 +24,7 @@ from qpatchbench.ops.placing import sample_placement
 from qpatchbench.ops.randomness import derive_generator
 from qpatchbench.quantizers.base import Checkpoint
 from qpatchbench.suite.decoding import decoding_for
-from qpatchbench.suite.plan import CraftJob, DeployJob, EvaluateJob, TrainJob
+from qpatchbench.suite.plan import CraftJob, DeployJob, EvaluateJob, TrainJob, float_deployment
 from qpatchbench.suite.schema import Suite
 from qpatchbench.suite.store import Artifact, Store, key_of
 from qpatchbench.training.loop import TrainingTask, train
@@ -242,8 +242,6 @@ class Workbench:
 
     def _float_sibling(self, job: DeployJob) -> torch.nn.Module | None:
         """The 32-bit path of the same weights, where there is one."""
-        from qpatchbench.suite.plan import float_deployment
-
         sibling = float_deployment(job)
         return self.network(sibling) if sibling is not None else None
 
