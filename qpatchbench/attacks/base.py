@@ -5,30 +5,32 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import ClassVar, Literal
 
-import torch
 from pydantic import Field
 
 from qpatchbench.component import Component
-from qpatchbench.types import (
-    Goal,
-    ImageSet,
-    Network,
-    Patch,
-    Placement,
-    Progress,
-    Targeted,
-    Untargeted,
-    silent,
-)
+from qpatchbench.types import CraftTask, Goal, Patch, Size, Targeted, Untargeted
 
 
 class Attack(Component, ABC):
-    """Makes a patch from a source network and images. It returns the patch; the harness measures it."""
+    """Makes a patch from source networks and images. It returns the patch; the harness measures it.
+
+    Attributes:
+        kind: universal, one texture per goal for every image and place; or per_image.
+        access: what it may see: gradient, scores (logits without a gradient, each image counted), or none.
+        sources: one source network; any number of them; or only several at once (an ensemble).
+        learns: whether it looks at the crafting images; an attack that does not gets none.
+        wants_siblings: whether it also uses the same backbone at the other bit-widths.
+        covers: a square, or the whole image by small changes; the latter has no size to sweep and no random control.
+    """
 
     kind: ClassVar[Literal["universal", "per_image"]] = "universal"
     access: ClassVar[Literal["gradient", "scores", "none"]] = "gradient"
+    sources: ClassVar[Literal["one", "any", "several"]] = "one"
+    learns: ClassVar[bool] = True
+    wants_siblings: ClassVar[bool] = False
+    covers: ClassVar[Literal["square", "image"]] = "square"
 
-    size: int = Field(gt=0, description="side of the square patch", json_schema_extra={"unit": "pixels"})
+    size: Size = Field(description="side of the square patch in pixels, or the share of the image it covers: 4%")
     targets: Literal["all", "untargeted"] | tuple[int, ...] = Field(
         default="all", description="classes to steer towards: all, a list of class ids, or untargeted"
     )
@@ -40,25 +42,38 @@ class Attack(Component, ABC):
         classes = range(num_classes) if self.targets == "all" else self.targets
         return tuple(Targeted(class_id) for class_id in classes)
 
-    @abstractmethod
-    def craft(
-        self,
-        network: Network,
-        images: ImageSet,
-        goals: tuple[Goal, ...],
-        *,
-        placement: Placement | None,
-        generator: torch.Generator,
-        progress: Progress = silent,
-    ) -> Patch:
-        """Craft one texture per goal (universal) or per goal and image (per_image).
+    @property
+    def follows_float(self) -> bool:
+        """Whether gradients are those of the 32-bit path of the same weights."""
+        return False
 
-        Args:
-            network: frozen source; images (B, 3, H, W) float32 in [0, 1] -> logits (B, K).
-            images: crafting images (universal), or the images to attack (per_image).
-            goals: what the patches shall achieve; all are crafted in one batched loop.
-            placement: where a per-image patch will lie on its image; None for universal patches,
-                which are crafted for every location.
-            generator: the only source of randomness.
-            progress: told the fraction done and current figures.
+    def passes(self) -> float:
+        """Forward passes per image and goal that crafting takes, a backward pass counted as two; for estimates only."""
+        return 3.0 * float(getattr(self, "steps", 0)) * float(getattr(self, "restarts", 1)) + float(
+            getattr(self, "queries", 0)
+        )
+
+    @abstractmethod
+    def craft(self, task: CraftTask) -> Patch:
+        """Craft one texture per goal (universal), or per goal and attacked image (per_image).
+
+        Nothing that the task holds is changed. A score-based attack gets networks that give no gradient.
+
+        Raises:
+            AttackError: a network's output is not finite.
         """
+
+
+class GradientAttack(Attack):
+    """An attack that follows a gradient."""
+
+    backward: Literal["network", "float"] = Field(
+        default="network",
+        description="whose gradient is followed: the network's own, or that of the 32-bit path of the same weights "
+        "behind the network's own output (BPDA, Athalye et al. 2018), for networks whose gradient is masked",
+    )
+
+    @property
+    def follows_float(self) -> bool:
+        """Whether gradients are those of the 32-bit path of the same weights."""
+        return self.backward == "float"

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 import torch
 
 from qpatchbench.attacks.base import Attack
-from qpatchbench.types import Goal, ImageSet, Network, Patch, Placement, Progress, silent
+from qpatchbench.types import CraftTask, Patch
 
 
 class _Control(Attack):
@@ -18,19 +18,12 @@ class _Control(Attack):
     def _texture(self, shape: tuple[int, ...], generator: torch.Generator) -> torch.Tensor:
         """What fills the square."""
 
-    def craft(
-        self,
-        network: Network,
-        images: ImageSet,
-        goals: tuple[Goal, ...],
-        *,
-        placement: Placement | None,
-        generator: torch.Generator,
-        progress: Progress = silent,
-    ) -> Patch:
-        """Fill one square per goal; neither the network nor the images are looked at."""
-        textures = self._texture((len(goals), 3, self.size, self.size), generator)
-        return Patch(textures, torch.ones(len(goals), 1, self.size, self.size), goals)
+    def craft(self, task: CraftTask) -> Patch:
+        """Fill one square per goal; neither the network nor the images' content is looked at."""
+        side, count = self.size.side(task.images.side), len(task.goals)
+        return Patch(
+            self._texture((count, 3, side, side), task.generator), torch.ones(count, 1, side, side), task.goals
+        )
 
 
 class Random(_Control):

@@ -42,5 +42,5 @@ class Gap(UniversalAttack):
 
     def place(self, count: int, image_size: tuple[int, int], generator: torch.Generator) -> Placement:
         """Uniform location, rotation and scale."""
-        patch_size = (self.size, self.size)
-        return sample_placement(count, image_size, patch_size, generator, rotation=self.rotation, scale=self.scale)
+        side = self.size.side(image_size[0])
+        return sample_placement(count, image_size, (side, side), generator, rotation=self.rotation, scale=self.scale)

@@ -12,18 +12,17 @@ universal patch, the gradient divided by its largest absolute value for the sing
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
 
-from qpatchbench.attacks.base import Attack
+from qpatchbench.attacks.base import GradientAttack
 from qpatchbench.attacks.universal import UniversalAttack
 from qpatchbench.ops.crafting import per_image_patches
 from qpatchbench.ops.losses import logit_difference
 from qpatchbench.ops.placing import sample_placement
-from qpatchbench.types import Goal, ImageSet, Network, Patch, Placement, Progress, silent
+from qpatchbench.types import CraftTask, Patch, Placement
 
 
 class Lavan(UniversalAttack):
@@ -35,55 +34,25 @@ class Lavan(UniversalAttack):
 
     def place(self, count: int, image_size: tuple[int, int], generator: torch.Generator) -> Placement:
         """Uniform location, upright, at native size."""
-        return sample_placement(count, image_size, (self.size, self.size), generator)
+        side = self.size.side(image_size[0])
+        return sample_placement(count, image_size, (side, side), generator)
 
 
-class LavanPerImage(Attack):
+class LavanPerImage(GradientAttack):
     """Noise for one image at a known place."""
 
     kind: ClassVar[Literal["universal", "per_image"]] = "per_image"
+    learns: ClassVar[bool] = False
 
     steps: int = Field(default=300, gt=0, description="optimisation steps; every one is taken")
     step_size: float = Field(default=0.05, gt=0, le=1, description="largest change of a pixel per step")
 
-    def craft(
-        self,
-        network: Network,
-        images: ImageSet,
-        goals: tuple[Goal, ...],
-        *,
-        placement: Placement | None,
-        generator: torch.Generator,
-        progress: Progress = silent,
-    ) -> Patch:
-        """One texture per goal and image, goal after goal, for the given placements."""
-        if placement is None:
-            raise ValueError("lavan_per_image crafts for known places: expected a placement, found None")
+    def craft(self, task: CraftTask) -> Patch:
+        """One texture per goal and image, for the given placements."""
 
         def normalised_step(textures: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
             largest = gradient.abs().amax(dim=(1, 2, 3), keepdim=True).clamp(min=torch.finfo(gradient.dtype).tiny)
             return textures - self.step_size * gradient / largest
 
-        crafted = []
-        for index, goal in enumerate(goals):
-
-            def overall(fraction: float, figures: Mapping[str, float], done: int = index) -> None:
-                progress((done + fraction) / len(goals), figures)
-
-            crafted.append(
-                per_image_patches(
-                    network,
-                    images,
-                    goal,
-                    placement,
-                    size=self.size,
-                    objective=logit_difference,
-                    update=normalised_step,
-                    steps=self.steps,
-                    generator=generator,
-                    progress=overall,
-                )
-            )
-        textures = torch.cat([part.textures for part in crafted])
-        history = tuple(sum(losses) / len(goals) for losses in zip(*(p.history for p in crafted), strict=True))
-        return Patch(textures, torch.ones_like(textures[:, :1]), goals, history)
+        side = self.size.side(task.images.side)
+        return per_image_patches(task, side=side, objective=logit_difference, update=normalised_step, steps=self.steps)

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
 
-from qpatchbench.attacks.base import Attack
-from qpatchbench.ops.crafting import universal_patches
-from qpatchbench.types import Goal, ImageSet, Network, Patch, Placement, Progress, silent
+from qpatchbench.attacks.base import GradientAttack
+from qpatchbench.ops.crafting import mean_of_networks, universal_patches
+from qpatchbench.types import CraftTask, Patch, Placement
 
 
-class UniversalAttack(Attack):
+class UniversalAttack(GradientAttack):
     """One patch per goal, optimised over images and placements; see `ops.crafting.universal_patches`."""
+
+    sources: ClassVar[Literal["one", "any", "several"]] = "any"
 
     steps: int = Field(default=1000, gt=0, description="optimisation steps")
     step_size: float = Field(default=0.05, gt=0, description="Adam learning rate, falling to a tenth by a cosine")
@@ -31,30 +33,22 @@ class UniversalAttack(Attack):
     def place(self, count: int, image_size: tuple[int, int], generator: torch.Generator) -> Placement:
         """Draw `count` placements from the distribution that the patch is optimised for."""
 
-    def craft(
-        self,
-        network: Network,
-        images: ImageSet,
-        goals: tuple[Goal, ...],
-        *,
-        placement: Placement | None,
-        generator: torch.Generator,
-        progress: Progress = silent,
-    ) -> Patch:
+    def weigh(self, losses: torch.Tensor) -> torch.Tensor:
+        """Mean losses (networks, goals) -> (goals,): how the losses on several networks become one."""
+        return mean_of_networks(losses)
+
+    def craft(self, task: CraftTask) -> Patch:
         """One texture per goal."""
-        height, width = images.pixels.shape[-2:]
+        side = task.crafting.side
         textures, history = universal_patches(
-            network,
-            images,
-            goals,
-            size=self.size,
+            task,
+            side=self.size.side(side),
             objective=self.objective,
-            placer=lambda count, draws: self.place(count, (height, width), draws),
+            placer=lambda count, draws: self.place(count, (side, side), draws),
             steps=self.steps,
             step_size=self.step_size,
             batch_size=self.batch_size,
             half=self.precision == "bf16-mixed",
-            generator=generator,
-            progress=progress,
+            weighting=self.weigh,
         )
-        return Patch(textures, torch.ones_like(textures[:, :1]), goals, history)
+        return Patch(textures, torch.ones_like(textures[:, :1]), task.goals, history)

@@ -20,6 +20,7 @@ COMMANDS = {
     "list": ("qpatchbench.cli.catalogue", "List components, suites or plugins."),
     "describe": ("qpatchbench.cli.catalogue", "Show the fields of one component."),
     "report": ("qpatchbench.cli.report", "Write leaderboards, plots and the HTML report of a run again."),
+    "apply": ("qpatchbench.cli.apply", "Paste a stored patch on images and write them as PNG."),
     "schema": ("qpatchbench.cli.validate", "Print a JSON schema, for editors."),
 }
 

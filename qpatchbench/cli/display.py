@@ -10,7 +10,8 @@ from contextlib import contextmanager
 import click
 
 from qpatchbench.suite.execute import Display
-from qpatchbench.suite.plan import Job, Plan, Sizes
+from qpatchbench.suite.jobs import Job, Sizes
+from qpatchbench.suite.plan import Plan
 from qpatchbench.suite.store import Store
 
 

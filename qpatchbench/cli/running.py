@@ -61,9 +61,10 @@ def _compute(
     fresh: bool,
     display: str | None,
 ) -> int:
+    from qpatchbench.suite.bench import Workbench
     from qpatchbench.suite.execute import Execution
     from qpatchbench.suite.export import export
-    from qpatchbench.suite.work import Workbench
+    from qpatchbench.suite.work import BenchWorker
 
     bench = Workbench(suite, Store(cache), data_dir, _device(device))
     if plan is None:
@@ -72,7 +73,7 @@ def _compute(
         for job in plan.jobs:
             bench.store.remove(job.kind, job.key)
     with make_display(display, plan, bench.store) as shown:
-        execution = Execution(plan, bench.store, bench, shown)
+        execution = Execution(plan, bench.store, BenchWorker(bench), shown)
         execution.run()
         export(execution, bench, output, source.data)
     from qpatchbench.report.build import build

@@ -27,7 +27,7 @@ def print_leaderboard(output: Path) -> None:
     table.add_column("checks")
     for row in rows[:MOST_ROWS]:
         table.add_row(
-            f"{row['attack']} {row['patch_height']}x{row['patch_width']}",
+            " ".join(filter(None, (row["attack"], f"{row['patch_height']}x{row['patch_width']}", row["transformation"]))),
             _source(row),
             f"{row['model']} {row['defense']} {row['quantization']}@{row['target_bits']}",
             f"{_percent(row['asr'])} [{_percent(row['asr_low'])}, {_percent(row['asr_high'])}]" if row["asr"] else "",

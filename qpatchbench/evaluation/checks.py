@@ -14,10 +14,11 @@ from qpatchbench.evaluation.records import Check
 from qpatchbench.evaluation.statistics import wilson
 from qpatchbench.ops.losses import logit_difference
 from qpatchbench.ops.pasting import paste, round_to_8_bit, to_float
-from qpatchbench.types import ImageSet, Network, Patch, Placement
+from qpatchbench.types import ImageSet, Network, Patch, Placement, Stage
 
 MOST_FLIPS = 0.005  # share of predictions that rounding a patch to 8 bits may change
 MOST_ZERO_GRADIENTS = 0.05  # share of images whose gradient at the patch is exactly zero
+MOST_FOUND = 0.05  # share of images that a search without gradients may break where gradients did not
 LEAST_SKILL = 0.05  # accuracy above chance, as a share of what is possible above chance
 
 
@@ -96,6 +97,24 @@ def gradients_are_useful(gradients: torch.Tensor, reference: torch.Tensor | None
     if blind > MOST_ZERO_GRADIENTS * len(flat):
         problems.append(f"{100 * figures['zero_share']:.1f} % of the images give no gradient at the patch")
     return _verdict("V3", problems, figures)
+
+
+def scores_find_nothing_more(stages: tuple[Stage, ...]) -> Check:
+    """V13 within one compound attack: a search without gradients breaks few images that gradients could not.
+
+    Few means few of all that were attacked: of a handful of survivors, one more is no sign of masking.
+    """
+    total = max((stage.attacked for stage in stages), default=0)
+    if not any(stage.access == "scores" and stage.attacked for stage in stages):
+        return Check(id="V13", verdict="not-run", message="no image was left for a search without gradients")
+    figures = {f"{stage.attack}_broken": float(stage.broken) for stage in stages} | {"attacked": float(total)}
+    problems = [
+        f"{stage.attack}, which sees no gradient, broke {stage.broken} of {total} images after gradients had broken "
+        f"{total - stage.attacked}: gradients are masked"
+        for stage in stages
+        if stage.access == "scores" and wilson(stage.broken, total).low > MOST_FOUND
+    ]
+    return _verdict("V13", problems, figures)
 
 
 def accuracy_is_above_chance(correct: int, images: int, classes: int) -> Check:

@@ -25,7 +25,7 @@ EXPLANATIONS: dict[str, Explanation] = {
     "V2": Explanation(
         "The optimised patch beats a random one",
         "on the same images and placements, the optimised patch does not fool significantly more than random noise; "
-        "a failure on the network it was crafted on, a warning elsewhere",
+        "a failure on the network it was crafted on, a warning elsewhere and for a patch that was moved",
         "the patch does nothing beyond occlusion: on its own network the attack is broken or gradients are masked, on "
         "another one it may simply not transfer",
         "look at the white-box row of the same target, raise the steps, and try a score-based attack",
@@ -92,9 +92,11 @@ EXPLANATIONS: dict[str, Explanation] = {
     ),
     "V13": Explanation(
         "A black-box patch does not beat the white-box one",
-        "a patch made without gradients fools significantly more images",
-        "gradients are masked",
-        "report the black-box number and mend the white-box attack",
+        "on the network it was made on, per-image attacks without gradients fool significantly more images than all "
+        "per-image attacks with gradients together, or, inside one compound attack, break more than 5 % of the images "
+        "after gradients did what they could",
+        "gradients are masked: a low white-box ASR is no robustness",
+        "report the black-box number; follow another gradient (backward: float), or another loss",
     ),
     "V14": Explanation(
         "A second implementation agrees",

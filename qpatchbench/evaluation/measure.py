@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from qpatchbench.errors import AttackError
-from qpatchbench.evaluation.records import GoalCounts
+from qpatchbench.evaluation.records import QUERY_BUDGETS, GoalCounts, QueryCounts
 from qpatchbench.ops.pasting import paste, round_to_8_bit, to_float
 from qpatchbench.types import Goal, ImageSet, Network, Patch, Placement, Targeted
 
@@ -74,3 +74,22 @@ def count_outcomes(
             )
         )
     return tuple(counts)
+
+
+def count_queries(
+    labels: np.ndarray, clean: np.ndarray, patched: np.ndarray, goals: tuple[Goal, ...], queries: torch.Tensor
+) -> tuple[QueryCounts, ...]:
+    """Counts at each budget, from queries (goals * N,) spent until the first success, or in all where there is none."""
+    spent = queries.numpy().reshape(len(goals), len(labels))
+    fooled = fooled_images(labels, clean, patched, goals)
+    return tuple(
+        QueryCounts(budget=budget, n_fooled=int((fooled & (spent <= budget)).sum())) for budget in QUERY_BUDGETS
+    )
+
+
+def fooled_images(labels: np.ndarray, clean: np.ndarray, patched: np.ndarray, goals: tuple[Goal, ...]) -> np.ndarray:
+    """(goals, N) boolean: eligible, and the patched prediction is wrong."""
+    targets = np.array([goal.class_id if isinstance(goal, Targeted) else -1 for goal in goals])
+    eligible = (clean == labels) & (labels != targets[:, None])
+    fooled: np.ndarray = eligible & (patched != labels)
+    return fooled

@@ -1,4 +1,7 @@
-"""V2: does an optimised patch beat a random one on the same images? Needs two cells, so it runs at report time."""
+"""Checks that compare cells on the same images, and so run at report time.
+
+V2: does an optimised patch beat a random one? V13: does a search without gradients beat every attack that has them?
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from qpatchbench.evaluation.records import Check
 from qpatchbench.evaluation.statistics import Array, Interval, mcnemar_exact, paired_difference
 
 LEVEL = 0.05
+FEWEST = 128  # images on which attacks with and without gradients are compared
 
 
 def beats_control(optimised: Array, control: Array | None, eligible: Array, *, white_box: bool = True) -> Check:
@@ -29,23 +33,13 @@ def beats_control(optimised: Array, control: Array | None, eligible: Array, *, w
     total = int(eligible.sum())
     if not total:
         return Check(id="V2", verdict="not-run", message="no image is eligible")
-    only_first = int((eligible & optimised & ~control).sum())
-    only_second = int((eligible & control & ~optimised).sum())
     figures = {
         "fooled": float((eligible & optimised).sum()),
         "control_fooled": float((eligible & control).sum()),
         "eligible": float(total),
     }
-    if eligible.shape[:2] == (1, 1):
-        p_value = mcnemar_exact(only_first, only_second)
-        better = only_first > only_second and p_value < LEVEL
-        figures["p_value"] = p_value
-        evidence = f"McNemar p = {p_value:.3g}"
-    else:
-        interval: Interval = paired_difference(optimised, eligible, control, eligible)
-        better = not math.isnan(interval.low) and interval.low > 0
-        figures |= {"difference_low": interval.low, "difference_high": interval.high}
-        evidence = f"95 % interval of the difference [{100 * interval.low:.1f}, {100 * interval.high:.1f}] points"
+    better, evidence, found = _fools_more(optimised, control, eligible)
+    figures |= found
     if better:
         return Check(id="V2", verdict="pass", figures=figures)
     message = (
@@ -53,3 +47,51 @@ def beats_control(optimised: Array, control: Array | None, eligible: Array, *, w
         f"not significantly more ({evidence})"
     )
     return Check(id="V2", verdict="fail" if white_box else "warn", message=message, figures=figures)
+
+
+def gradients_hold_up(gradient: Array | None, scores: Array, eligible: Array) -> Check:
+    """Compare the union of per-image attacks that follow gradients with those that see scores only, image by image.
+
+    Args:
+        gradient: (seeds, goals, images) boolean, fooled by any of the attacks with gradients; None if there is none
+            that was free to do what the score-based ones did.
+        scores: the same for the score-based attacks.
+        eligible: (seeds, goals, images) boolean, the images that count.
+
+    Returns:
+        `fail` where scores alone fool significantly more: the gradient is masked.
+    """
+    total = int(eligible.sum())
+    if gradient is None:
+        message = "no per-image attack with gradients, as free in its places, was run on this network"
+        return Check(id="V13", verdict="not-run", message=message)
+    if total < FEWEST:
+        return Check(id="V13", verdict="not-run", message=f"{total} eligible images, expected at least {FEWEST}")
+    figures = {
+        "scores_fooled": float((eligible & scores).sum()),
+        "gradient_fooled": float((eligible & gradient).sum()),
+        "eligible": float(total),
+    }
+    masked, evidence, found = _fools_more(scores, gradient, eligible)
+    figures |= found
+    if not masked:
+        return Check(id="V13", verdict="pass", figures=figures)
+    message = (
+        f"attacks without gradients fool {figures['scores_fooled']:.0f} of {total}, those with gradients "
+        f"{figures['gradient_fooled']:.0f}: gradients are masked ({evidence})"
+    )
+    return Check(id="V13", verdict="fail", message=message, figures=figures)
+
+
+def _fools_more(first: Array, second: Array, eligible: Array) -> tuple[bool, str, dict[str, float]]:
+    """Whether `first` fools significantly more than `second`, the evidence in words, and its figures."""
+    if eligible.shape[:2] == (1, 1):
+        only_first = int((eligible & first & ~second).sum())
+        only_second = int((eligible & second & ~first).sum())
+        p_value = mcnemar_exact(only_first, only_second)
+        more = only_first > only_second and p_value < LEVEL
+        return more, f"McNemar p = {p_value:.3g}", {"p_value": p_value}
+    interval: Interval = paired_difference(first, eligible, second, eligible)
+    more = not math.isnan(interval.low) and interval.low > 0
+    evidence = f"95 % interval of the difference [{100 * interval.low:.1f}, {100 * interval.high:.1f}] points"
+    return more, evidence, {"difference_low": interval.low, "difference_high": interval.high}

@@ -7,9 +7,11 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 SCHEMA_VERSION = 1
+# Queries per image at which the success of score-based attacks is stated.
+QUERY_BUDGETS = (1_000, 5_000, 10_000)
 
 Verdict = Literal["pass", "warn", "fail", "not-run"]
-Lineage = Literal["same-network", "shared-weights", "fine-tuned", "independent"]
+Lineage = Literal["same-network", "shared-weights", "fine-tuned", "independent", "ensemble"]
 
 
 class _Record(BaseModel):
@@ -35,6 +37,13 @@ class GoalCounts(_Record):
     n_robust: int = Field(description="clean and patched both right, over all of D")
 
 
+class QueryCounts(_Record):
+    """How many of the eligible images a score-based attack had fooled within a budget of queries, over all goals."""
+
+    budget: int = Field(description="images shown to the network, for each attacked image")
+    n_fooled: int = Field(description="eligible, patched prediction != label, first success within the budget")
+
+
 class CellRecord(_Record):
     """One patch evaluated on one target network."""
 
@@ -53,9 +62,16 @@ class CellRecord(_Record):
     seed: int
     attack: str
     patch_kind: Literal["universal", "per_image"]
+    access: Literal["gradient", "scores", "none"] = Field(
+        default="gradient", description="what the attack saw of its source"
+    )
     goal_kind: Literal["targeted", "untargeted"]
     patch_height: int
     patch_width: int
+    places: Literal["given", "chosen"] = Field(
+        default="given", description="given by the suite, the same for all attacks, or chosen by the attack"
+    )
+    transformation: str = Field(default="", description="how the finished patch was moved: shift 2,2 or rotation 10")
     image_height: int
     image_width: int
     source_model: str = Field(description="empty for controls, like the other source_ fields")
@@ -63,12 +79,16 @@ class CellRecord(_Record):
     source_quantization: str
     source_bits: str
     seen: str = Field(default="", description="seen or unseen in training; empty where no patch was trained on")
-    lineage: Lineage | Literal[""] = Field(description="how the weights of source and target are related")
+    lineage: Lineage | Literal[""] = Field(
+        description="how the weights of source and target are related; ensemble: the target is one of several sources"
+    )
     patch: str = Field(description="key of the patch")
     network: str = Field(description="key of the target network")
     n_images: int = 0
     n_clean_correct: int = 0
     counts: tuple[GoalCounts, ...] = ()
+    queries: tuple[QueryCounts, ...] = Field(default=(), description="empty where queries are no cost")
+    queries_median: float | None = Field(default=None, description="queries of the median fooled image")
     checks: tuple[Check, ...] = ()
 
     def totals(self) -> dict[str, int]:
@@ -78,10 +98,11 @@ class CellRecord(_Record):
 
     def row(self) -> dict[str, Any]:
         """The record as one flat row of cells.parquet; counts and checks as JSON text."""
-        plain = self.model_dump(mode="json", exclude={"counts", "checks"})
+        plain = self.model_dump(mode="json", exclude={"counts", "queries", "checks"})
         return {
             **plain,
             **self.totals(),
             "counts": "[" + ",".join(count.model_dump_json() for count in self.counts) + "]",
+            "queries": "[" + ",".join(count.model_dump_json() for count in self.queries) + "]",
             "checks": "[" + ",".join(check.model_dump_json() for check in self.checks) + "]",
         }

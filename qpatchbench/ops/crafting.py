@@ -7,7 +7,7 @@ and while a patch hardly ever succeeds it would pick by chance.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple, TypeAlias
 
 import torch
@@ -15,14 +15,17 @@ import torch
 from qpatchbench.errors import AttackError
 from qpatchbench.ops.losses import goal_classes, succeeded
 from qpatchbench.ops.pasting import paste, to_float
-from qpatchbench.types import Goal, ImageSet, Network, Placement, Progress
+from qpatchbench.ops.randomness import forked
+from qpatchbench.types import CraftTask, ImageSet, Network, Patch, Placement, Stage
 
 # (logits (B, K), labels (B,), targets (B,) with -1 for untargeted) -> (B,), minimised by the attacker.
 Objective: TypeAlias = Callable[["torch.Tensor", "torch.Tensor", "torch.Tensor"], "torch.Tensor"]
 # (count, generator) -> that many placements; the distribution a universal patch is optimised over.
 Placer: TypeAlias = Callable[[int, "torch.Generator"], Placement]
-# (textures, gradient, step) -> new textures, before clamping to [0, 1].
+# (textures, gradient) -> new textures, before clamping to [0, 1].
 Update: TypeAlias = Callable[["torch.Tensor", "torch.Tensor"], "torch.Tensor"]
+# Mean losses of every network and goal (networks, G) -> (G,), what each goal's patch is to minimise.
+Weighting: TypeAlias = Callable[["torch.Tensor"], "torch.Tensor"]
 
 CHECKPOINTS = 10  # how often a universal patch is judged on held-out crafting images
 HELD_OUT = 8  # one crafting image in so many is held out for that, at most MOST_HELD_OUT
@@ -37,6 +40,11 @@ class Crafted(NamedTuple):
     history: tuple[float, ...]
 
 
+def mean_of_networks(losses: torch.Tensor) -> torch.Tensor:
+    """The mean over networks: (networks, G) -> (G,)."""
+    return losses.mean(dim=0)
+
+
 class _Score(NamedTuple):
     """Success rate and mean loss per texture, (P,) each."""
 
@@ -48,19 +56,16 @@ class _Score(NamedTuple):
 
 
 def universal_patches(
-    network: Network,
-    images: ImageSet,
-    goals: tuple[Goal, ...],
+    task: CraftTask,
     *,
-    size: int,
+    side: int,
     objective: Objective,
     placer: Placer,
     steps: int,
     step_size: float,
     batch_size: int,
     half: bool = False,
-    generator: torch.Generator,
-    progress: Progress,
+    weighting: Weighting = mean_of_networks,
 ) -> Crafted:
     """Adam over random images and placements; the patches of all goals in one batch.
 
@@ -69,16 +74,17 @@ def universal_patches(
     what ten separate runs with these draws would. With `half`, steps (not the judging) run under bfloat16 autocast.
 
     Raises:
-        AttackError: the network's output is not finite.
+        AttackError: a network's output is not finite.
     """
+    images, generator = task.crafting, task.generator
     device = images.pixels.device
-    count, goal_count = len(images), len(goals)
+    count, goal_count = len(images), len(task.goals)
     held_out = min(MOST_HELD_OUT, count // HELD_OUT)
-    judge = _Judge(network, images[count - held_out :] if held_out else images, goals, objective, placer, generator)
+    judge = _Judge(task, images[count - held_out :] if held_out else images, objective, placer, weighting)
     pool = images[: count - held_out]
-    targets = goal_classes(goals).to(device).repeat_interleave(batch_size)
-    textures = torch.rand(goal_count, 3, size, size, generator=generator).to(device).requires_grad_()
-    masks = torch.ones(1, 1, size, size, device=device)
+    targets = goal_classes(task.goals).to(device).repeat_interleave(batch_size)
+    textures = torch.rand(goal_count, 3, side, side, generator=generator).to(device).requires_grad_()
+    masks = torch.ones(1, 1, side, side, device=device)
     optimizer = torch.optim.Adam([textures], lr=step_size)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps, eta_min=step_size / 10)
     order = _endless_order(len(pool), generator)
@@ -90,10 +96,13 @@ def universal_patches(
         labels = pool.labels[chosen].repeat(goal_count)
         placement = placer(len(batch), generator)
         pasted = paste(batch, textures.repeat_interleave(batch_size, 0), masks, placement)
-        with torch.autocast(device.type, torch.bfloat16, enabled=half):
-            logits = network(pasted)
-        loss = objective(logits.float(), labels, targets)
-        total = loss.view(goal_count, batch_size).mean(dim=1).sum()
+        losses = []
+        for network in task.networks:
+            with torch.autocast(device.type, torch.bfloat16, enabled=half):
+                logits = network(pasted)
+            loss = objective(logits.float(), labels, targets)
+            losses.append(loss.view(goal_count, batch_size).mean(dim=1))
+        total = weighting(torch.stack(losses)).sum()
         if not bool(torch.isfinite(total)):
             raise AttackError(f"the loss became {float(total.detach())} at step {step} of {steps}: not finite")
         (textures.grad,) = torch.autograd.grad(total, textures)
@@ -107,7 +116,7 @@ def universal_patches(
             keep = score.loss < best_score.loss
             best = torch.where(keep.view(-1, 1, 1, 1), textures.detach(), best)
             best_score = _Score(*(torch.where(keep, new, old) for new, old in zip(score, best_score, strict=True)))
-        progress((step + 1) / steps, {"loss": history[-1], "asr": 100 * float(best_score.success.mean())})
+        task.progress((step + 1) / steps, {"loss": history[-1], "asr": 100 * float(best_score.success.mean())})
     return Crafted(best, tuple(history))
 
 
@@ -115,26 +124,25 @@ class _Judge:
     """Scores patches on held-out crafting images at placements drawn once."""
 
     def __init__(
-        self,
-        network: Network,
-        images: ImageSet,
-        goals: tuple[Goal, ...],
-        objective: Objective,
-        placer: Placer,
-        generator: torch.Generator,
+        self, task: CraftTask, images: ImageSet, objective: Objective, placer: Placer, weighting: Weighting
     ) -> None:
-        self.network, self.objective = network, objective
+        self.networks, self.objective, self.weighting = task.networks, objective, weighting
         self.pixels, self.labels = images.pixels, images.labels
-        self.targets = goal_classes(goals).to(images.pixels.device)
-        self.placement = placer(len(images), generator)
+        self.targets = goal_classes(task.goals).to(images.pixels.device)
+        self.placement = placer(len(images), task.generator)
 
     def __call__(self, textures: torch.Tensor) -> _Score:
+        scores = [self._on(network, textures) for network in self.networks]
+        loss = self.weighting(torch.stack([score.loss for score in scores]))
+        return _Score(torch.stack([score.success for score in scores]).mean(dim=0), loss)
+
+    def _on(self, network: Network, textures: torch.Tensor) -> _Score:
         success, loss = [], []
         images, masks = to_float(self.pixels), torch.ones_like(textures[:1, :1])
         for texture, target in zip(textures, self.targets, strict=True):
             targets = target.expand(len(images))
             with torch.no_grad():
-                logits = self.network(paste(images, texture[None], masks, self.placement))
+                logits = network(paste(images, texture[None], masks, self.placement))
             # An image of the target class is no evidence for a targeted patch.
             counted = (self.labels != target).float()
             hits = succeeded(logits, self.labels, targets).float()
@@ -152,20 +160,39 @@ def _endless_order(count: int, generator: torch.Generator) -> Iterator[int]:
         yield from torch.randperm(count, generator=generator).tolist()
 
 
-def per_image_patches(
-    network: Network,
-    images: ImageSet,
-    goal: Goal,
-    placement: Placement,
-    *,
-    size: int,
-    objective: Objective,
-    update: Update,
-    steps: int,
-    generator: torch.Generator,
-    progress: Progress,
-) -> Crafted:
-    """One patch for each image at its own fixed placement; N textures.
+def goal_by_goal(task: CraftTask, craft_one: Callable[[CraftTask], Patch]) -> Patch:
+    """One patch from a per-image attack that works on one goal at a time; `craft_one` gets one goal per task."""
+    count = len(task.goals)
+    # A generator per goal, so that what one goal draws does not depend on how many images another drew for.
+    generators = [forked(task.generator) for _ in task.goals]
+    return joined(
+        [
+            craft_one(task.part(index, count, goals=(goal,), generator=generator))
+            for index, (goal, generator) in enumerate(zip(task.goals, generators, strict=True))
+        ]
+    )
+
+
+def joined(parts: Sequence[Patch]) -> Patch:
+    """Patches of one goal each as one patch of all goals; `history` is the mean over goals."""
+    stages = [
+        Stage(same[0].attack, same[0].access, sum(s.attacked for s in same), sum(s.broken for s in same))
+        for same in zip(*(part.stages for part in parts), strict=True)
+    ]
+    places, queries = [part.placement for part in parts], [part.queries for part in parts]
+    return Patch(
+        torch.cat([part.textures for part in parts]),
+        torch.cat([part.masks for part in parts]),
+        tuple(goal for part in parts for goal in part.goals),
+        tuple(sum(losses) / len(parts) for losses in zip(*(part.history for part in parts), strict=True)),
+        placement=Placement.concatenated([place for place in places if place is not None]) if places[0] else None,
+        queries=torch.cat([each for each in queries if each is not None]) if queries[0] is not None else None,
+        stages=tuple(stages),
+    )
+
+
+def per_image_patches(task: CraftTask, *, side: int, objective: Objective, update: Update, steps: int) -> Patch:
+    """One patch for each attacked image at its given placement, goal after goal.
 
     The gradient of an image's loss is taken by itself (sum, not mean), so results do not depend on how images
     are batched.
@@ -173,8 +200,13 @@ def per_image_patches(
     Raises:
         AttackError: the network's output is not finite.
     """
-    start = torch.rand(len(images), 3, size, size, generator=generator).to(images.pixels.device)
-    targets = goal_classes((goal,)).to(images.pixels.device)
+    return goal_by_goal(task, lambda one: _for_one_goal(one, side, objective, update, steps))
+
+
+def _for_one_goal(task: CraftTask, side: int, objective: Objective, update: Update, steps: int) -> Patch:
+    images, placement = task.require_places()
+    start = torch.rand(len(images), 3, side, side, generator=task.generator).to(images.pixels.device)
+    targets = goal_classes(task.goals).to(images.pixels.device)
     parts: list[torch.Tensor] = []
     history = [0.0] * steps
     for first in range(0, len(images), PER_IMAGE_BATCH):
@@ -185,7 +217,7 @@ def per_image_patches(
         best_score = _Score(*(value.to(labels.device) for value in best_score))
         for step in range(steps + 1):
             current = textures.clone().requires_grad_()
-            logits = network(paste(pixels, current, masks, placement[part]))
+            logits = task.network(paste(pixels, current, masks, placement[part]))
             loss = objective(logits, labels, targets.expand(len(labels)))
             if not bool(torch.isfinite(loss).all()):
                 raise AttackError(f"the loss is not finite at step {step} of {steps}")
@@ -199,6 +231,7 @@ def per_image_patches(
             textures = update(textures, gradient).clamp(0, 1)
             history[step] += float(loss.detach().sum()) / len(images)
             done = (first + (step + 1) / steps * len(labels)) / len(images)
-            progress(done, {"loss": float(loss.detach().mean()), "asr": 100 * float(best_score.success.mean())})
+            task.progress(done, {"loss": float(loss.detach().mean()), "asr": 100 * float(best_score.success.mean())})
         parts.append(best)
-    return Crafted(torch.cat(parts), tuple(history))
+    textures = torch.cat(parts)
+    return Patch(textures, torch.ones_like(textures[:, :1]), task.goals, tuple(history))

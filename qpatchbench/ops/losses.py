@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from qpatchbench.errors import AttackError
 from qpatchbench.types import Goal, Targeted
 
 
@@ -33,6 +34,30 @@ def logit_difference(logits: torch.Tensor, labels: torch.Tensor, targets: torch.
     others = logits.scatter(1, labels.view(-1, 1), -torch.inf).amax(dim=1)
     aimed = logits.gather(1, targets.clamp(min=0).view(-1, 1)).squeeze(1)
     return source - torch.where(targets < 0, others, aimed)
+
+
+def dlr(logits: torch.Tensor, labels: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Difference of logits ratio: the logit difference, divided so that scaling all logits changes nothing.
+
+    Croce and Hein 2020 (arXiv 2003.01690), DLR and targeted DLR, negated, with z_1 >= z_2 >= .. the sorted logits:
+    (z_label - max_(k != label) z_k) / (z_1 - z_3) where the target is -1, else
+    (z_label - z_target) / (z_1 - (z_3 + z_4) / 2). The authors' code adds 1e-12 to the divisor, as here.
+
+    Raises:
+        AttackError: fewer than 3 classes, or fewer than 4 and a target.
+    """
+    targeted = bool((targets >= 0).any())
+    classes, needed = logits.shape[1], 4 if targeted else 3
+    if classes < needed:
+        raise AttackError(
+            f"expected at least {needed} classes for the {'targeted' if targeted else 'untargeted'} loss dlr, "
+            f"found {classes}; the loss margin works with any number"
+        )
+    largest = logits.topk(min(4, classes), dim=1).values
+    untargeted_spread = largest[:, 0] - largest[:, 2]
+    targeted_spread = largest[:, 0] - (largest[:, 2] + largest[:, -1]) / 2
+    spread = torch.where(targets < 0, untargeted_spread, targeted_spread)
+    return logit_difference(logits, labels, targets) / (spread + 1e-12)
 
 
 def succeeded(logits: torch.Tensor, labels: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

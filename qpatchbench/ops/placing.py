@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from qpatchbench.types import Placement
+from qpatchbench.types import Placement, Transformation
 
 
 def sample_placement(
@@ -35,3 +35,17 @@ def sample_placement(
     angles = (2 * uniform[2] - 1) * rotation
     scales = scale[0] + uniform[3] * (scale[1] - scale[0])
     return Placement(rows, columns, angles.float(), scales.float())
+
+
+def moved(
+    placement: Placement, by: Transformation, patch_size: tuple[int, int], image_size: tuple[int, int]
+) -> Placement:
+    """Shift and turn placements; a shift past the last position that keeps the patch inside starts at the first again.
+
+    Wrapping keeps uniform places uniform, where stopping at the border would pile patches up along it.
+    """
+    rows, columns = (
+        (start + shift) % (image_size[axis] - patch_size[axis] + 1)
+        for axis, (start, shift) in enumerate(((placement.rows, by.rows), (placement.columns, by.columns)))
+    )
+    return Placement(rows, columns, placement.angles + by.angle, placement.scales)

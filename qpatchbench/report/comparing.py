@@ -39,19 +39,34 @@ class Comparisons:
         for cell in finished:
             by_network[deployed(cell)].append(cell)
         self.collapsed = {network for network, cells in by_network.items() if has_collapsed(cells)}
-        self._own = {cell.patch: cell for cell in finished if is_white_box(cell)}
+        self._own = {(cell.patch, cell.transformation): cell for cell in finished if is_white_box(cell)}
+        self._white_box: dict[tuple[object, ...], list[CellRecord]] = defaultdict(list)
+        for cell in finished:
+            if is_white_box(cell) and cell.patch_kind == "per_image":
+                self._white_box[_rivals_key(cell)].append(cell)
         # A control that the suite lists as an attack serves as well as one that was added for it; the latter first.
         controls = [cell for cell in finished if not cell.source_model]
         self._controls = {_control_key(cell, cell.attack): cell for cell in sorted(controls, key=_added_last)}
         self._common = self._common_images(by_network)
 
     def control(self, cell: CellRecord, attack: str) -> CellRecord | None:
-        """The cell of `attack` ("random", "grey") on the same network, patch size and goals."""
+        """The cell of `attack` ("random", "grey") on the same network, with the same patch size, places and goals."""
         return self._controls.get(_control_key(cell, attack))
 
     def own(self, cell: CellRecord) -> CellRecord | None:
         """The cell of the same patch on the network it was crafted on."""
-        return self._own.get(cell.patch)
+        return self._own.get((cell.patch, cell.transformation))
+
+    def rivals(self, cell: CellRecord) -> tuple[list[CellRecord], list[CellRecord]]:
+        """Per-image white-box cells on the same network, size and goals: with gradients, and with scores only.
+
+        Where a score-based attack chose its places, only attacks with gradients that chose theirs are its equals.
+        """
+        known = self._white_box.get(_rivals_key(cell), [])
+        scores = [other for other in known if other.access == "scores"]
+        chose = any(other.places == "chosen" for other in scores)
+        gradient = [o for o in known if o.access == "gradient" and (o.places == "chosen" or not chose)]
+        return gradient, scores
 
     def common(self, cell: CellRecord) -> Array | None:
         """Common images of the cell's comparison, (N,) boolean; None where its network collapsed."""
@@ -73,9 +88,15 @@ def _comparison(cell: CellRecord) -> tuple[object, ...]:
     return cell.dataset, cell.model, cell.defense, cell.seed
 
 
+def _rivals_key(cell: CellRecord) -> tuple[object, ...]:
+    goals = tuple(count.goal for count in cell.counts)
+    return (*deployed(cell), cell.patch_height, cell.patch_width, cell.transformation, cell.seed, goals)
+
+
 def _control_key(cell: CellRecord, attack: str) -> tuple[object, ...]:
     goals = tuple(count.goal for count in cell.counts)
-    return (*deployed(cell), attack, cell.patch_height, cell.patch_width, cell.seed, goals)
+    size = (cell.patch_height, cell.patch_width)
+    return (*deployed(cell), attack, *size, cell.transformation, cell.seed, goals)
 
 
 def _added_last(cell: CellRecord) -> bool:

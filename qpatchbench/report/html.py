@@ -87,7 +87,7 @@ def _failures(board: Leaderboard) -> list[Mapping[str, Any]]:
 
 
 def _row_label(row: Mapping[Any, Any]) -> str:
-    size = f"{row['patch_height']}x{row['patch_width']}"
+    size = " ".join(filter(None, (f"{row['patch_height']}x{row['patch_width']}", row["transformation"])))
     target = f"{row['model']} {row['defense']} {row['quantization']}@{row['target_bits']}"
     return f"{row['attack']} {size} from {source_text(row)} on {target}"
 
@@ -95,7 +95,7 @@ def _row_label(row: Mapping[Any, Any]) -> str:
 def _label(cell: CellRecord) -> str:
     source = f" from {cell.source_model} {cell.source_defense} {cell.source_quantization}@{cell.source_bits}"
     target = f"{cell.model} {cell.defense} {cell.quantization}@{cell.target_bits}"
-    size = f"{cell.patch_height}x{cell.patch_width}"
+    size = " ".join(filter(None, (f"{cell.patch_height}x{cell.patch_width}", cell.transformation)))
     return f"{cell.attack} {size}{source if cell.source_model else ''} on {target}, seed {cell.seed}"
 
 

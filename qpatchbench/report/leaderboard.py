@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from qpatchbench.evaluation.records import CellRecord, Check
+from qpatchbench.evaluation.records import QUERY_BUDGETS, CellRecord, Check
 from qpatchbench.report.comparing import Comparisons, is_white_box
 from qpatchbench.report.measuring import Measured, measure, ratio
 from qpatchbench.report.ordering import ROW_KEY, row_key, row_order
@@ -22,9 +22,11 @@ RATES = (
     *("asr", "asr_low", "asr_high", "asr_targeted", "asr_common", "asr_control", "asr_net"),
     *("clean_accuracy", "robust_accuracy"),
 )
+QUERY_RATES = tuple(f"asr_{budget}_queries" for budget in QUERY_BUDGETS)
 MORE_RATES = (
     *(f"{name}_{end}" for name in ("asr_common", "asr_control", "asr_net") for end in _INTERVALS),
     *("asr_grey", "asr_worst"),
+    *QUERY_RATES,
 )
 COUNTS = ("n_images", "n_eligible")
 MORE_COUNTS = (
@@ -34,19 +36,20 @@ MORE_COUNTS = (
 COLUMNS = (
     *ROW_KEY[:8],
     "area_percent",
-    *ROW_KEY[8:],
+    *ROW_KEY[8:14],
     "seeds",
     *COUNTS,
     *RATES,
     *("lineage", "checks", "partial"),
+    *ROW_KEY[14:],
     *MORE_RATES,
-    "transfer_ratio",
+    *("transfer_ratio", "queries_median"),
     *MORE_COUNTS,
     *("rank", "transfer_only", "status"),
 )
 PERCENTAGES = (*RATES, *MORE_RATES)
 # White-box cells of the same attack on the same target decide whether a row is "transfer only".
-_TARGET = (*ROW_KEY[:8], "target_bits")
+_TARGET = (*ROW_KEY[:8], "target_bits", "transformation")
 _VERDICTS = {"not-run": 0, "pass": 1, "warn": 2, "fail": 3}
 
 
@@ -68,7 +71,9 @@ class Leaderboard:
         for place, cells in enumerate(groups):
             finished = [cell for cell in cells if cell.status == "ok"]
             measured = measure(finished, comparisons) if finished else _nothing()
-            checks = merged_checks([*(check for cell in finished for check in cell.checks), *_control(cells, measured)])
+            checks = merged_checks(
+                [*(check for cell in finished for check in cell.checks), *_compared(cells, measured)]
+            )
             row = _row(cells, finished, measured, checks)
             row["transfer_only"] = bool(cells[0].source_model) and _target(cells[0]) not in reached
             worst.add(_target(cells[0]), measured)
@@ -152,6 +157,7 @@ def _row(
         **measured.counts,
         **{name: 100 * value for name, value in measured.rates.items() if name != "transfer_ratio"},
         "transfer_ratio": measured.rates.get("transfer_ratio", math.nan),
+        **_queries(finished),
         "lineage": "/".join(sorted({cell.lineage for cell in cells})),
         "checks": checks_text(checks) if finished else "",
         "partial": any(cell.partial for cell in cells),
@@ -159,9 +165,26 @@ def _row(
     }
 
 
-def _control(cells: Sequence[CellRecord], measured: Measured) -> Iterator[Check]:
-    if cells[0].source_model:  # a listed control is no optimised patch
+def _queries(cells: Sequence[CellRecord]) -> dict[str, float]:
+    """Success within budgets of queries; nothing where queries are no cost."""
+    if not cells or not all(cell.queries for cell in cells):
+        return {}
+    eligible = sum(cell.totals()["n_eligible"] for cell in cells)
+    fooled = {budget: 0 for budget in QUERY_BUDGETS}
+    for cell in cells:
+        for count in cell.queries:
+            fooled[count.budget] += count.n_fooled
+    medians = [cell.queries_median for cell in cells if cell.queries_median is not None]
+    rates = {f"asr_{budget}_queries": 100 * ratio(count, eligible) for budget, count in fooled.items()}
+    return {**rates, "queries_median": sum(medians) / len(medians) if medians else math.nan}
+
+
+def _compared(cells: Sequence[CellRecord], measured: Measured) -> Iterator[Check]:
+    # A listed control is no optimised patch, and a pixel attack has no random patch to be compared with.
+    if cells[0].source_model:
         yield measured.control
+    if measured.masking is not None:
+        yield measured.masking
 
 
 def _contest(cell: CellRecord) -> tuple[object, ...]:
@@ -170,7 +193,7 @@ def _contest(cell: CellRecord) -> tuple[object, ...]:
     source_defense = "own" if cell.source_defense == cell.defense else cell.source_defense
     size = (cell.patch_height, cell.patch_width)
     bits = (cell.source_bits, cell.target_bits)
-    return (cell.dataset, cell.attack, *size, *bits, source_model, source_defense, cell.seen)
+    return (cell.dataset, cell.attack, *size, *bits, source_model, source_defense, cell.seen, cell.transformation)
 
 
 def _target(cell: CellRecord) -> tuple[object, ...]:
@@ -187,6 +210,6 @@ def _nothing() -> Measured:
 
 def _frame(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     frame = pd.DataFrame(list(rows), columns=list(COLUMNS))
-    floats = [*PERCENTAGES, "area_percent", "transfer_ratio"]
+    floats = [*PERCENTAGES, "area_percent", "transfer_ratio", "queries_median"]
     integers = [*COUNTS, *MORE_COUNTS, "rank"]
     return frame.astype({**dict.fromkeys(floats, "float64"), **dict.fromkeys(integers, "Int64")})

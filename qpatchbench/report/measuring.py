@@ -10,7 +10,7 @@ import numpy as np
 
 from qpatchbench.errors import ArtifactError
 from qpatchbench.evaluation.comparison import Outcomes
-from qpatchbench.evaluation.paired import beats_control
+from qpatchbench.evaluation.paired import beats_control, gradients_hold_up
 from qpatchbench.evaluation.records import CellRecord, Check
 from qpatchbench.evaluation.statistics import (
     Array,
@@ -36,6 +36,7 @@ class Measured:
         replicates: (R,) bootstrap replicates of asr, for paired comparisons; empty where nothing was measured.
         fooled, eligible: by seed, (goals, images) boolean, for rates over several rows.
         control: V2.
+        masking: V13, where a score-based attack was run on this very network.
     """
 
     counts: dict[str, int]
@@ -43,6 +44,7 @@ class Measured:
     replicates: Array = field(default_factory=lambda: np.empty(0))
     fooled: dict[int, Array] = field(default_factory=dict)
     eligible: dict[int, Array] = field(default_factory=dict)
+    masking: Check | None = None
     control: Check = Check(id="V2", verdict="not-run", message="nothing was measured")  # noqa: RUF009 (frozen)
 
 
@@ -77,14 +79,39 @@ def measure(cells: Sequence[CellRecord], comparisons: Comparisons) -> Measured:
     found |= _rate("asr_grey", "grey_fooled", "eligible", totals, drawn, single)
     found |= _net(found, drawn)
     found["transfer_ratio"] = _transfer_ratio(cells, outcomes, comparisons)
+    # A patch that was moved after it was crafted is judged like one that was transferred.
+    own = all(is_white_box(cell) and not cell.transformation for cell in cells)
     return Measured(
         counts=_counts(cells, totals),
         rates=found,
         replicates=rates(drawn["fooled"], drawn["eligible"]),
         fooled={cell.seed: each.fooled for cell, each in zip(cells, outcomes, strict=True)},
         eligible={cell.seed: each.eligible for cell, each in zip(cells, outcomes, strict=True)},
-        control=beats_control(fooled, control, eligible, white_box=all(is_white_box(cell) for cell in cells)),
+        masking=_masking(cells, eligible, comparisons),
+        control=beats_control(fooled, control, eligible, white_box=own),
     )
+
+
+def _masking(cells: Sequence[CellRecord], eligible: Array, comparisons: Comparisons) -> Check | None:
+    if not all(is_white_box(cell) for cell in cells):
+        return None
+    rivals = [comparisons.rivals(cell) for cell in cells]
+    if not all(scores for _, scores in rivals):
+        return None
+    with_gradients = [_any_of(gradient, comparisons) for gradient, _ in rivals]
+    known = [fooled for fooled in with_gradients if fooled is not None]
+    scores = [_any_of(scores, comparisons) for _, scores in rivals]
+    return gradients_hold_up(
+        np.stack(known) if len(known) == len(cells) else None,
+        np.stack([fooled for fooled in scores if fooled is not None]),
+        eligible,
+    )
+
+
+def _any_of(cells: Sequence[CellRecord], comparisons: Comparisons) -> Array | None:
+    """(goals, images) boolean, fooled by any of the cells; None without cells."""
+    found = [comparisons.run.outcomes(cell).fooled for cell in cells]
+    return np.logical_or.reduce(found) if found else None
 
 
 def ratio(successes: int, trials: int) -> float:

@@ -20,18 +20,21 @@ ROW_KEY = (
     "source_bits",
     "target_bits",
     "seen",
+    "transformation",
 )
 FLOAT_BITS = "32"
 
 
 def bits_order(bits: str) -> tuple[int, int]:
-    """Sort key: from 32 down to 2, `w4a8` by weights and then activations; no bit-width first.
+    """Sort key: from 32 down to 2, `w4a8` by weights and then activations; no bit-width first, an ensemble last.
 
-    >>> sorted(["2", "w4a8", "32", "4"], key=bits_order)
-    ['32', 'w4a8', '4', '2']
+    >>> sorted(["2", "ensemble", "w4a8", "32", "4"], key=bits_order)
+    ['32', 'w4a8', '4', '2', 'ensemble']
     """
     if not bits:
         return (-1000, 0)
+    if not any(letter.isdigit() for letter in bits):
+        return (0, 0)
     weight, _, activation = bits.removeprefix("w").partition("a")
     return (-int(weight), -int(activation or weight))
 

@@ -145,7 +145,8 @@ def _cells(path: Path) -> tuple[CellRecord, ...]:
             )
         plain = {name: value for name, value in row.items() if name not in _COUNTED}
         try:
-            plain |= {name: json.loads(row[name]) for name in ("counts", "checks")}
+            # Runs from before score-based attacks have no queries.
+            plain |= {name: json.loads(row.get(name, "[]")) for name in ("counts", "queries", "checks")}
             cells.append(CellRecord.model_validate(plain))
         except (ValidationError, ValueError, KeyError) as error:
             raise ArtifactError(f"{path}, row {number}: not a cell record: {error}") from None

@@ -103,7 +103,7 @@ def _readable(row: Mapping[Any, Any]) -> list[str]:
         row["defense"] if row["preprocessor"] == "none" else f"{row['defense']} + {row['preprocessor']}",
         row["quantization"],
         row["attack"],
-        f"{row['patch_height']}x{row['patch_width']}",
+        " ".join(filter(None, (f"{row['patch_height']}x{row['patch_width']}", row["transformation"]))),
         source_text(row),
         row["target_bits"],
         interval,

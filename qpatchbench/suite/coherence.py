@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from qpatchbench.suite.schema import Suite
 from qpatchbench.suite.source import KeyPath
-from qpatchbench.types import FLOAT, Bits
+from qpatchbench.types import FLOAT, Bits, Size
 
 
 def incoherences(suite: Suite) -> Iterator[tuple[KeyPath, str]]:
@@ -14,7 +14,9 @@ def incoherences(suite: Suite) -> Iterator[tuple[KeyPath, str]]:
     yield from _repeated_titles(suite)
     yield from _attacks(suite)
     yield from _deployments(suite)
+    yield from _sweep(suite)
     yield from _sources(suite)
+    yield from _several_sources(suite)
     yield from _filters(suite)
 
 
@@ -23,7 +25,7 @@ def _repeated_titles(suite: Suite) -> Iterator[tuple[KeyPath, str]]:
         ("models", [model.title for model in suite.models]),
         ("defenses", [defense.title for defense in suite.defenses]),
         ("quantizers", [quantizer.mode for quantizer in suite.quantizers]),
-        ("attacks", [f"{attack.title}, {attack.size} pixels" for attack in suite.attacks]),
+        ("attacks", [f"{attack.title}, {attack.size}" for attack in suite.attacks]),
     ):
         for index, title in enumerate(titles):
             if titles.index(title) < index:
@@ -36,18 +38,50 @@ def _repeated_titles(suite: Suite) -> Iterator[tuple[KeyPath, str]]:
 def _attacks(suite: Suite) -> Iterator[tuple[KeyPath, str]]:
     side, classes = suite.dataset.side, suite.dataset.num_classes
     for index, attack in enumerate(suite.attacks):
-        if attack.size > side:
-            yield (
-                ("attacks", index, "size"),
-                f"expected a patch that fits into the {side}x{side} images of {suite.dataset.title}, "
-                f"found {attack.size}x{attack.size}",
-            )
+        if attack.size.side(side) > side:
+            yield ("attacks", index, "size"), _too_large(attack.size, suite)
         for number, target in enumerate(attack.targets if isinstance(attack.targets, tuple) else ()):
             if not 0 <= target < classes:
                 yield (
                     ("attacks", index, "targets", number),
                     f"expected class ids in 0..{classes - 1} of {suite.dataset.title}, found {target}",
                 )
+
+
+def _too_large(size: Size, suite: Suite) -> str:
+    side = suite.dataset.side
+    return f"expected a patch that fits into the {side}x{side} images of {suite.dataset.title}, found {size}"
+
+
+def _sweep(suite: Suite) -> Iterator[tuple[KeyPath, str]]:
+    for index, size in enumerate(suite.sweep.sizes):
+        if size.side(suite.dataset.side) > suite.dataset.side:
+            yield ("sweep", "sizes", index), _too_large(size, suite)
+
+
+def _several_sources(suite: Suite) -> Iterator[tuple[KeyPath, str]]:
+    together = {"ensemble", "other-models"} & set(suite.transfer.sources)
+    widths = max(len({FLOAT, *quantizer.bits}) for quantizer in suite.quantizers)
+    for index, source in enumerate(suite.transfer.sources):
+        if source == "ensemble" and widths < 2:
+            yield ("transfer", "sources", index), "an ensemble needs a quantizer with another bit-width than 32"
+        if source == "other-models" and len(suite.models) < 3:
+            yield (
+                ("transfer", "sources", index),
+                f"other-models crafts on at least two models beside the target: expected 3 models, "
+                f"found {len(suite.models)}",
+            )
+        if source in together and all(attack.sources == "one" for attack in suite.attacks):
+            yield (
+                ("transfer", "sources", index),
+                f"no attack of the suite can be crafted on several networks at once, as {source} asks",
+            )
+    for index, attack in enumerate(suite.attacks):
+        if attack.sources == "several" and not together:
+            yield (
+                ("attacks", index),
+                f"{attack.title} is crafted on several networks at once: add ensemble to transfer.sources",
+            )
 
 
 def _deployments(suite: Suite) -> Iterator[tuple[KeyPath, str]]:

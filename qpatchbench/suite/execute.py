@@ -9,7 +9,8 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from qpatchbench.errors import ArtifactError, QPatchBenchError, StorageError
-from qpatchbench.suite.plan import Job, Plan
+from qpatchbench.suite.jobs import Job
+from qpatchbench.suite.plan import Plan
 from qpatchbench.suite.provenance import provenance
 from qpatchbench.suite.store import Artifact, Store
 from qpatchbench.types import Progress
@@ -35,7 +36,7 @@ class Display(Protocol):
 
 
 class Worker(Protocol):
-    """Computes artifacts; `Workbench` is the one that imports torch."""
+    """Computes artifacts; `BenchWorker` is the one that imports torch."""
 
     def work(self, job: Job, progress: Progress) -> Artifact:
         """The artifact of `job`, whose upstream artifacts are in the store."""

@@ -13,13 +13,15 @@ import pyarrow.parquet as pq
 from safetensors.numpy import save as serialize_tensors
 
 from qpatchbench.evaluation.records import CellRecord
+from qpatchbench.suite.bench import Workbench
 from qpatchbench.suite.execute import Execution
-from qpatchbench.suite.plan import DeployJob, EvaluateJob
+from qpatchbench.suite.jobs import DeployJob, EvaluateJob
+from qpatchbench.suite.measuring import record_of
 from qpatchbench.suite.provenance import git_state, versions
 from qpatchbench.suite.store import Artifact, storage_errors, write_atomically
-from qpatchbench.suite.work import Workbench, record_of
 
 EXAMPLES = 8
+MEASURED = ("n_images", "n_clean_correct", "counts", "queries", "queries_median", "places", "checks")
 MANIFEST = "manifest.json"
 
 
@@ -46,15 +48,14 @@ def export(execution: Execution, bench: Workbench, output: Path, typed: Mapping[
 
 
 def _record(job: EvaluateJob, artifact: Artifact | None, execution: Execution, bench: Workbench) -> CellRecord:
-    side = bench.suite.dataset.side
     if artifact is None:
         dataset = bench.dataset_title(job.target.checkpoint.model)
-        failed = record_of(job, bench.suite, dataset, (side, side))
+        failed = record_of(job, bench.suite, dataset)
         return failed.model_copy(update={"status": "error", "error": execution.errors[job.key]})
     record = CellRecord.model_validate(artifact.facts["record"])
     # Labels are for people and no part of a key: the same cell may be known by other names in another suite.
-    named = record_of(job, bench.suite, record.dataset, (record.image_height, record.image_width))
-    measured = {name: getattr(record, name) for name in ("n_images", "n_clean_correct", "counts", "checks")}
+    named = record_of(job, bench.suite, record.dataset)
+    measured = {name: getattr(record, name) for name in MEASURED}
     return named.model_copy(update=measured)
 
 
@@ -67,6 +68,7 @@ def _write_outcomes(
             *((name, pa.dictionary(pa.int32(), pa.string())) for name in ("cell", "goal", "image")),
             *((name, pa.int32()) for name in ("label", "clean_prediction", "patched_prediction")),
             *((name, pa.int16()) for name in ("row", "column")),
+            ("queries", pa.int32()),
         ]
     )
     temporary = path.with_name(f".{path.name}.partial")
@@ -82,7 +84,6 @@ def _write_outcomes(
 
 def _outcomes(job: EvaluateJob, artifact: Artifact, target: Artifact, bench: Workbench, schema: pa.Schema) -> pa.Table:
     images = bench.evaluation_images(job.target.checkpoint.model)
-    placement = bench.placement(images, job.patch.attack.size)
     predictions = artifact.arrays["predictions"]
     goals, count = predictions.shape
     each = np.tile(np.arange(count, dtype=np.int32), goals)
@@ -95,8 +96,13 @@ def _outcomes(job: EvaluateJob, artifact: Artifact, target: Artifact, bench: Wor
         "label": np.tile(images.labels.cpu().numpy().astype(np.int32), goals),
         "clean_prediction": np.tile(target.arrays["predictions"], goals),
         "patched_prediction": predictions.reshape(-1),
-        "row": np.tile(placement.rows.numpy().astype(np.int16), goals),
-        "column": np.tile(placement.columns.numpy().astype(np.int16), goals),
+        "row": artifact.arrays["rows"].reshape(-1),
+        "column": artifact.arrays["columns"].reshape(-1),
+        "queries": (
+            artifact.arrays["queries"].reshape(-1).astype(np.int32)
+            if "queries" in artifact.arrays
+            else pa.nulls(goals * count, pa.int32())
+        ),
     }
     return pa.table(columns, schema=schema)
 

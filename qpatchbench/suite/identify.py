@@ -9,12 +9,12 @@ from qpatchbench.data.source import cached_fingerprints
 from qpatchbench.errors import DataError, SuiteError, WeightsError
 from qpatchbench.models.weights import weights_fingerprint
 from qpatchbench.suite.decoding import decoding_for
-from qpatchbench.suite.plan import DataKeys
+from qpatchbench.suite.jobs import DataKeys
 from qpatchbench.suite.schema import Suite
 from qpatchbench.suite.source import Source
 
 if TYPE_CHECKING:
-    from qpatchbench.suite.work import Workbench
+    from qpatchbench.suite.bench import Workbench
 
 
 def weights_keys(suite: Suite, source: Source) -> dict[str, str]:

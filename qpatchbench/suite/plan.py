@@ -1,273 +1,28 @@
-"""From a suite to its jobs: Train -> Deploy -> Craft -> Evaluate, each with a key.
-
-A job's key is the hash of everything that can change its result (resolved fields, component versions, data, upstream
-keys) and of nothing else, so a result that is already in the store is never computed again, whichever suite asked.
-Nothing here reads data or weights, or imports torch.
-"""
+"""From a suite to its jobs, in an order in which each comes after what it needs."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal
 
 from qpatchbench.attacks.base import Attack
 from qpatchbench.component import create
 from qpatchbench.defenses.base import Defense
-from qpatchbench.evaluation.records import Lineage
 from qpatchbench.models.base import ModelSource
 from qpatchbench.quantizers.base import Quantizer
 from qpatchbench.registry import ATTACKS, DEFENSES, QUANTIZERS
 from qpatchbench.suite.coherence import names_of
+from qpatchbench.suite.jobs import CraftJob, DataKeys, DeployJob, EvaluateJob, Job, TrainJob
 from qpatchbench.suite.schema import Suite
 from qpatchbench.suite.store import key_of
 from qpatchbench.training.settings import TrainingSettings
-from qpatchbench.types import FLOAT, Bits, Goal, distinct
+from qpatchbench.types import FLOAT, Bits, distinct
 
-# Bumped when the runner itself, rather than a component, changes numbers.
-JOB_VERSIONS = {"train": 1, "deploy": 1, "craft": 1, "evaluate": 1}
 CONTROLS = ("random", "grey")
-
-
-@dataclass(frozen=True)
-class DataKeys:
-    """What identifies the four parts of a dataset; the planner uses placeholders where data was never read."""
-
-    train: str
-    calibration: str
-    craft: str
-    evaluation: str
-
-
-@dataclass(frozen=True)
-class TrainJob:
-    """Learn one checkpoint."""
-
-    model: ModelSource
-    defense: Defense
-    quantizer: Quantizer | None
-    bits: tuple[Bits, ...]
-    settings: TrainingSettings
-    initial: TrainJob | None
-    seed: int
-    facts: dict[str, Any] = field(compare=False, repr=False)
-
-    kind: Literal["checkpoint"] = "checkpoint"
-
-    @cached_property
-    def key(self) -> str:
-        """Hash of everything that can change the weights."""
-        start = {
-            "job": ["train", JOB_VERSIONS["train"]],
-            "model": self.model.identity(),
-            "weights": self.facts["weights"],
-        }
-        if not self.trains:
-            return key_of(start)  # weights from a file: neither schedule nor seed nor images matter
-        return key_of(
-            {
-                **start,
-                "defense": self.defense.identity(),
-                "quantizer": _fields_without_bits(self.quantizer) if self.quantizer else None,
-                "bits": [str(bits) for bits in self.bits],
-                "settings": self.settings.model_dump(mode="json"),
-                "initial": self.initial.key if self.initial else None,
-                "seed": self.seed,
-                "train": self.facts["train"],
-                "calibration": self.facts["calibration"] if self.quantizer else None,
-            }
-        )
-
-    @property
-    def label(self) -> str:
-        """For people."""
-        group = "" if len(self.bits) == 1 and self.bits[0] == FLOAT else f" [{' '.join(map(str, self.bits))}]"
-        return f"train {self.model.title} {self.defense.title}{group}, seed {self.seed}"
-
-    @property
-    def upstream(self) -> tuple[Job, ...]:
-        """Jobs that must be finished first."""
-        return (self.initial,) if self.initial else ()
-
-    @property
-    def trains(self) -> bool:
-        """Whether anything is learned; weights from a file are only copied."""
-        return self.model.weights == "train" or self.initial is not None
-
-    def cost(self, sizes: Sizes) -> float:
-        """Forward passes of one image, a backward pass counted as two."""
-        return 3.0 * self.settings.epochs * sizes.train * len(self.bits) if self.trains else 0.0
-
-
-@dataclass(frozen=True)
-class DeployJob:
-    """Deploy a checkpoint at a bit-width, and predict the clean evaluation images."""
-
-    checkpoint: TrainJob
-    quantizer: Quantizer
-    bits: Bits
-    facts: dict[str, Any] = field(compare=False, repr=False)
-
-    kind: Literal["network"] = "network"
-
-    @cached_property
-    def network_key(self) -> str:
-        """Identifies the deployed network, whatever it is evaluated on."""
-        quantized = not self.bits.is_float
-        return key_of(
-            {
-                "job": ["network", JOB_VERSIONS["deploy"]],
-                "checkpoint": self.checkpoint.key,
-                "quantizer": _fields_without_bits(self.quantizer),
-                "bits": str(self.bits),
-                "calibration": self.facts["calibration"] if quantized and not self.quantizer.trained else None,
-            }
-        )
-
-    @cached_property
-    def key(self) -> str:
-        """Identifies the network and the images it is measured on."""
-        facts = {name: self.facts[name] for name in ("evaluation", "checked")}
-        return key_of({"network": self.network_key, **facts})
-
-    @property
-    def label(self) -> str:
-        """For people."""
-        return (
-            f"{self.checkpoint.model.title} {self.checkpoint.defense.title} "
-            f"{self.quantizer.mode}@{self.bits}, seed {self.checkpoint.seed}"
-        )
-
-    @property
-    def upstream(self) -> tuple[Job, ...]:
-        """Jobs that must be finished first."""
-        return (self.checkpoint,)
-
-    def cost(self, sizes: Sizes) -> float:
-        """Forward passes of one image."""
-        return sizes.calibration * (not self.quantizer.trained) + sizes.evaluation
-
-
-@dataclass(frozen=True)
-class CraftJob:
-    """Craft the patches of one attack on one source network (None for controls)."""
-
-    attack: Attack
-    goals: tuple[Goal, ...]
-    source: DeployJob | None
-    seed: int
-    facts: dict[str, Any] = field(compare=False, repr=False)
-
-    kind: Literal["patch"] = "patch"
-
-    @cached_property
-    def key(self) -> str:
-        """Hash of everything that can change the patches."""
-        per_image = self.attack.kind == "per_image"
-        # A control looks at no image and no network; only the number of goals and its seed decide it.
-        return key_of(
-            {
-                "job": ["craft", JOB_VERSIONS["craft"]],
-                "attack": self.attack.identity(),
-                "goals": [str(goal) for goal in self.goals],
-                "source": self.source.network_key if self.source else None,
-                "images": self.facts["evaluation" if per_image else "craft"] if self.source else None,
-                "placement": self.facts["placement"] if per_image else None,
-                "seed": self.seed,
-                "checked": self.facts["checked"],
-            }
-        )
-
-    @property
-    def label(self) -> str:
-        """For people."""
-        where = f" on {self.source.label}" if self.source else f", seed {self.seed}"
-        return f"craft {self.attack.title} {self.attack.size}x{self.attack.size}{where}"
-
-    @property
-    def upstream(self) -> tuple[Job, ...]:
-        """Jobs that must be finished first: the source's measurement, which also vets the network."""
-        return (self.source,) if self.source else ()
-
-    def cost(self, sizes: Sizes) -> float:
-        """Forward passes of one image, a backward pass counted as two."""
-        steps = float(getattr(self.attack, "steps", 0))
-        batch = sizes.evaluation if self.attack.kind == "per_image" else getattr(self.attack, "batch_size", 1)
-        return 3.0 * steps * batch * len(self.goals)
-
-
-@dataclass(frozen=True)
-class EvaluateJob:
-    """Measure one patch on one target network."""
-
-    patch: CraftJob
-    target: DeployJob
-    control: bool
-    facts: dict[str, Any] = field(compare=False, repr=False)
-
-    kind: Literal["cell"] = "cell"
-
-    @cached_property
-    def key(self) -> str:
-        """Hash of patch, target, images and placements."""
-        return key_of(
-            {
-                "job": ["evaluate", JOB_VERSIONS["evaluate"]],
-                "patch": self.patch.key,
-                "target": self.target.key,
-                "placement": self.facts["placement"],
-            }
-        )
-
-    @property
-    def label(self) -> str:
-        """For people."""
-        return f"{self.patch.label} -> {self.target.label}"
-
-    @property
-    def upstream(self) -> tuple[Job, ...]:
-        """Jobs that must be finished first."""
-        return (self.patch, self.target)
-
-    @property
-    def lineage(self) -> Lineage | Literal[""]:
-        """How the weights of source and target are related."""
-        source, target = self.patch.source, self.target
-        if source is None:
-            return ""
-        if source.network_key == target.network_key:
-            return "same-network"
-        if source.checkpoint.key == target.checkpoint.key:
-            return "shared-weights"
-        return "fine-tuned" if _ancestor(source.checkpoint) == _ancestor(target.checkpoint) else "independent"
-
-    def cost(self, sizes: Sizes) -> float:
-        """Forward passes of one image."""
-        return float(sizes.evaluation * len(self.patch.goals))
-
-
-Job: TypeAlias = TrainJob | DeployJob | CraftJob | EvaluateJob
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """Number of images in each part, for cost estimates; upper bounds where data was never read."""
-
-    train: int
-    calibration: int
-    craft: int
-    evaluation: int
-
-
-def _fields_without_bits(quantizer: Quantizer) -> dict[str, Any]:
-    """A quantizer's identity without the list of widths the suite deploys: one more width redoes nothing."""
-    return {name: value for name, value in quantizer.identity().items() if name != "bits"}
-
-
-def _ancestor(job: TrainJob) -> str:
-    return job.initial.key if job.initial else job.key
+ENSEMBLE = "ensemble"
 
 
 @dataclass(frozen=True)
@@ -316,22 +71,30 @@ class _Planner:
         self.float_quantizer: Quantizer = create(QUANTIZERS, {"name": "fp", "bits": (FLOAT,)})
 
     def cells(self) -> Iterator[EvaluateJob]:
-        """White-box and transfer cells of every target network, then its controls."""
+        """White-box, transfer and ensemble cells of every target network, then its controls."""
         for seed in self.suite.seeds:
             for target in distinct([*self._targets(seed)]):
                 facts = self._facts(target.checkpoint.model)
-                sizes: dict[tuple[object, ...], CraftJob] = {}
-                for attack in self.suite.attacks:
-                    for source in self._sources(attack, target):
-                        goals = attack.goals(self.suite.dataset.num_classes)
-                        patch = CraftJob(attack, goals, source, seed, self._facts(source.checkpoint.model))
-                        sizes[(attack.size, patch.goals)] = patch
-                        yield EvaluateJob(patch, target, control=False, facts=facts)
-                for (size, _), patch in sizes.items():
+                compared: dict[tuple[object, ...], CraftJob] = {}
+                for attack in self.suite.sized_attacks():
+                    for sources in self._sources(attack, target):
+                        patch = self._patch(attack, sources, seed)
+                        if attack.covers == "square":
+                            compared[(patch.side, patch.goals)] = patch
+                        for transformation in self.suite.transformations(attack):
+                            yield EvaluateJob(patch, target, False, facts, transformation)
+                for patch in compared.values():
                     for name in CONTROLS:
-                        control = create(ATTACKS, {"name": name, "size": size, "targets": patch.attack.targets})
-                        crafted = CraftJob(control, patch.goals, None, seed, facts)
-                        yield EvaluateJob(crafted, target, control=True, facts=facts)
+                        control = create(ATTACKS, {"name": name, "size": patch.side, "targets": patch.attack.targets})
+                        crafted = CraftJob(control, patch.goals, (), seed, facts)
+                        for transformation in self.suite.transformations(control):
+                            yield EvaluateJob(crafted, target, True, facts, transformation)
+
+    def _patch(self, attack: Attack, sources: tuple[DeployJob, ...], seed: int) -> CraftJob:
+        goals = attack.goals(self.suite.dataset.num_classes)
+        siblings = self._backbone(sources[0]) if attack.wants_siblings else ()
+        others = tuple(network for network in siblings if network not in sources)
+        return CraftJob(attack, goals, sources, seed, self._facts(sources[0].checkpoint.model), others)
 
     def _facts(self, model: ModelSource) -> dict[str, Any]:
         data = self.data[model.title]
@@ -340,6 +103,7 @@ class _Planner:
             "craft": data.craft,
             "evaluation": [data.evaluation, self.suite.limit],
             "placement": self.suite.evaluation.placement_seed,
+            "side": self.suite.dataset.side,
             # Fast and full checks find the same of a single artifact; one made without checks has nothing to show.
             "checked": self.suite.evaluation.checks != "off",
         }
@@ -353,22 +117,59 @@ class _Planner:
                         if self.suite.keeps(**facts, target_bits=bits):
                             yield self._network(model, defense, quantizer, bits, seed)
 
-    def _sources(self, attack: Attack, target: DeployJob) -> Iterator[DeployJob]:
-        found = []
+    def _sources(self, attack: Attack, target: DeployJob) -> Iterator[tuple[DeployJob, ...]]:
+        """The networks that `attack` is crafted on for `target`, one or several at a time."""
+        found: list[tuple[DeployJob, ...]] = []
         for source in self.suite.transfer.sources:
-            found += [target] if source == "same" else self._crafted_elsewhere(source, target)
-        for network in distinct(found):
-            if self.suite.keeps(
+            if source == "ensemble":
+                found += self._ensembles(target)
+            elif source == "other-models":
+                found += self._other_models(target)
+            else:
+                alone = [target] if source == "same" else self._crafted_elsewhere(source, target)
+                found += [(network,) for network in alone]
+        for networks in distinct(found):
+            fits = attack.sources == "any" or (attack.sources == "several") == (len(networks) > 1)
+            if fits and self.suite.keeps(
                 model=target.checkpoint.model.title,
                 defense=target.checkpoint.defense.title,
                 quantizer=names_of(target.quantizer),
                 target_bits=target.bits,
                 attack=attack.title,
-                source_model=network.checkpoint.model.title,
-                source_defense=network.checkpoint.defense.title,
-                source_bits=network.bits,
+                source_model=tuple(network.checkpoint.model.title for network in networks),
+                source_defense=tuple(network.checkpoint.defense.title for network in networks),
+                source_bits=networks[0].bits if len(networks) == 1 else ENSEMBLE,
             ):
-                yield network
+                yield networks
+
+    def _ensembles(self, target: DeployJob) -> list[tuple[DeployJob, ...]]:
+        """All bit-widths of the target's own backbone, once per quantizer that the target belongs to."""
+        checkpoint = target.checkpoint
+        quantizers = self.suite.quantizers if target.bits.is_float else (target.quantizer,)
+        found = []
+        for quantizer in quantizers:
+            widths = [bits for bits in distinct((FLOAT, *quantizer.bits))]
+            members = [
+                self._network(checkpoint.model, checkpoint.defense, quantizer, bits, checkpoint.seed)
+                for bits in widths
+                if self._offers(checkpoint.defense, quantizer, bits)
+            ]
+            found.append(tuple({member.network_key: member for member in members}.values()))
+        return [members for members in found if len(members) > 1]
+
+    def _backbone(self, network: DeployJob) -> tuple[DeployJob, ...]:
+        """Every bit-width of the network's own backbone."""
+        return tuple({job.network_key: job for members in self._ensembles(network) for job in members}.values())
+
+    def _other_models(self, target: DeployJob) -> list[tuple[DeployJob, ...]]:
+        """The 32-bit networks of every other model: an ensemble that has not seen the target's architecture."""
+        checkpoint = target.checkpoint
+        members = [
+            self._network(model, checkpoint.defense, self.suite.quantizers[0], FLOAT, checkpoint.seed)
+            for model in self.suite.models
+            if model.title != checkpoint.model.title
+        ]
+        return [tuple(members)] if len(members) > 1 else []
 
     def _crafted_elsewhere(self, source: Literal["all"] | Bits, target: DeployJob) -> list[DeployJob]:
         """Networks at the asked bit-widths, of the architectures and defenses that `transfer` names."""
@@ -431,11 +232,3 @@ class _Planner:
     def _undefended(self, model: ModelSource, seed: int, facts: dict[str, Any]) -> TrainJob:
         none: Defense = create(DEFENSES, {"name": "none"})
         return TrainJob(model, none, None, (FLOAT,), self.suite.training, None, seed, facts)
-
-
-def float_deployment(job: DeployJob) -> DeployJob | None:
-    """The 32-bit deployment of the same checkpoint, or None if it has no 32-bit path."""
-    if FLOAT not in job.checkpoint.bits:
-        return None
-    quantizer: Quantizer = create(QUANTIZERS, {"name": "fp", "bits": (FLOAT,)})
-    return DeployJob(job.checkpoint, quantizer, FLOAT, job.facts)

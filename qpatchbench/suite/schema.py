@@ -12,7 +12,7 @@ from qpatchbench.defenses.base import Defense
 from qpatchbench.models.base import ModelSource
 from qpatchbench.quantizers.base import Quantizer
 from qpatchbench.training.settings import TrainingSettings
-from qpatchbench.types import FLOAT, Bits
+from qpatchbench.types import FLOAT, Bits, Size, Transformation, distinct
 
 
 class Section(BaseModel):
@@ -24,11 +24,13 @@ class Section(BaseModel):
 class Transfer(Section):
     """Which source networks attack each target network."""
 
-    sources: tuple[Literal["same", "all"] | Bits, ...] = Field(
+    sources: tuple[Literal["same", "all", "ensemble", "other-models"] | Bits, ...] = Field(
         default=(FLOAT, "same"),
         min_length=1,
         description="bit-widths to craft on; same = the target itself (white box), all = every bit-width of its "
-        "quantizer. A width applies to the quantizers that list it; 32 applies to all",
+        "quantizer, ensemble = all bit-widths of the target's backbone at once, other-models = the 32-bit networks of "
+        "all other models at once. A width applies to the quantizers that list it; 32 applies to all. The last two "
+        "apply to attacks that can be crafted on several networks",
     )
     architectures: Literal["same", "all"] = Field(
         default="same", description="all: patches from every other model of the suite are evaluated too"
@@ -47,6 +49,19 @@ class Evaluation(Section):
     checks: Literal["off", "fast", "full"] = Field(default="fast", description="validity checks to run")
 
 
+class Sweep(Section):
+    """Variations beside the patch as its attack states it: other sizes, and the finished patch moved."""
+
+    sizes: tuple[Size, ...] = Field(default=(), description="further sizes at which every patch attack is crafted")
+    shifts: tuple[tuple[int, int], ...] = Field(
+        default=(),
+        description="further places: every patch moved by (rows, columns) pixels, wrapping around inside the image",
+    )
+    rotations: tuple[float, ...] = Field(
+        default=(), description="further angles: every patch turned by so many degrees about its centre"
+    )
+
+
 class Filter(Section):
     """A set of cells: those that agree with every key given. Names are labels as shown in results."""
 
@@ -57,7 +72,9 @@ class Filter(Section):
     attack: tuple[str, ...] | str | None = Field(default=None, description="attack")
     source_model: tuple[str, ...] | str | None = Field(default=None, description="source model")
     source_defense: tuple[str, ...] | str | None = Field(default=None, description="source defense")
-    source_bits: tuple[Bits, ...] | Bits | None = Field(default=None, description="source bit-widths")
+    source_bits: tuple[Bits | Literal["ensemble"], ...] | Bits | Literal["ensemble"] | None = Field(
+        default=None, description="source bit-widths, or ensemble for patches crafted on several networks"
+    )
 
     def agrees(self, facts: dict[str, object], *, unknown: bool) -> bool:
         """Whether `facts` agree with every key given; a key that `facts` lacks counts as `unknown`."""
@@ -94,6 +111,7 @@ class Suite(Section):
     quantizers: tuple[SerializeAsAny[Quantizer], ...] = Field(min_length=1, description="how networks are deployed")
     attacks: tuple[SerializeAsAny[Attack], ...] = Field(min_length=1, description="how patches are made")
     transfer: Transfer = Field(default=Transfer(), description="which patches meet which networks")
+    sweep: Sweep = Field(default=Sweep(), description="sizes, shifts and rotations to try beside those stated")
     evaluation: Evaluation = Field(default=Evaluation(), description="how cells are measured")
     seeds: tuple[int, ...] = Field(default=(0,), min_length=1, description="seeds of training and crafting")
     include: tuple[Filter, ...] = Field(default=(), description="if given, only cells that agree with one of these")
@@ -105,6 +123,24 @@ class Suite(Section):
         if any(item.agrees(facts, unknown=False) for item in self.exclude):
             return False
         return not self.include or any(item.agrees(facts, unknown=True) for item in self.include)
+
+    def sized_attacks(self) -> tuple[Attack, ...]:
+        """Every attack at its own size and at those of the sweep; an attack on the whole image has but one."""
+        sized = [
+            (attack, *(attack.model_copy(update={"size": size}) for size in self.sweep.sizes))
+            if attack.covers == "square"
+            else (attack,)
+            for attack in self.attacks
+        ]
+        return distinct([attack for group in sized for attack in group])
+
+    def transformations(self, attack: Attack) -> tuple[Transformation, ...]:
+        """How the patches of `attack` are moved before they are measured; the first is not at all."""
+        still = Transformation()
+        if attack.covers == "image":
+            return (still,)
+        shifts = [Transformation(rows, columns) for rows, columns in self.sweep.shifts]
+        return distinct([still, *shifts, *(Transformation(angle=angle) for angle in self.sweep.rotations)])
 
     def resolved(self) -> dict[str, Any]:
         """The suite with every default filled in, as JSON-ready data."""

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 
 from qpatchbench.attacks.base import Attack
 from qpatchbench.errors import AttackError, PluginError, QPatchBenchError
 from qpatchbench.ops.placing import sample_placement
-from qpatchbench.types import Goal, ImageSet, Network, Patch, Progress, Untargeted, silent
+from qpatchbench.ops.scores import Scores
+from qpatchbench.types import CraftTask, Goal, ImageSet, Network, Patch, Progress, Untargeted, silent
 
 SEED = 20_240
 
@@ -22,13 +24,28 @@ SEED = 20_240
 def craft(
     attack: Attack, network: Network, images: ImageSet, *, seed: int = SEED, progress: Progress = silent
 ) -> Patch:
-    """The attack's patch for the goals it names, as the suite would ask for it."""
-    height, width = images.pixels.shape[-2:]
-    size = (attack.size, attack.size)
-    known = sample_placement(len(images), (height, width), size, torch.Generator().manual_seed(SEED))
-    placement = known if attack.kind == "per_image" else None
-    generator = torch.Generator().manual_seed(seed)
-    return attack.craft(network, images, goals_of(attack), placement=placement, generator=generator, progress=progress)
+    """The attack's patch for the goals it names, as the suite would ask for it; images are learnt from and attacked."""
+    return attack.craft(task_for(attack, network, images, seed=seed, progress=progress))
+
+
+def task_for(
+    attack: Attack, network: Network, images: ImageSet, *, seed: int = SEED, progress: Progress = silent
+) -> CraftTask:
+    """What the suite would ask of the attack."""
+    side = attack.size.side(images.side)
+    known = sample_placement(len(images), (images.side, images.side), (side, side), torch.Generator().manual_seed(SEED))
+    alone = attack.kind == "per_image"
+    seen: Network = Scores(network) if attack.access == "scores" else network
+    return CraftTask(
+        networks=(seen, seen) if attack.sources == "several" else (seen,),
+        goals=goals_of(attack),
+        crafting=images if attack.learns else images[:0],
+        generator=torch.Generator().manual_seed(seed),
+        siblings=(seen,) if attack.wants_siblings else (),
+        attacked=images if alone else None,
+        placement=known if alone else None,
+        progress=progress,
+    )
 
 
 def goals_of(attack: Attack) -> tuple[Goal, ...]:
@@ -40,8 +57,10 @@ def check_attack_patch(attack: Attack, network: Network, images: ImageSet) -> No
     """Shapes, type, finite values in [0, 1], a binary mask of exactly the budget, goals in the order asked for."""
     patch, goals = craft(attack, network, images), goals_of(attack)
     count = len(goals) * (len(images) if attack.kind == "per_image" else 1)
-    textures, masks = patch.textures, patch.masks
-    shape = (count, 3, attack.size, attack.size)
+    textures, masks, side = patch.textures, patch.masks, attack.size.side(images.side)
+    # A deformable patch needs a larger box for the same area, and says itself where that box lies.
+    box = textures.shape[-2:] if patch.placement is not None else (side, side)
+    shape = (count, 3, *box)
     _require(
         tuple(textures.shape) == shape,
         attack,
@@ -57,10 +76,18 @@ def check_attack_patch(attack: Attack, network: Network, images: ImageSet) -> No
     binary = bool(((masks == 0) | (masks == 1)).all())
     _require(binary, attack, "a mask of zeros and ones; cut it at one half", "values in between")
     areas = masks.sum(dim=(1, 2, 3))
-    exact = bool((areas == attack.size**2).all())
-    _require(
-        exact, attack, f"an area of size^2 = {attack.size**2} pixels", f"{float(areas.min())}..{float(areas.max())}"
-    )
+    within = bool((areas <= side**2).all()) and bool((areas > 0).all())
+    exact = within and (patch.placement is not None or bool((areas == side**2).all()))
+    _require(exact, attack, f"an area of size^2 = {side**2} pixels", f"{float(areas.min())}..{float(areas.max())}")
+    if patch.placement is not None:
+        _require(len(patch.placement) == count, attack, "a place for every texture", f"{len(patch.placement)}")
+        last = images.side - torch.tensor(box)
+        places = torch.stack((patch.placement.rows, patch.placement.columns), dim=1)
+        inside = bool((places >= 0).all()) and bool((places <= last).all())
+        expected = f"places inside the image, rows and columns in 0..{last.tolist()}"
+        _require(inside, attack, expected, f"{places.tolist()}")
+    if attack.access == "scores":
+        _require(patch.queries is not None, attack, "the queries spent on every image", "queries=None")
     _require(patch.goals == goals, attack, f"goals in the order asked for, {goals}", f"{patch.goals}")
     _require(all(map(math.isfinite, patch.history)), attack, "a finite loss history", "NaN or infinity")
 
@@ -116,6 +143,38 @@ def check_attack_uses_no_global_randomness(attack: Attack, network: Network, ima
         _require(old == new, attack, f"{name} global generator untouched; draw from `generator`", "draws from it")
 
 
+def check_attack_treats_each_image_alone(attack: Attack, network: Network, images: ImageSet) -> None:
+    """A per-image patch does not depend on which other images are attacked beside its own."""
+    if attack.kind == "universal":
+        return
+    task = task_for(attack, network, images)
+    half = len(images) // 2
+    assert task.placement is not None, "a per-image task has places"
+    fewer = replace(task_for(attack, network, images), attacked=images[:half], placement=task.placement[slice(0, half)])
+    every, first = attack.craft(task), attack.craft(fewer)
+    for index, goal in enumerate(task.goals):
+        own, alone = every.for_goal(index).textures[:half], first.for_goal(index).textures
+        # Networks round differently in batches of another size, which a sign step may magnify on single images.
+        same = int(((own - alone).abs().amax(dim=(1, 2, 3)) < 1e-3).sum())
+        _require(
+            same >= 0.8 * half,
+            attack,
+            f"the same patches for {half} images whichever others are attacked beside them ({goal}); use ImageDraws",
+            f"{same} equal",
+        )
+
+
+def check_attack_asks_scores_only(attack: Attack, network: Network, images: ImageSet) -> None:
+    """A score-based attack takes no gradient, and its queries are the images that the network was shown."""
+    if attack.access != "scores":
+        return
+    task = task_for(attack, network, images)
+    patch, oracle = attack.craft(task), task.network
+    assert isinstance(oracle, Scores), "made so by task_for"
+    spent = int(patch.queries.sum()) if patch.queries is not None else 0
+    _require(0 < spent <= oracle.queries, attack, f"at most the {oracle.queries} queries counted", f"{spent}")
+
+
 def check_attack_reports_progress(attack: Attack, network: Network, images: ImageSet) -> None:
     """Fractions never fall and end at 1; figures are finite numbers."""
     told: list[float] = []
@@ -152,6 +211,8 @@ ATTACK_CHECKS: tuple[Callable[[Attack, torch.nn.Module, ImageSet], None], ...] =
     check_attack_is_reproducible,
     check_attack_depends_on_its_seed,
     check_attack_uses_no_global_randomness,
+    check_attack_treats_each_image_alone,
+    check_attack_asks_scores_only,
     check_attack_reports_progress,
     check_attack_refuses_a_broken_network,
 )

@@ -13,10 +13,11 @@ from qpatchbench.evaluation.checks import patch_gradients
 from qpatchbench.evaluation.measure import clean_predictions, patched_predictions
 from qpatchbench.ops.pasting import paste, to_float
 from qpatchbench.ops.placing import sample_placement
+from qpatchbench.ops.randomness import forked
 from qpatchbench.quantizers.base import Checkpoint
 from qpatchbench.quantizers.ptq import Ptq
 from qpatchbench.testing.oracles import best_patch, linear_network, margin_gain, patch_weight
-from qpatchbench.types import FLOAT, Bits, ImageSet, Patch, Placement, Targeted, Untargeted
+from qpatchbench.types import FLOAT, Bits, CraftTask, ImageSet, Patch, Placement, Targeted, Untargeted
 
 SIDE, SIZE = 8, 4
 PIXELS = 3 * SIDE * SIDE
@@ -76,7 +77,7 @@ def test_universal_attacks_reach_the_optimum(attack: Lavan | Gap, spread: float,
     network = linear_network(weight).requires_grad_(False)
     for label in (0, 1):
         images = random_images(1024, label)
-        patch = attack.craft(network, images, (Targeted(1 - label),), placement=None, generator=draws(seed))
+        patch = attack.craft(CraftTask((network,), (Targeted(1 - label),), images, draws(seed)))
         best = margin_gain(weight, best_patch(weight, label, 1 - label, SIDE, SIZE), label, 1 - label, SIDE)
         gain = margin_gain(weight, patch.textures[0], label, 1 - label, SIDE)
         assert gain >= 0.95 * best, f"{gain:.3f} of {best:.3f} possible"
@@ -87,7 +88,7 @@ def test_several_goals_each_reach_their_own_optimum() -> None:
     goals = (Targeted(2), Targeted(1), Targeted(3))
     attack = Lavan(name="lavan", size=SIZE, steps=400, batch_size=32)
     network = linear_network(weight).requires_grad_(False)
-    patch = attack.craft(network, random_images(1024, 0), goals, placement=None, generator=draws(0))
+    patch = attack.craft(CraftTask((network,), goals, random_images(1024, 0), draws(0)))
     for texture, goal in zip(patch.textures, goals, strict=True):
         best = margin_gain(weight, best_patch(weight, 0, goal.class_id, SIDE, SIZE), 0, goal.class_id, SIDE)
         assert margin_gain(weight, texture, 0, goal.class_id, SIDE) >= 0.95 * best
@@ -102,7 +103,7 @@ def test_per_image_attack_reaches_the_optimum_of_its_place(untargeted: bool) -> 
     attack = LavanPerImage(name="lavan_per_image", size=SIZE)
     goal = Untargeted() if untargeted else Targeted(1)
     network = linear_network(weight).requires_grad_(False)
-    patch = attack.craft(network, images, (goal,), placement=placement, generator=draws(2))
+    patch = attack.craft(CraftTask((network,), (goal,), images, draws(2), attacked=images, placement=placement))
     slope = (weight[1] - weight[0]).view(3, SIDE, SIDE)
     for index, texture in enumerate(patch.textures):
         row, column = int(placement.rows[index]), int(placement.columns[index])
@@ -115,9 +116,9 @@ def test_first_step_of_lavan_is_the_difference_of_weights_under_the_patch() -> N
     network = linear_network(weight).requires_grad_(False)
     images, placement = random_images(1, 0), at_place(3, 1)
     slope = (weight[2] - weight[0]).view(3, SIDE, SIDE)[:, 3 : 3 + SIZE, 1 : 1 + SIZE]
-    start = torch.rand(1, 3, SIZE, SIZE, generator=draws(5))[0]
+    start = torch.rand(1, 3, SIZE, SIZE, generator=forked(draws(5)))[0]
     attack = LavanPerImage(name="lavan_per_image", size=SIZE, steps=1)
-    patch = attack.craft(network, images, (Targeted(2),), placement=placement, generator=draws(5))
+    patch = attack.craft(CraftTask((network,), (Targeted(2),), images, draws(5), attacked=images, placement=placement))
     expected = (start + 0.05 * slope / slope.abs().max()).clamp(0, 1)
     assert torch.allclose(patch.textures[0], expected, atol=1e-5)
 
@@ -145,7 +146,7 @@ def test_a_patch_of_the_whole_image_always_succeeds() -> None:
         Lavan(name="lavan", size=SIDE, steps=150, batch_size=16),
         Gap(name="gap", size=SIDE, steps=150, batch_size=16, rotation=0),
     ):
-        patch = attack.craft(network, images, goals, placement=None, generator=draws(0))
+        patch = attack.craft(CraftTask((network,), goals, images, draws(0)))
         everywhere = at_place(0, 0, 48)
         patched = patched_predictions(network, images, patch, everywhere, 16)
         assert torch.equal(patched, torch.arange(4, dtype=torch.int32).view(4, 1).expand(4, 48))
@@ -175,7 +176,10 @@ class Matrix:
         attack = LavanPerImage(name="lavan_per_image", size=SIZE, steps=450)
         self.textures = {
             width: attack.craft(
-                network, images[:1], (Targeted(1),), placement=at_place(self.row, self.column), generator=draws(seed)
+                CraftTask(
+                    (network,), (Targeted(1),), images, draws(seed),
+                    attacked=images[:1], placement=at_place(self.row, self.column),
+                )  # fmt: skip
             ).textures[0]
             for width, network in self.networks.items()
         }

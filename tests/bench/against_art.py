@@ -21,7 +21,7 @@ from qpatchbench.attacks.gap import Gap
 from qpatchbench.evaluation.measure import clean_predictions, count_outcomes, patched_predictions
 from qpatchbench.ops.placing import sample_placement
 from qpatchbench.ops.randomness import derive_generator
-from qpatchbench.types import ImageSet, Patch, Targeted
+from qpatchbench.types import CraftTask, ImageSet, Patch, Targeted
 from tests.bench.subject import Subject
 from tests.bench.timing import Row
 
@@ -55,9 +55,7 @@ def _settings(images: ImageSet, epochs: int) -> dict[str, Any]:
 
 
 def _crafted(attack: Gap, network: torch.nn.Module, images: ImageSet, seed: int) -> Patch:
-    return attack.craft(
-        network, images, (Targeted(TARGET),), placement=None, generator=torch.Generator().manual_seed(seed)
-    )
+    return attack.craft(CraftTask((network,), (Targeted(TARGET),), images, torch.Generator().manual_seed(seed)))
 
 
 def theirs(network: torch.nn.Module, images: ImageSet, seed: int, epochs: int) -> Patch:

@@ -15,7 +15,7 @@ from qpatchbench.ops.pasting import to_float
 from qpatchbench.ops.placing import sample_placement
 from qpatchbench.quantizers.qat import Qat
 from qpatchbench.quantizers.switchable import initialize, prepare, set_bits
-from qpatchbench.types import Bits, Goal, Patch, Placement, Targeted, silent
+from qpatchbench.types import Bits, CraftTask, Goal, Patch, Placement, Targeted
 from tests.bench.subject import Subject
 from tests.bench.timing import Row, alternate, ratio
 
@@ -30,8 +30,8 @@ def _craft(subject: Subject, goals: int, batch_size: int, steps: int, rotation: 
         return sample_placement(count, (SIDE, SIDE), (SIZE, SIZE), generator, rotation=rotation)
 
     universal_patches(
-        subject.deployed, subject.splits.craft[:pool], named, size=SIZE, objective=cross_entropy, placer=placer,
-        steps=steps, step_size=0.05, batch_size=batch_size, generator=torch.Generator().manual_seed(0), progress=silent,
+        CraftTask((subject.deployed,), named, subject.splits.craft[:pool], torch.Generator().manual_seed(0)),
+        side=SIZE, objective=cross_entropy, placer=placer, steps=steps, step_size=0.05, batch_size=batch_size,
     )  # fmt: skip
 
 

@@ -19,7 +19,7 @@ from qpatchbench.registry import Entry
 class Fails(Random):
     "Noise that is never made."
 
-    def craft(self, network, images, goals, **others):
+    def craft(self, task):
         raise RuntimeError("no patch today")
 
 

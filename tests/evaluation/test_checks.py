@@ -14,7 +14,7 @@ from qpatchbench.evaluation import checks
 from qpatchbench.evaluation.records import Check
 from qpatchbench.ops import pasting
 from qpatchbench.ops.placing import sample_placement
-from qpatchbench.types import ImageSet, Patch, Placement, Targeted, Untargeted
+from qpatchbench.types import CraftTask, ImageSet, Patch, Placement, Stage, Targeted, Untargeted
 
 SIDE, SIZE, CLASSES, COUNT = 8, 3, 4, 64
 
@@ -135,7 +135,7 @@ def test_an_attack_that_leaves_the_state_alone_passes() -> None:
     network = Honest()
     before = checks.state_hash(network.state_dict())
     attack = Lavan(name="lavan", size=SIZE, steps=2, batch_size=8)
-    attack.craft(network, image_set(), (Targeted(1),), placement=None, generator=draws(0))
+    attack.craft(CraftTask((network,), (Targeted(1),), image_set(), draws(0)))
     check = checks.state_is_unchanged(before, checks.state_hash(network.state_dict()))
     assert (check.id, check.verdict) == ("V7", "pass")
 
@@ -397,3 +397,19 @@ def test_every_check_is_explained() -> None:
 
     assert set(EXPLANATIONS) == {f"V{number}" for number in range(1, 17)}
     assert all(all(part.strip() for part in explanation) for explanation in EXPLANATIONS.values())
+
+
+@pytest.mark.parametrize(
+    ("attacked", "broken", "verdict"),
+    [(100, 3, "pass"), (100, 20, "fail"), (0, 0, "not-run"), (10, 2, "pass"), (3, 3, "pass"), (40, 15, "fail")],
+)
+def test_a_search_that_finds_much_more_than_gradients_is_masking(attacked: int, broken: int, verdict: str) -> None:
+    stages = (Stage("apgd", "gradient", 120, 120 - attacked), Stage("search", "scores", attacked, broken))
+    check = checks.scores_find_nothing_more(stages)
+    assert (check.id, check.verdict) == ("V13", verdict)
+    if verdict == "fail":
+        assert f"broke {broken} of 120 images after gradients had broken {120 - attacked}" in check.message
+
+
+def test_stages_without_a_search_say_nothing_of_masking() -> None:
+    assert checks.scores_find_nothing_more((Stage("apgd", "gradient", 9, 4),)).verdict == "not-run"

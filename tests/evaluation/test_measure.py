@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from qpatchbench.errors import AttackError
-from qpatchbench.evaluation.measure import clean_predictions, count_outcomes, patched_predictions
+from qpatchbench.evaluation.measure import clean_predictions, count_outcomes, count_queries, patched_predictions
 from qpatchbench.ops.placing import sample_placement
 from qpatchbench.types import Goal, ImageSet, Patch, Placement, Targeted, Untargeted
 
@@ -211,3 +211,21 @@ def test_the_ways_to_miscount_give_other_numbers() -> None:
 def test_predictions_and_goals_must_pair_up() -> None:
     with pytest.raises(ValueError, match="zip"):
         count_outcomes(np.zeros(3), np.zeros(3), np.zeros((2, 3)), (Untargeted(),))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_queries_are_counted_like_a_loop_over_images(seed: int) -> None:
+    labels, clean, patched, goals = scripted(seed, 60)
+    spent = np.random.default_rng(seed).integers(1, 20_000, (len(goals), 60))
+    found = count_queries(labels, clean, patched, goals, torch.from_numpy(spent.reshape(-1)))
+    for count in found:
+        expected = 0
+        for index, goal in enumerate(goals):
+            target = goal.class_id if isinstance(goal, Targeted) else None
+            for image in range(60):
+                eligible = clean[image] == labels[image] and labels[image] != target
+                expected += eligible and patched[index][image] != labels[image] and spent[index][image] <= count.budget
+        assert count.n_fooled == expected
+    assert [count.budget for count in found] == [1_000, 5_000, 10_000]
+    assert found[0].n_fooled <= found[1].n_fooled <= found[2].n_fooled
+    assert found[2].n_fooled < sum(each.n_fooled for each in count_outcomes(labels, clean, patched, goals))

@@ -12,7 +12,19 @@ from qpatchbench.ops import crafting
 from qpatchbench.ops.crafting import Crafted, per_image_patches, universal_patches
 from qpatchbench.ops.losses import cross_entropy, logit_difference
 from qpatchbench.ops.placing import sample_placement
-from qpatchbench.types import Goal, ImageSet, Network, Placement, Progress, Targeted, Untargeted, silent
+from qpatchbench.ops.randomness import forked
+from qpatchbench.types import (
+    CraftTask,
+    Goal,
+    ImageSet,
+    Network,
+    Patch,
+    Placement,
+    Progress,
+    Targeted,
+    Untargeted,
+    silent,
+)
 
 SIDE, SIZE, CLASSES = 8, 3, 4
 
@@ -42,6 +54,12 @@ def anywhere(count: int, generator: torch.Generator) -> Placement:
     return sample_placement(count, (SIDE, SIDE), (SIZE, SIZE), generator)
 
 
+def alone(
+    network: Network, images: ImageSet, goal: Goal, placement: Placement, *, seed: int, progress: Progress = silent
+) -> CraftTask:
+    return CraftTask((network,), (goal,), images, draws(seed), attacked=images, placement=placement, progress=progress)
+
+
 def universal(
     network: Network,
     images: ImageSet,
@@ -52,20 +70,20 @@ def universal(
     seed: int = 3,
 ) -> Crafted:
     return universal_patches(
-        network, images, goals, size=SIZE, objective=cross_entropy, placer=anywhere, steps=steps,
-        step_size=step_size, batch_size=16, generator=draws(seed), progress=silent,
+        CraftTask((network,), goals, images, draws(seed)), side=SIZE, objective=cross_entropy, placer=anywhere,
+        steps=steps, step_size=step_size, batch_size=16,
     )  # fmt: skip
 
 
 def per_image(
     network: Network, images: ImageSet, goal: Goal, *, steps: int = 12, step: float = 0.05, progress: Progress = silent
-) -> Crafted:
+) -> Patch:
     def signed(textures: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
         return textures - step * gradient.sign()
 
     return per_image_patches(
-        network, images, goal, anywhere(len(images), draws(5)), size=SIZE, objective=logit_difference, update=signed,
-        steps=steps, generator=draws(6), progress=progress,
+        alone(network, images, goal, anywhere(len(images), draws(5)), seed=6, progress=progress),
+        side=SIZE, objective=logit_difference, update=signed, steps=steps,
     )  # fmt: skip
 
 
@@ -98,8 +116,8 @@ def test_per_image_keeps_the_best_iterate_not_the_last(images: ImageSet) -> None
         return textures - 0.4 * gradient.sign()
 
     crafted = per_image_patches(
-        network, images, Targeted(1), corner(40, draws(0)), size=SIZE, objective=logit_difference, update=jump, steps=9,
-        generator=draws(1), progress=silent,
+        alone(network, images, Targeted(1), corner(40, draws(0)), seed=1),
+        side=SIZE, objective=logit_difference, update=jump, steps=9,
     )  # fmt: skip
     last = jump(visited[-1], torch.zeros_like(visited[-1]))
     candidates = torch.stack(visited)  # the final iterate is judged too, but here never better: see below
@@ -129,10 +147,10 @@ def test_success_counts_before_loss(images: ImageSet) -> None:
         return textures - 0.05
 
     crafted = per_image_patches(
-        network, images, Targeted(1), corner(2, draws(0)), size=SIZE, objective=objective, update=darken, steps=25,
-        generator=torch.Generator().manual_seed(12), progress=silent,
+        alone(network, images, Targeted(1), corner(2, draws(0)), seed=12),
+        side=SIZE, objective=objective, update=darken, steps=25,
     )  # fmt: skip
-    start = torch.rand(2, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(12))[:, 0, 0, 0]
+    start = torch.rand(2, 3, SIZE, SIZE, generator=forked(draws(12)))[:, 0, 0, 0]
     assert (start > 0.5).any(), "no start above the window: the test is void"
     kept = crafted.textures[start > 0.3, 0, 0, 0]
     assert ((kept > 0.3) & (kept < 0.5)).all()
@@ -143,8 +161,9 @@ def test_universal_keeps_the_best_checkpoint(images: ImageSet) -> None:
 
     def kept(steps: int) -> float:
         crafted = universal_patches(
-            network, images, (Targeted(1),), size=SIZE, objective=cross_entropy, placer=corner, steps=steps,
-            step_size=0.9, batch_size=8, generator=draws(2), progress=silent,
+            CraftTask((network,), (Targeted(1),), images, draws(2)),
+        side=SIZE, objective=cross_entropy, placer=corner, steps=steps,
+            step_size=0.9, batch_size=8
         )  # fmt: skip
         return abs(float(crafted.textures.mean()) - 0.6)
 
@@ -184,8 +203,9 @@ def test_a_goal_among_others_is_the_goal_alone_given_its_draws(
         # The whole pool of 35 in every step makes the order of images irrelevant, and the first goal's initial
         # texture is the beginning of the stream however many goals follow.
         return universal_patches(
-            network, images, goals, size=SIZE, objective=cross_entropy, placer=Stepwise(), steps=20, step_size=0.05,
-            batch_size=35, generator=draws(3), progress=silent,
+            CraftTask((network,), goals, images, draws(3)),
+        side=SIZE, objective=cross_entropy, placer=Stepwise(), steps=20, step_size=0.05,
+            batch_size=35
         ).textures  # fmt: skip
 
     alone = crafted((goal,))
@@ -269,8 +289,9 @@ def test_progress_rises_to_one(network: torch.nn.Module, images: ImageSet, monke
     assert told[-1] == pytest.approx(1)
     told.clear()
     universal_patches(
-        network, images, (Targeted(0),), size=SIZE, objective=cross_entropy, placer=anywhere, steps=7, step_size=0.05,
-        batch_size=16, generator=draws(3), progress=progress,
+        CraftTask((network,), (Targeted(0),), images, draws(3), progress=progress),
+        side=SIZE, objective=cross_entropy, placer=anywhere, steps=7, step_size=0.05,
+        batch_size=16
     )  # fmt: skip
     assert told == pytest.approx([step / 7 for step in range(1, 8)])
 
@@ -286,8 +307,9 @@ def test_every_crafting_image_is_used_before_one_is_repeated(images: ImageSet) -
     marked = images.pixels.clone()
     marked[:, 0, 0, 7] = torch.arange(40)
     universal_patches(
-        network, ImageSet(marked, images.labels, images.ids), (Targeted(0),), size=SIZE, objective=cross_entropy,
-        placer=corner, steps=14, step_size=0.05, batch_size=5, generator=draws(3), progress=silent,
+        CraftTask((network,), (Targeted(0),), ImageSet(marked, images.labels, images.ids), draws(3)),
+        side=SIZE, objective=cross_entropy,
+        placer=corner, steps=14, step_size=0.05, batch_size=5
     )  # fmt: skip
     order = [round(value * 255) for value in seen]
     assert sorted(order[:35]) == sorted(order[35:]) == list(range(35)), "5 of 40 are held out, 35 are drawn in turn"

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from qpatchbench.ops.losses import cross_entropy, goal_classes, logit_difference, succeeded
+from qpatchbench.errors import AttackError
+from qpatchbench.ops.losses import cross_entropy, dlr, goal_classes, logit_difference, succeeded
 from qpatchbench.types import Targeted, Untargeted
 
 UNTARGETED = -1
@@ -99,3 +100,58 @@ def test_an_image_of_the_target_class_pulls_nowhere() -> None:
     difference = logit_difference(logits, labels, labels)
     assert difference.abs().max() == 0
     assert torch.autograd.grad(difference.sum(), logits)[0].abs().max() == 0
+
+
+@pytest.mark.parametrize("targeted", [False, True])
+def test_dlr_equals_its_formula_in_numpy(targeted: bool) -> None:
+    """Croce and Hein's DLR and targeted DLR, negated, by sorting."""
+    logits, labels, targets = batch(6)
+    targets = targets if targeted else torch.full_like(labels, UNTARGETED)
+    expected = []
+    for row, label, target in zip(logits.double().numpy(), labels.tolist(), targets.tolist(), strict=True):
+        ranked = np.sort(row)[::-1]
+        if targeted:
+            expected.append((row[label] - row[target]) / (ranked[0] - (ranked[2] + ranked[3]) / 2))
+        else:
+            expected.append((row[label] - np.delete(row, label).max()) / (ranked[0] - ranked[2]))
+    assert np.allclose(dlr(logits, labels, targets).numpy(), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_dlr_depends_on_neither_scale_nor_offset() -> None:
+    logits, labels, targets = batch(7)
+    logits, mixed = logits.double(), torch.where(torch.arange(len(labels)) % 2 == 0, UNTARGETED, targets)
+    loss = dlr(logits, labels, mixed)
+    assert torch.allclose(dlr(1e3 * logits, labels, mixed), loss, rtol=1e-9)
+    assert torch.allclose(dlr(1e-3 * logits, labels, mixed), loss, rtol=1e-6)
+    assert torch.allclose(dlr(logits + 50, labels, mixed), loss, rtol=1e-9)
+    assert not torch.allclose(logit_difference(1e3 * logits, labels, mixed), logit_difference(logits, labels, mixed))
+    alone = [dlr(logits[i : i + 1], labels[i : i + 1], mixed[i : i + 1]) for i in range(len(labels))]
+    assert torch.allclose(torch.cat(alone), loss), "untargeted and targeted images may share a batch"
+
+
+def test_dlr_is_negative_exactly_on_success_and_at_most_one() -> None:
+    logits, labels, _ = batch(8)
+    untargeted = torch.full_like(labels, UNTARGETED)
+    loss = dlr(logits, labels, untargeted)
+    assert torch.equal(loss < 0, succeeded(logits, labels, untargeted))
+    right = loss > 0
+    assert loss[right].max() <= 1
+
+
+def test_dlr_of_tied_logits_is_finite() -> None:
+    logits = torch.zeros(2, 5, requires_grad=True)
+    loss = dlr(logits, torch.tensor([0, 1]), torch.tensor([UNTARGETED, 3]))
+    assert loss.tolist() == [0, 0]
+    assert torch.isfinite(torch.autograd.grad(loss.sum(), logits)[0]).all()
+
+
+@pytest.mark.parametrize(("classes", "target", "needed"), [(2, UNTARGETED, 3), (3, 1, 4), (2, 1, 4)])
+def test_dlr_of_too_few_classes_is_an_error(classes: int, target: int, needed: int) -> None:
+    with pytest.raises(AttackError, match=f"at least {needed} classes for the (un)?targeted loss dlr, found {classes}"):
+        dlr(torch.zeros(1, classes), torch.tensor([0]), torch.tensor([target]))
+
+
+def test_dlr_of_three_classes_works_untargeted() -> None:
+    logits = torch.tensor([[3.0, 1.0, 2.0], [3.0, 1.0, 2.0]])
+    loss = dlr(logits, torch.tensor([0, 1]), torch.tensor([UNTARGETED, UNTARGETED]))
+    assert loss.tolist() == pytest.approx([0.5, -1.0])

@@ -7,7 +7,8 @@ import pytest
 import torch
 from scipy.stats import chi2_contingency, chisquare, kstest
 
-from qpatchbench.ops.placing import sample_placement
+from qpatchbench.ops.placing import moved, sample_placement
+from qpatchbench.types import Transformation
 
 LEAST_P = 1e-4  # of fixed seeds, so that these tests cannot fail by chance
 
@@ -92,3 +93,23 @@ def test_the_first_of_few_images_and_of_many_differ_only_by_the_draw() -> None:
     many = sample_placement(100, (32, 32), (6, 6), draws(9))
     assert torch.equal(many[:10].rows, many.rows[:10])
     assert len(many[torch.tensor([3, 5])]) == 2
+
+
+def test_a_shift_wraps_around_and_keeps_places_uniform() -> None:
+    placement = sample_placement(30_000, (32, 32), (6, 6), draws(2), rotation=5)
+    for shift in ((2, 2), (8, 8), (18, 18), (27, 0)):
+        shifted = moved(placement, Transformation(*shift), (6, 6), (32, 32))
+        assert torch.equal(shifted.rows, (placement.rows + shift[0]) % 27)
+        assert torch.equal(shifted.columns, (placement.columns + shift[1]) % 27)
+        assert int(shifted.rows.max()) == int(shifted.columns.max()) == 26, "the last place is reached"
+        assert chisquare(np.bincount(shifted.rows.numpy(), minlength=27)).pvalue > LEAST_P
+        assert torch.equal(shifted.angles, placement.angles)
+    assert torch.equal(moved(placement, Transformation(angle=20), (6, 6), (32, 32)).angles, placement.angles + 20)
+    still = moved(placement, Transformation(), (6, 6), (32, 32))
+    assert torch.equal(still.rows, placement.rows)
+    assert torch.equal(still.angles, placement.angles)
+
+
+def test_a_patch_as_large_as_the_image_has_one_place() -> None:
+    whole = moved(sample_placement(5, (8, 8), (8, 8), draws(0)), Transformation(3, 5), (8, 8), (8, 8))
+    assert whole.rows.tolist() == whole.columns.tolist() == [0] * 5

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from qpatchbench.suite.jobs import DataKeys
 from qpatchbench.suite.load import load_suite
-from qpatchbench.suite.plan import DataKeys, Plan, make_plan
+from qpatchbench.suite.plan import Plan, make_plan
 from qpatchbench.suite.schema import Suite
 
 BASE = {

@@ -10,7 +10,8 @@ import pytest
 
 from qpatchbench.errors import ArtifactError, AttackError, StorageError
 from qpatchbench.suite.execute import Execution
-from qpatchbench.suite.plan import Job, Plan
+from qpatchbench.suite.jobs import Job
+from qpatchbench.suite.plan import Plan
 from qpatchbench.suite.store import Artifact, Store
 from qpatchbench.types import Progress
 from tests.suite.conftest import MakePlan

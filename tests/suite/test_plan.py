@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from qpatchbench.suite.plan import CraftJob, DeployJob, EvaluateJob, Plan, TrainJob, float_deployment
+from qpatchbench.suite.jobs import CraftJob, DeployJob, EvaluateJob, TrainJob, float_deployment
+from qpatchbench.suite.plan import Plan
 from qpatchbench.types import FLOAT
 from tests.suite.conftest import MakePlan, MakeSuite
 
@@ -150,9 +151,9 @@ def test_controls_are_one_per_size_and_goals(plan_of: MakePlan) -> None:
     ]
     plan = plan_of(attacks=attacks, transfer={"sources": ["same"]})
     controls = {job.patch.key: job for job in plan.cells if job.control}
-    assert Counter(
-        (job.patch.attack.name, job.patch.attack.size, len(job.patch.goals)) for job in controls.values()
-    ) == {(name, size, goals): 1 for name in ("random", "grey") for size, goals in ((4, 10), (5, 10), (4, 1))}
+    assert Counter((job.patch.attack.name, job.patch.side, len(job.patch.goals)) for job in controls.values()) == {
+        (name, size, goals): 1 for name in ("random", "grey") for size, goals in ((4, 10), (5, 10), (4, 1))
+    }
     assert sum(job.control for job in plan.cells) == 6 * 2
     assert sum(not job.control for job in plan.cells) == 4 * 2
 
@@ -294,7 +295,7 @@ def test_a_field_of_an_attack_makes_new_patches_for_old_networks(
     assert changed(before, after) == expected
 
 
-def test_images_for_crafting_reach_universal_patches_only(plan_of: MakePlan) -> None:
+def test_images_for_crafting_reach_attacks_that_learn_only(plan_of: MakePlan) -> None:
     other = {"craft": "other"}
     before, after = without_controls(plan_of(**SUITE)), without_controls(plan_of(**SUITE, data=other))
     assert changed(before, after) == {"patch", "cell"}

@@ -80,7 +80,7 @@ attacks:
 """
     )
     suite, source = load_with_source(path)
-    assert [(a.name, a.size, getattr(a, "steps", 0)) for a in suite.attacks] == [
+    assert [(a.name, a.size.pixels, getattr(a, "steps", 0)) for a in suite.attacks] == [
         ("lavan", 4, 5),
         ("gap", 4, 5),
         ("lavan", 6, 5),
@@ -163,7 +163,7 @@ def test_the_last_override_wins(path: Path) -> None:
         ("trainig.epochs=1", "--set trainig.epochs: trainig: unknown key 'trainig'. Did you mean: training? "),
         ("attacks=[{name: lavan, size: 4}, {name: lavn, size: 4}]", "--set attacks: attacks[1].name: unknown attack "),
         ("attacks.1={name: gap, size: 64}", "--set attacks.1: attacks[1].size: expected a patch that fits into the "),
-        ("attacks.0.size=4.5", "--set attacks.0.size: attacks[0].size: expected a whole number, found 4.5"),
+        ("attacks.0.size=4.5", "--set attacks.0.size: attacks[0].size: expected a side in pixels such as 6, or "),
         ("training.learning_rate=.nan", "--set training.learning_rate: training.learning_rate: expected a "),
     ],
 )  # fmt: skip

@@ -31,6 +31,7 @@ class Plots:
 
 def draw(run: Run, frame: pd.DataFrame) -> Plots:
     """Every kind of picture that the run has data for, within MOST."""
+    frame = frame[frame["transformation"] == ""]  # a moved patch is a row of the tables only
     examples, classes = run.examples(), [str(name) for name in run.manifest.get("class_names", [])]
     left_out: list[str] = []
 

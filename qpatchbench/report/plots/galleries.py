@@ -25,7 +25,7 @@ def patch_groups(run: Run) -> Iterator[list[CellRecord]]:
     """Cells of one attack and size, one per source network, of the first seed."""
     groups: dict[tuple[object, ...], dict[tuple[object, ...], CellRecord]] = defaultdict(dict)
     for cell in sorted(run.cells, key=lambda cell: (cell.seed, cell.cell)):
-        if cell.status == "ok" and not cell.control and cell.source_model:
+        if cell.status == "ok" and not cell.control and cell.source_model and not cell.transformation:
             size = (cell.patch_height, cell.patch_width)
             groups[(cell.dataset, cell.attack, *size)].setdefault(_source_order(cell), cell)
     for key in sorted(groups, key=str):
@@ -68,7 +68,7 @@ def pasted_groups(run: Run) -> Iterator[list[CellRecord]]:
     by_patch: dict[str, list[CellRecord]] = defaultdict(list)
     for cell in run.cells:
         same = (cell.source_model, cell.source_defense) == (cell.model, cell.defense)
-        if cell.status == "ok" and not cell.control and same:
+        if cell.status == "ok" and not cell.control and same and not cell.transformation:
             by_patch[cell.patch].append(cell)
     chosen: dict[tuple[str | int, ...], list[CellRecord]] = {}
     for cells in sorted(by_patch.values(), key=lambda cells: (cells[0].seed, *_source_order(cells[0]))):

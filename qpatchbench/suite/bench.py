@@ -1,0 +1,119 @@
+"""What the jobs of a suite share: images, placements and deployed networks, each made once."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from qpatchbench.data.base import Decoding, Splits
+from qpatchbench.evaluation import checks
+from qpatchbench.evaluation.records import Check
+from qpatchbench.models.base import ModelSource
+from qpatchbench.ops.pasting import to_float
+from qpatchbench.ops.placing import sample_placement
+from qpatchbench.ops.randomness import derive_generator
+from qpatchbench.quantizers.base import Checkpoint
+from qpatchbench.suite.decoding import decoding_for
+from qpatchbench.suite.jobs import DeployJob
+from qpatchbench.suite.schema import Suite
+from qpatchbench.suite.store import Artifact, Store
+from qpatchbench.types import ImageSet, Placement
+
+NETWORKS_IN_MEMORY = 8
+
+
+@dataclass
+class Workbench:
+    """Holds what several jobs need.
+
+    Attributes:
+        suite: what is run.
+        store: where results are and go.
+        data_dir: where datasets lie.
+        device: where to compute.
+    """
+
+    suite: Suite
+    store: Store
+    data_dir: Path
+    device: torch.device
+    _splits: dict[Decoding, Splits] = field(default_factory=dict)
+    _evaluation: dict[Decoding, ImageSet] = field(default_factory=dict)
+    _networks: OrderedDict[str, torch.nn.Module] = field(default_factory=OrderedDict)
+    _disjoint: dict[Decoding, Check] = field(default_factory=dict)
+
+    def splits(self, model: ModelSource) -> Splits:
+        """The images, decoded as `model` wants them; evaluation images cut to the suite's limit."""
+        decoding = decoding_for(model, self.suite.dataset.side)
+        if decoding not in self._splits:
+            wanted = self.suite.evaluation.images
+            self._splits[decoding] = self.suite.dataset.load(self.data_dir, self.store.root, decoding, wanted)
+        return self._splits[decoding]
+
+    def dataset_title(self, model: ModelSource) -> str:
+        """The dataset's name in results, with what a reader must know about its images: "cifar10 (jpeg)"."""
+        note = self.splits(model).note
+        return f"{self.suite.dataset.title} ({note})" if note else self.suite.dataset.title
+
+    def evaluation_images(self, model: ModelSource) -> ImageSet:
+        """Evaluation images on the device, cut to the suite's limit."""
+        decoding = decoding_for(model, self.suite.dataset.side)
+        if decoding not in self._evaluation:
+            self._evaluation[decoding] = self.splits(model).evaluation[: self.suite.limit].to(self.device)
+        return self._evaluation[decoding]
+
+    def placement(self, images: ImageSet, size: int) -> Placement:
+        """Where patches of one size lie on the evaluation images: one draw for all cells of the suite."""
+        height, width = images.pixels.shape[-2:]
+        generator = derive_generator(self.suite.evaluation.placement_seed, "evaluation placement")
+        return sample_placement(len(images), (height, width), (size, size), generator)
+
+    def build(self, model: ModelSource) -> torch.nn.Module:
+        """The model with the weights it starts from."""
+        return model.load(self.suite.dataset.num_classes, self.suite.dataset.side)
+
+    def parts_are_disjoint(self, model: ModelSource) -> Check:
+        """V9, computed once per decoding."""
+        decoding = decoding_for(model, self.suite.dataset.side)
+        if decoding not in self._disjoint:
+            splits = self.splits(model)
+            parts = {name: getattr(splits, name) for name in ("train", "calibration", "craft", "evaluation")}
+            self._disjoint[decoding] = checks.parts_are_disjoint(parts)
+        return self._disjoint[decoding]
+
+    def network(self, job: DeployJob) -> torch.nn.Module:
+        """The deployed network, built again from its checkpoint or kept from an earlier job."""
+        key = job.network_key
+        if key not in self._networks:
+            source, dataset = job.checkpoint, self.suite.dataset
+            artifact = self.store.read(source.kind, source.key)
+            checkpoint = Checkpoint(
+                build=lambda: source.model.build(dataset.num_classes, dataset.side),
+                state=tensors(artifact),
+                quantizer=source.quantizer,
+                bits=source.bits,
+            )
+            calibration = to_float(self.splits(source.model).calibration.pixels)
+            with torch.random.fork_rng(devices=[]):
+                network = job.quantizer.deploy(checkpoint, job.bits, calibration)
+            self._networks[key] = network.to(self.device)
+            if len(self._networks) > NETWORKS_IN_MEMORY:
+                self._networks.popitem(last=False)
+        self._networks.move_to_end(key)
+        return self._networks[key]
+
+
+def tensors(artifact: Artifact) -> Mapping[str, torch.Tensor]:
+    """Arrays as tensors of their own: those from a file are read-only, and torch wants to own what it trains."""
+    return {name: torch.from_numpy(np.array(array)) for name, array in artifact.arrays.items()}
+
+
+def arrays(state: Mapping[str, torch.Tensor]) -> dict[str, np.ndarray[Any, Any]]:
+    """Tensors as arrays on the CPU."""
+    return {name: tensor.detach().cpu().numpy() for name, tensor in state.items()}

@@ -1,0 +1,51 @@
+"""The work of a `DeployJob`: a network at one bit-width, vetted and measured on clean images."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from qpatchbench.evaluation import checks
+from qpatchbench.evaluation.measure import clean_predictions
+from qpatchbench.evaluation.records import Check
+from qpatchbench.ops.pasting import to_float
+from qpatchbench.quantizers.audit import audit, effective_bits, unquantized_operations
+from qpatchbench.suite.bench import Workbench
+from qpatchbench.suite.jobs import DeployJob
+from qpatchbench.suite.store import Artifact
+
+CHECKED_IMAGES = 64  # images on which a network is vetted
+AUDITED_IMAGES = 8  # images on which distinct activation levels are counted
+
+
+def deployed(bench: Workbench, job: DeployJob) -> Artifact:
+    """Predictions on the clean evaluation images, and what the checks found."""
+    network = bench.network(job)
+    images = bench.evaluation_images(job.checkpoint.model)
+    predictions = clean_predictions(network, images, bench.suite.evaluation.batch_size)
+    correct = int((predictions == images.labels.cpu()).sum())
+    found: list[Check] = []
+    facts: dict[str, Any] = {"n_images": len(images), "n_clean_correct": correct}
+    if bench.suite.evaluation.checks != "off":
+        sample = to_float(images.pixels[:CHECKED_IMAGES])
+        classes = bench.suite.dataset.num_classes
+        found += checks.network_is_sound(network, sample)
+        found.append(checks.accuracy_is_above_chance(correct, len(images), classes))
+        found.append(bench.parts_are_disjoint(job.checkpoint.model))
+        facts["audit"] = _audit_facts(network, sample[:AUDITED_IMAGES])
+    facts["checks"] = [check.model_dump() for check in checks.merged(found)]
+    return Artifact({"predictions": predictions.numpy()}, facts)
+
+
+def _audit_facts(network: torch.nn.Module, images: torch.Tensor) -> dict[str, Any]:
+    """What the network really computes with: counted levels, mean widths, and layers left in float."""
+    layers = audit(network, images)
+    if not layers:
+        return {}
+    return {
+        "most_weight_levels": max((layer.weight_levels or 0 for layer in layers), default=0),
+        "most_activation_levels": max((layer.activation_levels or 0 for layer in layers), default=0),
+        "effective_bits": effective_bits(layers)._asdict(),
+        "float_layers": list(unquantized_operations(network)),
+    }
