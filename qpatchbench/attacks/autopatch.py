@@ -35,14 +35,16 @@ from qpatchbench.registry import ATTACKS
 from qpatchbench.types import CraftTask, ImageSet, Patch, Placement, Stage
 
 
-class _Budget(NamedTuple):
+class Budget(NamedTuple):
+    """What the stages may spend: steps of universal patches, steps and starts per image, queries."""
+
     universal_steps: int
     steps: int
     restarts: int
     queries: int
 
 
-BUDGETS = {"standard": _Budget(1000, 100, 2, 5000), "quick": _Budget(200, 50, 1, 500)}
+BUDGETS = {"standard": Budget(1000, 100, 2, 5000), "quick": Budget(200, 50, 1, 500)}
 
 
 class AutoPatch(GradientAttack):

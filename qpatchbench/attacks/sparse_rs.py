@@ -1,9 +1,11 @@
-"""Sparse-RS: random search for a patch from scores alone (Croce, Andriushchenko, Singh, Flammarion, Hein 2022,
-arXiv 2006.12834, section on adversarial patches). It needs no gradient: what it finds and gradients do not, they hide.
+"""Sparse-RS: random search for a patch from scores alone.
+
+Croce, Andriushchenko, Singh, Flammarion, Hein 2022 (arXiv 2006.12834), the part on adversarial patches. It needs no
+gradient: what it finds and attacks with gradients do not, the gradients hide.
 
 Every query proposes one change to the best patch so far, and keeps it if the loss does not rise:
 
-    most of the time  a square of ceil(sqrt(alpha) * side) pixels of the patch takes one random colour of {0, 1}^3; a
+    most of the time  a square of sqrt(alpha) * side pixels a side of the patch takes one random colour of {0, 1}^3; a
                       single pixel always takes another colour than it has
     every m-th query  the patch moves by at most a shrinking distance (m = 4, or 10 when targeted, as in the paper)
 
@@ -148,7 +150,7 @@ class SparseRs(Attack):
         if self.location == "searched" and query % (10 if targeted else 4) == 0:
             reach = FARTHEST * (1 - query / self.queries) * (last + best.textures.shape[-1])
             steps = ((2 * draws.uniform(2) - 1) * max(1.0, reach)).round().long()
-            rows, columns = ((start + step).clamp(0, last) for start, step in zip((best.rows, best.columns), steps.T))
+            rows, columns = (best.rows + steps[:, 0]).clamp(0, last), (best.columns + steps[:, 1]).clamp(0, last)
             return _State(best.textures, rows, columns, best.losses)
         alpha = self.alpha if self.alpha is not None else (0.1 if targeted else 0.4)
         halved = sum(query / self.queries * 10_000 > point for point in HALVINGS)
@@ -171,9 +173,7 @@ def _painted(textures: torch.Tensor, draws: ImageDraws, size: torch.Tensor, colo
     side = textures.shape[-1]
     corner = (draws.uniform(2).double() * (side - size + 1).view(-1, 1)).long()
     along = torch.arange(side, device=textures.device)
-    rows, columns = (
-        (along >= start.view(-1, 1)) & (along < (start + size).view(-1, 1)) for start in corner.T
-    )
+    rows, columns = ((along >= start.view(-1, 1)) & (along < (start + size).view(-1, 1)) for start in corner.T)
     inside = (rows[:, :, None] & columns[:, None, :]).unsqueeze(1)
     return torch.where(inside, colours[:, :, None, None], textures)
 

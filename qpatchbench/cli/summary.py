@@ -27,7 +27,7 @@ def print_leaderboard(output: Path) -> None:
     table.add_column("checks")
     for row in rows[:MOST_ROWS]:
         table.add_row(
-            " ".join(filter(None, (row["attack"], f"{row['patch_height']}x{row['patch_width']}", row["transformation"]))),
+            _patch(row),
             _source(row),
             f"{row['model']} {row['defense']} {row['quantization']}@{row['target_bits']}",
             f"{_percent(row['asr'])} [{_percent(row['asr_low'])}, {_percent(row['asr_high'])}]" if row["asr"] else "",
@@ -39,6 +39,11 @@ def print_leaderboard(output: Path) -> None:
     if len(rows) > MOST_ROWS:
         console.print(f"... and {len(rows) - MOST_ROWS} more rows")
     console.print(f"leaderboard: {path}\nplots: {output / 'plots'}\nreport: {output / 'report.html'}", highlight=False)
+
+
+def _patch(row: dict[str, str]) -> str:
+    """The attack, its size and how the patch was moved."""
+    return " ".join(filter(None, (row["attack"], f"{row['patch_height']}x{row['patch_width']}", row["transformation"])))
 
 
 def _source(row: dict[str, str]) -> str:

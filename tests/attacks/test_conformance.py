@@ -13,6 +13,7 @@ import timm
 import torch
 from pydantic import ValidationError
 
+from qpatchbench.attacks import autopatch
 from qpatchbench.attacks.base import Attack
 from qpatchbench.attacks.gap import Gap
 from qpatchbench.attacks.lavan import Lavan, LavanPerImage
@@ -29,7 +30,14 @@ from qpatchbench.types import Bits, CraftTask, ImageSet, Network, Patch, Size, T
 SIDE, CLASSES = 10, 4
 
 # What keeps crafting short, for the fields that an attack has. An attack on the whole image has no size to give.
-FEW: dict[str, object] = {"steps": 3, "batch_size": 8, "queries": 40, "texture_steps": 0}
+FEW: dict[str, object] = {"effort": "quick", "steps": 3, "batch_size": 8, "queries": 40, "texture_steps": 0}
+
+
+@pytest.fixture(autouse=True)
+def short_budgets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A compound attack has no fields that shorten it, since it is the same for everybody."""
+    monkeypatch.setitem(autopatch.BUDGETS, "quick", autopatch.Budget(4, 3, 1, 40))
+
 
 # Invariants that an attack is excused from, with the reason.
 EXCUSED = {

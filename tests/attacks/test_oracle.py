@@ -177,8 +177,12 @@ class Matrix:
         self.textures = {
             width: attack.craft(
                 CraftTask(
-                    (network,), (Targeted(1),), images, draws(seed),
-                    attacked=images[:1], placement=at_place(self.row, self.column),
+                    (network,),
+                    (Targeted(1),),
+                    images,
+                    draws(seed),
+                    attacked=images[:1],
+                    placement=at_place(self.row, self.column),
                 )  # fmt: skip
             ).textures[0]
             for width, network in self.networks.items()
