@@ -84,12 +84,12 @@ def test_it_is_at_least_as_strong_as_each_of_its_parts(linear: torch.nn.Module, 
     asked = task(linear)
     together = float(broken(linear, attack().craft(asked), asked).float().mean())
     budget = autopatch.BUDGETS["quick"]
-    fields: dict[str, object] = {
+    every: dict[str, dict[str, object]] = {
         "gap": {"steps": budget.universal_steps, "batch_size": 16},
         "patch_apgd": {"steps": budget.steps, "restarts": 1, "loss": "cross_entropy"},
         "sparse_rs": {"queries": budget.queries, "location": "given"},
-    }[name]
-    part = create(ATTACKS, {"name": name, "size": SIZE, "targets": "untargeted", **fields})  # type: ignore[dict-item]  # fields by name
+    }
+    part = create(ATTACKS, {"name": name, "size": SIZE, "targets": "untargeted", **every[name]})
     patch = part.craft(task(linear))
     textures = patch.textures.expand(80, -1, -1, -1)
     alone = broken(linear, Patch(textures, torch.ones_like(textures[:, :1]), patch.goals), asked)

@@ -87,11 +87,12 @@ def test_most_of_the_exact_optimum_of_a_linear_network_is_found(location: str) -
     weight = torch.zeros(2, 3, SIDE, SIDE)
     weight[1] = torch.randn(3, 1, 1, generator=torch.Generator().manual_seed(7)) * torch.ones(3, SIDE, SIDE)
     flat = weight.flatten(1)
-    flat[0, 0] += 0  # class 0 has no slope, and a head start that no patch can make up for
     network = linear_network(flat)
 
     def hard(pasted: torch.Tensor) -> torch.Tensor:
-        return network(pasted) + torch.tensor([1e3, 0.0])
+        # A head start of class 0 that no patch can make up for, so that the whole budget is spent.
+        logits: torch.Tensor = network(pasted) + torch.tensor([1e3, 0.0])
+        return logits
 
     patch = attack(queries=800, location=location).craft(task(hard, Targeted(1), images(6)))
     best = margin_gain(flat, best_patch(flat, 0, 1, SIDE, SIZE), 0, 1, SIDE)
@@ -134,7 +135,8 @@ def test_a_network_that_hides_its_gradient_falls_to_scores_only() -> None:
     linear = linear_network(weight).requires_grad_(False)
 
     def masked(pasted: torch.Tensor) -> torch.Tensor:
-        return linear((pasted * 4).round() / 4)
+        logits: torch.Tensor = linear((pasted * 4).round() / 4)
+        return logits
 
     shown = images(60)
     shown = ImageSet(shown.pixels, linear(to_float(shown.pixels)).argmax(dim=1), shown.ids)
