@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from tests.bench import against_art, loops
+from tests.bench import against_art, attacks, loops
 from tests.bench.subject import subject
 from tests.bench.timing import Row
 
@@ -17,6 +17,8 @@ SECTIONS = {
     "goals": loops.goals,
     "evaluation": loops.evaluation,
     "quantization": loops.fake_quantization,
+    "images": attacks.image_by_image,
+    "costs": attacks.costs,
     "art": against_art.compare,
 }
 
