@@ -10,6 +10,7 @@ DPR = "Chen et al. 2022, Shape Matters: Deformable Patch Attack, ECCV"
 MIN_MAX = "Brown et al. 2017, section 3; Wang et al. 2021, min-max attacks, arXiv 1906.03563"
 APGD = "Croce, Hein 2020, Reliable evaluation of adversarial robustness, arXiv 2003.01690"
 PATCH_FOOL = "Fu, Zhang, Wu, Wan, Lin 2022, Patch-Fool: Are Vision Transformers Always Robust, arXiv 2203.08392"
+PATCHATTACK = "Yang, Kortylewski, Xie, Cao, Yuille 2020, PatchAttack, arXiv 2004.05682"
 RAO = "Rao, Stutz, Schiele 2020, Adversarial Training against Location-Optimized Adversarial Patches, arXiv 2005.02313"
 FGSM = "Goodfellow, Shlens, Szegedy 2015, Explaining and Harnessing Adversarial Examples, arXiv 1412.6572"
 PGD = "Madry et al. 2018, Towards Deep Learning Models Resistant to Adversarial Attacks, arXiv 1706.06083"
@@ -49,6 +50,11 @@ CATALOGUE: dict[str, Entry] = {
         "qpatchbench.attacks.patch_fool:PatchFool",
         "one patch per image on whole tokens of a vision transformer, which attracts its attention",
         PATCH_FOOL,
+    ),
+    "patchattack": Entry(
+        "qpatchbench.attacks.patchattack:PatchAttack",
+        "a policy learns from scores alone where to put which piece of a texture",
+        PATCHATTACK,
     ),
     "pgd": Entry("qpatchbench.attacks.pgd:Pgd", "whole image within epsilon, projected gradient descent", PGD),
     "random": Entry("qpatchbench.attacks.controls:Random", "control: uniform noise of the same area"),
