@@ -291,6 +291,11 @@ class Patch:
     queries: torch.Tensor | None = None
     stages: tuple[Stage, ...] = ()
 
+    def to(self, device: torch.device) -> Patch:
+        """Copy textures and masks, and places if there are any, to `device`."""
+        placement = None if self.placement is None else self.placement.to(device)
+        return replace(self, textures=self.textures.to(device), masks=self.masks.to(device), placement=placement)
+
     @property
     def height(self) -> int:
         """Rows of the patch, pixels."""

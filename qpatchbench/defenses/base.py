@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import ClassVar, NamedTuple, Protocol
 
 import torch
 
 from qpatchbench.component import Component
-from qpatchbench.types import Bits, Losses, Network
+from qpatchbench.ops.randomness import derive_generator
+from qpatchbench.types import Bits, Losses, Network, Patch
 
 
 @dataclass(frozen=True)
@@ -19,6 +22,14 @@ class Batch:
     images: torch.Tensor
     labels: torch.Tensor
 
+    def halves(self) -> tuple[Batch, Batch]:
+        """The first half, which the defenses with patches keep clean, and the second; the odd image is clean."""
+        middle = (len(self.labels) + 1) // 2
+        return (
+            Batch(self.images[:middle], self.labels[:middle]),
+            Batch(self.images[middle:], self.labels[middle:]),
+        )
+
 
 @dataclass(frozen=True)
 class Step:
@@ -27,12 +38,38 @@ class Step:
     Attributes:
         epoch_fraction: progress of the whole training, 0..1.
         bits: bit-widths that are active now.
-        generator: the only source of randomness, on the CPU.
+        generator: randomness of this epoch, on the CPU, shared with order and augmentation; prefer `draws`.
+        index: steps done before this one, since the start of the training.
+        seed: of the training.
+        pool: the patches of the suite's pool, each with its own size and goals; empty unless the defense wants them.
     """
 
     epoch_fraction: float
     bits: tuple[Bits, ...]
     generator: torch.Generator
+    index: int = 0
+    seed: int = 0
+    pool: tuple[Patch, ...] = ()
+
+    def draws(self, role: str, index: int | None = None) -> torch.Generator:
+        """A CPU generator of this step (or of step `index`) and role: asked twice, it gives the same numbers twice.
+
+        A defense keeps no state between steps; what was drawn in an earlier one it draws again.
+        """
+        return derive_generator(self.seed, "step", role, self.index if index is None else index)
+
+
+class Observed(NamedTuple):
+    """A forward pass with what was seen inside.
+
+    Attributes:
+        logits: (B, K).
+        features: layer name -> its output as the next layer reads it (B, C, h, w): after BatchNorm, nonlinearity and
+            the activation quantizer.
+    """
+
+    logits: torch.Tensor
+    features: Mapping[str, torch.Tensor]
 
 
 class SwitchableNetwork(Protocol):
@@ -41,11 +78,32 @@ class SwitchableNetwork(Protocol):
     def at(self, bits: Bits) -> Network:
         """The network at `bits`, in its current mode; a later call to `at` switches it again."""
 
+    def observed(self, bits: Bits, images: torch.Tensor, layers: tuple[str, ...]) -> Observed:
+        """Logits and the outputs of `layers` at `bits`, with their graph."""
+
+    def early_layers(self, images: torch.Tensor) -> tuple[str, ...]:
+        """Layers whose features are compared where a defense names none: early ones, the last stage left out."""
+
+    def evaluating(self) -> AbstractContextManager[None]:
+        """Eval mode inside: running statistics and observers stay as they are."""
+
 
 class Defense(Component, ABC):
-    """Decides the loss of a training step and, where it needs to, the gradients that follow."""
+    """Decides the loss of a training step and, where it needs to, the gradients that follow.
+
+    Attributes:
+        quantization_aware: whether it trains quantizers.
+        calibrates: whether a bit-width that `active_bits` adds during training is calibrated on held-out images
+            before its first step: scales and BatchNorm statistics, but no weight.
+    """
 
     quantization_aware: ClassVar[bool] = True
+    calibrates: ClassVar[bool] = False
+
+    @property
+    def wants_pool(self) -> bool:
+        """Whether it trains on the suite's patch pool."""
+        return False
 
     def bit_groups(self, bits: tuple[Bits, ...]) -> tuple[tuple[Bits, ...], ...]:
         """Partition `bits` into sets that share weights; each set is trained as one network."""
@@ -54,6 +112,10 @@ class Defense(Component, ABC):
     def active_bits(self, epoch_fraction: float, bits: tuple[Bits, ...]) -> tuple[Bits, ...]:
         """The bit-widths trained at this point of a curriculum."""
         return bits
+
+    def passes(self, bits: tuple[Bits, ...]) -> float:
+        """Forward passes of one image per step, a backward pass counted as two; for estimates only."""
+        return 3.0 * len(bits)
 
     @abstractmethod
     def loss(self, network: SwitchableNetwork, batch: Batch, step: Step) -> Losses:

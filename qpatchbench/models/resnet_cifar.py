@@ -57,6 +57,9 @@ def _stage(blocks: int, in_channels: int, out_channels: int, stride: int) -> nn.
 class CifarResNet(nn.Module):
     """ResNet of `depth` = 6n + 2 layers: normalised images (B, 3, H, W), H, W >= 8 -> logits (B, K)."""
 
+    # The stem and the first convolution of every stage but the last, for defenses that compare early features.
+    early_layers = ("conv1", "layer1.0.conv1", "layer2.0.conv1")
+
     def __init__(self, depth: int, num_classes: int) -> None:
         super().__init__()
         blocks, remainder = divmod(depth - 2, 6)

@@ -152,10 +152,10 @@ class WeightQuantizer(_FakeQuantizer):
         return fake_quantize(weight, max_scale(weight, qmax, 0), qmin, qmax, 0)
 
     @torch.no_grad()
-    def initialize(self, weight: torch.Tensor, role: Role) -> None:
-        """Set the learned scales from the weight."""
+    def initialize(self, weight: torch.Tensor, role: Role, chosen: tuple[Bits, ...] | None = None) -> None:
+        """Set the learned scales from the weight; of the chosen widths only, where some are chosen."""
         self.assign(role, weight)
-        for bits in self.bits:
+        for bits in self.bits if chosen is None else chosen:
             if self.width(bits) != FLOAT_BITS and self.mode(bits) == "lsq":
                 qmax = code_range(self.width(bits), signed=True).qmax
                 self.scale_at(bits).copy_(lsq_initial_scale(weight, qmax, 0))

@@ -101,14 +101,15 @@ def set_bits(module: nn.Module, bits: Bits) -> None:
 
 
 @torch.no_grad()
-def initialize(module: nn.Module, images: torch.Tensor) -> None:
-    """Set signs, activation scales and learned scales of all widths from the float path, in eval mode.
+def initialize(module: nn.Module, images: torch.Tensor, chosen: tuple[Bits, ...] | None = None) -> None:
+    """Set signs, activation scales and learned scales of the chosen widths from the float path, in eval mode.
 
     BatchNorm of a network that was never trained takes the statistics of the images meanwhile.
 
     Args:
         module: prepared network; its mode and active bits stay.
         images: (N, 3, H, W) float32 in [0, 1], held out; N >= 1.
+        chosen: widths whose scales are set, None for all; the others, and signs that are known, stay.
 
     Raises:
         QPatchBenchError: no images, or a layer that never runs on them.
@@ -122,12 +123,16 @@ def initialize(module: nn.Module, images: torch.Tensor) -> None:
         seen = observe_inputs(module, batches, lambda name: {})
         order = list(seen)
         for name, layer in layers.items():
-            role = Role(name == order[0], name == order[-1], seen[name].signed)
-            layer.weight_quantizer.initialize(layer.raw_weight, role)
+            # A width that joins later must not change what the others have learned to expect.
+            known = layer.activation_quantizer.role if chosen is not None else None
+            role = known or Role(name == order[0], name == order[-1], seen[name].signed)
+            layer.weight_quantizer.initialize(layer.raw_weight, role, chosen)
             layer.activation_quantizer.assign(role, layer.raw_weight)
         seen = observe_inputs(module, batches, lambda name: _wanted(layers[name].activation_quantizer))
     for name, layer in layers.items():
         for bits in layer.activation_quantizer.quantized_bits():
+            if chosen is not None and bits not in chosen:
+                continue
             layer.activation_quantizer.scale_at(bits).copy_(seen[name].mean(str(bits)))
     _switch(module, active)
 

@@ -35,10 +35,12 @@ def trained(bench: Workbench, job: TrainJob, progress: Progress) -> Artifact:
 
     def save(snapshot: Snapshot) -> None:
         log.extend(snapshot.log)
-        bench.store.write(
-            "snapshot", _snapshot_key(job, snapshot.epochs), Artifact(arrays(snapshot.tensors), {"log": log})
-        )
-        bench.store.remove("snapshot", _snapshot_key(job, snapshot.epochs - 1))
+        tensors, facts = snapshot.stored()
+        key = _snapshot_key(job, snapshot.epochs, snapshot.running is not None)
+        bench.store.write("snapshot", key, Artifact(arrays(tensors), {"log": log, **facts}))
+        if snapshot.running is None:
+            for running in (False, True):
+                bench.store.remove("snapshot", _snapshot_key(job, snapshot.epochs - 1, running))
 
     state = train(
         task,
@@ -53,18 +55,20 @@ def trained(bench: Workbench, job: TrainJob, progress: Progress) -> Artifact:
 
 
 def _latest_snapshot(bench: Workbench, job: TrainJob) -> Snapshot | None:
-    for epochs in range(job.settings.epochs, 0, -1):
-        key = _snapshot_key(job, epochs)
-        if not bench.store.has("snapshot", key):
-            continue
-        try:
-            artifact = bench.store.read("snapshot", key)
-        except ArtifactError:
-            bench.store.remove("snapshot", key)  # damaged: an earlier one, or the start, will do
-            continue
-        return Snapshot(tensors(artifact), epochs, tuple(artifact.facts["log"]))
+    for epochs in range(job.settings.epochs, -1, -1):
+        for running in (True, False):
+            key = _snapshot_key(job, epochs, running)
+            if not bench.store.has("snapshot", key):
+                continue
+            try:
+                artifact = bench.store.read("snapshot", key)
+            except ArtifactError:
+                bench.store.remove("snapshot", key)  # damaged: an earlier one, or the start, will do
+                continue
+            return Snapshot.read(tensors(artifact), artifact.facts, epochs)
     return None
 
 
-def _snapshot_key(job: TrainJob, epochs: int) -> str:
-    return key_of({"snapshot": job.key, "epochs": epochs})
+def _snapshot_key(job: TrainJob, epochs: int, running: bool) -> str:
+    """A snapshot within an epoch has a place of its own: writing it cannot damage the one before the epoch."""
+    return key_of({"snapshot": job.key, "epochs": epochs, **({"running": True} if running else {})})

@@ -1,7 +1,7 @@
 """The training loop that every defense shares.
 
-A run is a function of its arguments: every epoch draws from generators derived from (seed, epoch), so a run that was
-killed continues from its last epoch to the very same numbers.
+A run is a function of its arguments: every epoch draws from generators derived from (seed, epoch), whose state is part
+of a snapshot, so a run that was killed continues from its last snapshot to the very same numbers.
 """
 
 from __future__ import annotations
@@ -20,8 +20,11 @@ from qpatchbench.ops.pasting import to_float
 from qpatchbench.ops.randomness import derive_generator, derive_seed
 from qpatchbench.quantizers.base import Quantizer
 from qpatchbench.training.settings import TrainingSettings
-from qpatchbench.training.snapshot import Snapshot
-from qpatchbench.types import FLOAT, Bits, ImageSet, Network, Progress, silent
+from qpatchbench.training.snapshot import Running, Snapshot
+from qpatchbench.training.switching import Switch
+from qpatchbench.types import Bits, ImageSet, Patch, Progress, silent
+
+SAVE_SECONDS = 300.0
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,7 @@ class TrainingTask:
         settings: optimiser and schedule.
         initial: float state dict to start from, or None for fresh weights.
         seed: seed of initial weights, order, augmentation and defense.
+        pool: patches to train on, for a defense that wants them.
     """
 
     build: Callable[[], torch.nn.Module]
@@ -45,6 +49,7 @@ class TrainingTask:
     settings: TrainingSettings
     initial: Mapping[str, torch.Tensor] | None
     seed: int
+    pool: tuple[Patch, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -56,22 +61,6 @@ class EpochLog:
     seconds: float
 
 
-class _Switch:
-    """A network under training that answers at any of its bit-widths."""
-
-    def __init__(self, module: torch.nn.Module, forward: Network, quantized: bool) -> None:
-        self.module, self.forward, self.quantized = module, forward, quantized
-
-    def at(self, bits: Bits) -> Network:
-        if self.quantized:
-            from qpatchbench.quantizers.switchable import set_bits
-
-            set_bits(self.module, bits)
-        elif bits != FLOAT:
-            raise TrainingError(f"a float network has no quantizers for {bits} bits")
-        return self.forward
-
-
 def train(
     task: TrainingTask,
     images: ImageSet,
@@ -81,6 +70,7 @@ def train(
     snapshot: Snapshot | None,
     save: Callable[[Snapshot], None],
     progress: Progress = silent,
+    save_seconds: float = SAVE_SECONDS,
 ) -> dict[str, torch.Tensor]:
     """Train to the end and return the state dict, on the CPU.
 
@@ -90,8 +80,9 @@ def train(
         calibration: images that initialise the quantizers; disjoint from `images`.
         device: where to compute.
         snapshot: where an earlier, interrupted run of the same task stood.
-        save: called after every epoch.
+        save: called after every epoch, and within an epoch every `save_seconds`.
         progress: told the fraction done, the loss terms and the learning rate.
+        save_seconds: what an interruption costs at most.
 
     Raises:
         TrainingError: the loss is not finite; the message names the step and the terms.
@@ -113,23 +104,31 @@ def train(
     if snapshot is not None:
         snapshot.restore(module, optimizer)
     forward, wrapped = fabric.setup(module, optimizer)
-    network = _Switch(module, forward, task.quantizer is not None)
-    data = images.to(device)
+    network = Switch(module, forward, task.quantizer is not None)
+    data, held_out = images.to(device), to_float(calibration.pixels).to(device)
+    pool = tuple(patch.to(device) for patch in task.pool)
     batches = max(1, len(data) // settings.batch_size)
     total = settings.epochs * batches
+    saved = time.monotonic()
     for epoch in range(snapshot.epochs if snapshot else 0, settings.epochs):
-        started = time.monotonic()
-        sums: dict[str, float] = {}
+        begun = snapshot.running if snapshot and epoch == snapshot.epochs else None
+        started = time.monotonic() - (begun.seconds if begun else 0.0)
+        sums: dict[str, float] = dict(begun.sums) if begun else {}
         module.train()
         draws = derive_generator(task.seed, "training", epoch)
         order = torch.randperm(len(data), generator=draws).to(device)
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.manual_seed(derive_seed(task.seed, "dropout", epoch))  # the only global draws: dropout layers
-            for index in range(batches):
-                done = (epoch * batches + index) / total
+            if begun is not None:
+                begun.restore_draws(draws, device)
+            for index in range(begun.steps if begun else 0, batches):
+                done, number = (epoch * batches + index) / total, epoch * batches + index
                 chosen = order[index * settings.batch_size : (index + 1) * settings.batch_size]
                 batch = Batch(_augmented(data.pixels[chosen], settings, draws), data.labels[chosen])
-                step = Step(done, task.defense.active_bits(done, task.bits), draws)
+                step = Step(done, task.defense.active_bits(done, task.bits), draws, number, task.seed, pool)
+                if number and task.defense.calibrates:
+                    known = task.defense.active_bits((number - 1) / total, task.bits)
+                    _calibrate(module, tuple(bits for bits in step.bits if bits not in known), held_out)
                 rate = settings.learning_rate_at(done)
                 for group in optimizer.param_groups:
                     group["lr"] = rate
@@ -144,9 +143,26 @@ def train(
                 for name, value in figures.items():
                     sums[name] = sums.get(name, 0.0) + value
                 progress(done, {**figures, "lr": rate})
+                if time.monotonic() - saved > save_seconds and index + 1 < batches:
+                    spent = time.monotonic() - started
+                    running = Running.of(index + 1, spent, sums, draws, device)
+                    save(Snapshot.of(module, optimizer, epoch, None, running))
+                    saved = time.monotonic()
         log = EpochLog(epoch, {name: value / batches for name, value in sums.items()}, time.monotonic() - started)
         save(Snapshot.of(module, optimizer, epoch + 1, log))
+        saved = time.monotonic()
     return {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}
+
+
+def _calibrate(module: torch.nn.Module, added: tuple[Bits, ...], images: torch.Tensor) -> None:
+    """Scales and BatchNorm statistics of widths that join; no weight changes."""
+    if not added:
+        return
+    from qpatchbench.quantizers.switchable import initialize, recalibrate_batch_norm
+
+    initialize(module, images, added)
+    for bits in added:
+        recalibrate_batch_norm(module, bits, images)
 
 
 def _prepared(task: TrainingTask, calibration: ImageSet, device: torch.device) -> torch.nn.Module:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +15,7 @@ from pydantic import PrivateAttr
 from torch.nn import functional
 
 from qpatchbench.data.base import Splits
-from qpatchbench.defenses.base import Batch, Defense, Step, SwitchableNetwork
+from qpatchbench.defenses.base import Batch, Defense, Observed, Step, SwitchableNetwork
 from qpatchbench.defenses.none import NoDefense
 from qpatchbench.defenses.qat import QuantizationAwareTraining
 from qpatchbench.errors import QPatchBenchError, TrainingError
@@ -265,6 +266,18 @@ class Spy:
         """Logits that depend on the bits."""
         self.asked.append(bits)
         return lambda images: images.flatten(1)[:, :4] * bits.weight
+
+    def observed(self, bits: Bits, images: torch.Tensor, layers: tuple[str, ...]) -> Observed:
+        """No layer to look at."""
+        return Observed(self.at(bits)(images), {})
+
+    def early_layers(self, images: torch.Tensor) -> tuple[str, ...]:
+        """None."""
+        return ()
+
+    def evaluating(self) -> AbstractContextManager[None]:
+        """It has no mode."""
+        return nullcontext()
 
 
 @pytest.fixture
