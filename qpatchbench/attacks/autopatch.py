@@ -64,6 +64,11 @@ class AutoPatch(GradientAttack):
         default="standard", description="standard, or quick: an eighth of the work, for trying out; say so in any table"
     )
 
+    def identity(self) -> dict[str, Any]:
+        """Its own and that of its parts: a part that changes results changes these too."""
+        parts = [[attack.identity(), together] for attack, together in self._stages(siblings=True)]
+        return {**super().identity(), "parts": parts}
+
     def passes(self) -> float:
         """Forward passes per image and goal, a backward pass counted as two, if nothing breaks early."""
         budget = BUDGETS[self.effort]
