@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from qpatchbench.attacks.base import Attack
 from qpatchbench.suite.schema import Suite
 from qpatchbench.suite.source import KeyPath
 from qpatchbench.types import FLOAT, Bits, Size
+
+UNDEFENDED = "none"
 
 
 def incoherences(suite: Suite) -> Iterator[tuple[KeyPath, str]]:
@@ -15,6 +18,7 @@ def incoherences(suite: Suite) -> Iterator[tuple[KeyPath, str]]:
     yield from _attacks(suite)
     yield from _deployments(suite)
     yield from _sweep(suite)
+    yield from _pool(suite)
     yield from _sources(suite)
     yield from _several_sources(suite)
     yield from _filters(suite)
@@ -37,15 +41,51 @@ def _repeated_titles(suite: Suite) -> Iterator[tuple[KeyPath, str]]:
 
 def _attacks(suite: Suite) -> Iterator[tuple[KeyPath, str]]:
     side, classes = suite.dataset.side, suite.dataset.num_classes
-    for index, attack in enumerate(suite.attacks):
-        if attack.size.side(side) > side:
-            yield ("attacks", index, "size"), _too_large(attack.size, suite)
-        for number, target in enumerate(attack.targets if isinstance(attack.targets, tuple) else ()):
-            if not 0 <= target < classes:
+    places: list[tuple[KeyPath, tuple[Attack, ...]]] = [(("attacks",), suite.attacks)]
+    if suite.pool is not None:
+        places += [(("pool", "seen"), suite.pool.seen), (("pool", "unseen"), suite.pool.unseen)]
+    for section, attacks in places:
+        for index, attack in enumerate(attacks):
+            if attack.size.side(side) > side:
+                yield (*section, index, "size"), _too_large(attack.size, suite)
+            for number, target in enumerate(attack.targets if isinstance(attack.targets, tuple) else ()):
+                if not 0 <= target < classes:
+                    yield (
+                        (*section, index, "targets", number),
+                        f"expected class ids in 0..{classes - 1} of {suite.dataset.title}, found {target}",
+                    )
+
+
+def _pool(suite: Suite) -> Iterator[tuple[KeyPath, str]]:
+    for index, defense in enumerate(suite.defenses):
+        if defense.wants_pool and suite.pool is None:
+            yield (
+                ("defenses", index),
+                f"{defense.title} trains on patches made beforehand: add pool: {{seen: [{{name: lavan, size: 6}}]}}",
+            )
+    if suite.pool is None:
+        return
+    seen, unseen = suite.pool.seen, suite.pool.unseen
+    for split, attacks in (("seen", seen), ("unseen", unseen)):
+        for index, attack in enumerate(attacks):
+            if attack.sources == "several" or attack.covers != "square":
+                yield ("pool", split, index), f"expected a patch attack on one network, found {attack.title}"
+            if split == "seen" and attack.kind != "universal":
                 yield (
-                    ("attacks", index, "targets", number),
-                    f"expected class ids in 0..{classes - 1} of {suite.dataset.title}, found {target}",
+                    ("pool", "seen", index),
+                    f"expected a universal attack to train on, found {attack.title}, which makes one patch per image",
                 )
+    if unseen and not suite.pool.unseen_bits:
+        yield ("pool", "unseen"), "expected unseen_bits beside it: the bit-widths these patches are crafted at"
+    side = suite.dataset.side
+    for index, attack in enumerate(unseen):
+        if attack.name in {other.name for other in seen}:
+            yield ("pool", "unseen", index), f"expected an attack that is not among the seen ones, found {attack.name}"
+        if attack.size.side(side) in {other.size.side(side) for other in seen}:
+            yield ("pool", "unseen", index), f"expected a size that no seen patch has, found {attack.size}"
+    for index, bits in enumerate(suite.pool.unseen_bits):
+        if bits in suite.pool.seen_bits:
+            yield ("pool", "unseen_bits", index), f"expected bits at which no seen patch is crafted, found {bits}"
 
 
 def _too_large(size: Size, suite: Suite) -> str:
@@ -139,7 +179,11 @@ def _filters(suite: Suite) -> Iterator[tuple[KeyPath, str]]:
         "quantizer": {name for quantizer in suite.quantizers for name in names_of(quantizer)} | {"fp"},
         "attack": {attack.title for attack in suite.attacks},
     }
-    known |= {"source_model": known["model"], "source_defense": known["defense"]}
+    if suite.pool is not None:
+        known["attack"] |= {attack.title for attack in (*suite.pool.seen, *suite.pool.unseen)}
+    # Pool patches come from the undefended network, whether or not the suite lists it.
+    undefended = {UNDEFENDED} if suite.pool is not None else set()
+    known |= {"source_model": known["model"], "source_defense": known["defense"] | undefended}
     for section in ("include", "exclude"):
         for index, item in enumerate(getattr(suite, section)):
             for key, names in known.items():

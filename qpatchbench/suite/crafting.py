@@ -110,7 +110,7 @@ def _float_sibling(bench: Workbench, job: DeployJob) -> torch.nn.Module | None:
     return bench.network(sibling) if sibling is not None else None
 
 
-def patch_from(artifact: Artifact, job: CraftJob) -> Patch:
+def patch_from(artifact: Artifact) -> Patch:
     """Textures exactly as they were stored, in 8 bits."""
     stored = {name: torch.from_numpy(array) for name, array in artifact.arrays.items()}
     placement = None

@@ -38,7 +38,7 @@ class DataKeys:
 
 @dataclass(frozen=True)
 class TrainJob:
-    """Learn one checkpoint."""
+    """Learn one checkpoint, on the patches of `pool` if its defense wants them."""
 
     model: ModelSource
     defense: Defense
@@ -48,6 +48,7 @@ class TrainJob:
     initial: TrainJob | None
     seed: int
     facts: dict[str, Any] = field(compare=False, repr=False)
+    pool: tuple[CraftJob, ...] = ()
 
     kind: Literal["checkpoint"] = "checkpoint"
 
@@ -72,6 +73,7 @@ class TrainJob:
                 "seed": self.seed,
                 "train": self.facts["train"],
                 "calibration": self.facts["calibration"] if self.quantizer else None,
+                **({"pool": [patch.key for patch in self.pool]} if self.pool else {}),
             }
         )
 
@@ -84,7 +86,7 @@ class TrainJob:
     @property
     def upstream(self) -> tuple[Job, ...]:
         """Jobs that must be finished first."""
-        return (self.initial,) if self.initial else ()
+        return (*((self.initial,) if self.initial else ()), *self.pool)
 
     @property
     def trains(self) -> bool:
@@ -93,7 +95,7 @@ class TrainJob:
 
     def cost(self, sizes: Sizes) -> float:
         """Forward passes of one image, a backward pass counted as two."""
-        return 3.0 * self.settings.epochs * sizes.train * len(self.bits) if self.trains else 0.0
+        return self.defense.passes(self.bits) * self.settings.epochs * sizes.train if self.trains else 0.0
 
 
 @dataclass(frozen=True)
@@ -224,13 +226,20 @@ class CraftJob:
 
 @dataclass(frozen=True)
 class EvaluateJob:
-    """Measure one patch on one target network."""
+    """Measure one patch on one target network.
+
+    Attributes:
+        control: the patch is a control, which looked at no network.
+        seen: seen: the suite's pool holds this very patch for training; unseen: it is one of those that share no
+            attack, size or bit-width with them. No part of the key: it changes no prediction.
+    """
 
     patch: CraftJob
     target: DeployJob
     control: bool
     facts: dict[str, Any] = field(compare=False, repr=False)
     transformation: Transformation = Transformation()  # noqa: RUF009 (frozen)
+    seen: Literal["seen", "unseen", ""] = ""
 
     kind: Literal["cell"] = "cell"
 

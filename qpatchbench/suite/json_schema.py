@@ -7,14 +7,14 @@ from typing import Any
 from pydantic.json_schema import models_json_schema
 
 from qpatchbench.registry import REGISTRIES
-from qpatchbench.suite.schema import COMPONENT_SECTIONS, Suite
+from qpatchbench.suite.schema import COMPONENT_PLACES, Suite
 
 
 def suite_schema() -> dict[str, Any]:
     """JSON schema (draft 2020-12) of a suite; a component is its name, or a mapping with a name."""
     schema = Suite.model_json_schema()
     definitions = schema.setdefault("$defs", {})
-    for section, (registry_name, is_list) in COMPONENT_SECTIONS.items():
+    for path, (registry_name, is_list) in COMPONENT_PLACES.items():
         registry = REGISTRIES[registry_name]
         classes: dict[type, list[str]] = {}
         for name in registry.entries:
@@ -29,9 +29,10 @@ def suite_schema() -> dict[str, Any]:
                 fields = {**fields, "properties": {**fields["properties"], "name": own}}
             definitions[cls.__name__] = fields
             forms.append({"$ref": f"#/$defs/{cls.__name__}"})
-        described = {"description": schema["properties"][section].get("description", "")}
+        fields_of = schema["properties"] if len(path) == 1 else definitions["PatchPool"]["properties"]
+        described = {"description": fields_of[path[-1]].get("description", "")}
         item = {"anyOf": forms}
-        schema["properties"][section] = {
+        fields_of[path[-1]] = {
             **described,
             **({"type": "array", "minItems": 1, "items": item} if is_list else item),
         }

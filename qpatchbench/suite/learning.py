@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from qpatchbench.errors import ArtifactError, TrainingError
 from qpatchbench.suite.bench import Workbench, arrays, tensors
+from qpatchbench.suite.crafting import patch_from
 from qpatchbench.suite.jobs import TrainJob
 from qpatchbench.suite.store import Artifact, key_of
 from qpatchbench.training.loop import TrainingTask, train
@@ -29,6 +30,7 @@ def trained(bench: Workbench, job: TrainJob, progress: Progress) -> Artifact:
         settings=job.settings,
         initial=tensors(bench.store.read(job.initial.kind, job.initial.key)) if job.initial else None,
         seed=job.seed,
+        pool=tuple(patch_from(bench.store.read(patch.kind, patch.key)) for patch in job.pool),
     )
     earlier = _latest_snapshot(bench, job)
     log = list(earlier.log) if earlier else []

@@ -13,7 +13,7 @@ from qpatchbench.errors import QPatchBenchError, SuiteError
 from qpatchbench.registry import REGISTRIES, Registry
 from qpatchbench.suite.coherence import incoherences
 from qpatchbench.suite.explain import explained, shown
-from qpatchbench.suite.schema import COMPONENT_SECTIONS, Suite
+from qpatchbench.suite.schema import COMPONENT_PLACES, Suite
 from qpatchbench.suite.source import KeyPath, Problem, Source, override, read_source
 
 
@@ -32,16 +32,20 @@ def load_with_source(path: Path, overrides: Sequence[str] = ()) -> tuple[Suite, 
     for assignment in overrides:
         override(source, assignment)
     problems: list[Problem] = []
-    fields: dict[str, Any] = {}
+    fields: dict[str, Any] = dict(source.data)
     explained_already = set()
-    for section, value in source.data.items():
-        if section not in COMPONENT_SECTIONS:
-            fields[section] = value
+    for place, (registry_name, is_list) in COMPONENT_PLACES.items():
+        if not source.holds(place):
             continue
+        *above, last = place
+        holder = fields
+        for part in above:
+            holder[part] = dict(holder[part])  # the file's own data stay as they were typed
+            holder = holder[part]
         before = len(problems)
-        fields[section] = _components(source, section, problems)
+        holder[last] = _components(holder[last], place, REGISTRIES[registry_name], is_list, source, problems)
         if len(problems) > before:
-            explained_already.add(section)
+            explained_already.add(place[0])
     try:
         suite = Suite(**fields)
     except ValidationError as error:
@@ -54,16 +58,15 @@ def load_with_source(path: Path, overrides: Sequence[str] = ()) -> tuple[Suite, 
     return suite, source
 
 
-def _components(source: Source, section: str, problems: list[Problem]) -> Any:  # noqa: ANN401 (validated by Suite)
-    registry_name, is_list = COMPONENT_SECTIONS[section]
-    registry = REGISTRIES[registry_name]
-    value = source.data[section]
+def _components(
+    value: object, path: KeyPath, registry: Registry, is_list: bool, source: Source, problems: list[Problem]
+) -> Any:  # noqa: ANN401 (validated by Suite)
     if not is_list:
-        return _component(value, registry, (section,), source, problems)
+        return _component(value, registry, path, source, problems)
     if not isinstance(value, list):
-        problems.append(source.problem((section,), f"expected a list of {registry_name}, found {shown(value)}"))
+        problems.append(source.problem(path, f"expected a list of {registry.kind}s, found {shown(value)}"))
         return None
-    return [_component(item, registry, (section, index), source, problems) for index, item in enumerate(value)]
+    return [_component(item, registry, (*path, index), source, problems) for index, item in enumerate(value)]
 
 
 def _component(

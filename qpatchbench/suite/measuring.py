@@ -23,7 +23,7 @@ def measured(bench: Workbench, job: EvaluateJob) -> Artifact:
     images = bench.evaluation_images(job.target.checkpoint.model)
     stored = bench.store.read(job.patch.kind, job.patch.key)
     target = bench.store.read(job.target.kind, job.target.key)
-    patch = patch_from(stored, job.patch)
+    patch = patch_from(stored)
     placements = [places(bench, job, patch.for_goal(index), images) for index in range(len(patch.goals))]
     network, batch_size = bench.network(job.target), bench.suite.evaluation.batch_size
     rows = [
@@ -94,6 +94,7 @@ def record_of(job: EvaluateJob, suite: Suite, dataset: str) -> CellRecord:
         source_defense=_names([source.checkpoint.defense.title for source in sources]),
         source_quantization=_names([source.quantizer.mode for source in sources]),
         source_bits=ENSEMBLE if len(sources) > 1 else _names([str(source.bits) for source in sources]),
+        seen=job.seen,
         lineage=job.lineage,
         patch=job.patch.key[:16],
         network=target.key[:16],

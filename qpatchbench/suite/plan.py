@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Literal
 
 from qpatchbench.attacks.base import Attack
 from qpatchbench.component import create
-from qpatchbench.defenses.base import Defense
-from qpatchbench.models.base import ModelSource
-from qpatchbench.quantizers.base import Quantizer
-from qpatchbench.registry import ATTACKS, DEFENSES, QUANTIZERS
-from qpatchbench.suite.coherence import names_of
-from qpatchbench.suite.jobs import CraftJob, DataKeys, DeployJob, EvaluateJob, Job, TrainJob
+from qpatchbench.registry import ATTACKS
+from qpatchbench.suite.coherence import UNDEFENDED, names_of
+from qpatchbench.suite.jobs import CraftJob, DataKeys, DeployJob, EvaluateJob, Job
+from qpatchbench.suite.networks import Networks
 from qpatchbench.suite.schema import Suite
 from qpatchbench.suite.store import key_of
-from qpatchbench.training.settings import TrainingSettings
-from qpatchbench.types import FLOAT, Bits, distinct
+from qpatchbench.types import FLOAT, Bits, Transformation, distinct
 
 CONTROLS = ("random", "grey")
 ENSEMBLE = "ensemble"
@@ -51,7 +47,7 @@ def make_plan(suite: Suite, data: Mapping[str, DataKeys], weights: Mapping[str, 
         data: model title -> what identifies the images, decoded as that model wants them.
         weights: model title -> hash of the weights it starts from ("" where the suite trains them).
     """
-    planner = _Planner(suite, data, weights)
+    planner = _Planner(suite, Networks(suite, data, weights))
     found: dict[str, Job] = {}
     for cell in planner.cells():
         _add(cell, found)
@@ -66,15 +62,14 @@ def _add(job: Job, found: dict[str, Job]) -> None:
 
 
 class _Planner:
-    def __init__(self, suite: Suite, data: Mapping[str, DataKeys], weights: Mapping[str, str]) -> None:
-        self.suite, self.data, self.weights = suite, data, weights
-        self.float_quantizer: Quantizer = create(QUANTIZERS, {"name": "fp", "bits": (FLOAT,)})
+    def __init__(self, suite: Suite, networks: Networks) -> None:
+        self.suite, self.networks = suite, networks
 
     def cells(self) -> Iterator[EvaluateJob]:
         """White-box, transfer and ensemble cells of every target network, then its controls."""
         for seed in self.suite.seeds:
             for target in distinct([*self._targets(seed)]):
-                facts = self._facts(target.checkpoint.model)
+                facts = self.networks.facts(target.checkpoint.model)
                 compared: dict[tuple[object, ...], CraftJob] = {}
                 for attack in self.suite.sized_attacks():
                     for sources in self._sources(attack, target):
@@ -82,7 +77,10 @@ class _Planner:
                         if attack.covers == "square":
                             compared[(patch.side, patch.goals)] = patch
                         for transformation in self.suite.transformations(attack):
-                            yield EvaluateJob(patch, target, False, facts, transformation)
+                            yield self._cell(patch, target, transformation)
+                for patch in self._pooled(target):
+                    compared[(patch.side, patch.goals)] = patch
+                    yield self._cell(patch, target, Transformation())
                 for patch in compared.values():
                     for name in CONTROLS:
                         control = create(ATTACKS, {"name": name, "size": patch.side, "targets": patch.attack.targets})
@@ -90,23 +88,40 @@ class _Planner:
                         for transformation in self.suite.transformations(control):
                             yield EvaluateJob(crafted, target, True, facts, transformation)
 
+    def _cell(self, patch: CraftJob, target: DeployJob, transformation: Transformation) -> EvaluateJob:
+        facts = self.networks.facts(target.checkpoint.model)
+        split = self.networks.split_of(target.checkpoint.model, target.checkpoint.seed)
+        return EvaluateJob(patch, target, False, facts, transformation, split.get(patch.key, ""))
+
+    def _pooled(self, target: DeployJob) -> list[CraftJob]:
+        """The patches of the pool, seen and unseen, that are measured on `target`."""
+        pool, checkpoint = self.suite.pool, target.checkpoint
+        if pool is None:
+            return []
+        patches = [
+            *self.networks.pool_patches(checkpoint.model, checkpoint.seed, pool.seen, pool.seen_bits),
+            *self.networks.pool_patches(checkpoint.model, checkpoint.seed, pool.unseen, pool.unseen_bits),
+        ]
+        return [
+            patch
+            for patch in patches
+            if self.suite.keeps(
+                model=checkpoint.model.title,
+                defense=checkpoint.defense.title,
+                quantizer=names_of(target.quantizer),
+                target_bits=target.bits,
+                attack=patch.attack.title,
+                source_model=checkpoint.model.title,
+                source_defense=UNDEFENDED,
+                source_bits=patch.sources[0].bits,
+            )
+        ]
+
     def _patch(self, attack: Attack, sources: tuple[DeployJob, ...], seed: int) -> CraftJob:
         goals = attack.goals(self.suite.dataset.num_classes)
         siblings = self._backbone(sources[0]) if attack.wants_siblings else ()
         others = tuple(network for network in siblings if network not in sources)
-        return CraftJob(attack, goals, sources, seed, self._facts(sources[0].checkpoint.model), others)
-
-    def _facts(self, model: ModelSource) -> dict[str, Any]:
-        data = self.data[model.title]
-        return {
-            "calibration": data.calibration,
-            "craft": data.craft,
-            "evaluation": [data.evaluation, self.suite.limit],
-            "placement": self.suite.evaluation.placement_seed,
-            "side": self.suite.dataset.side,
-            # Fast and full checks find the same of a single artifact; one made without checks has nothing to show.
-            "checked": self.suite.evaluation.checks != "off",
-        }
+        return CraftJob(attack, goals, sources, seed, self.networks.facts(sources[0].checkpoint.model), others)
 
     def _targets(self, seed: int) -> Iterator[DeployJob]:
         for model in self.suite.models:
@@ -115,7 +130,7 @@ class _Planner:
                     for bits in quantizer.bits:
                         facts = {"model": model.title, "defense": defense.title, "quantizer": names_of(quantizer)}
                         if self.suite.keeps(**facts, target_bits=bits):
-                            yield self._network(model, defense, quantizer, bits, seed)
+                            yield self.networks.network(model, defense, quantizer, bits, seed)
 
     def _sources(self, attack: Attack, target: DeployJob) -> Iterator[tuple[DeployJob, ...]]:
         """The networks that `attack` is crafted on for `target`, one or several at a time."""
@@ -150,9 +165,9 @@ class _Planner:
         for quantizer in quantizers:
             widths = [bits for bits in distinct((FLOAT, *quantizer.bits))]
             members = [
-                self._network(checkpoint.model, checkpoint.defense, quantizer, bits, checkpoint.seed)
+                self.networks.network(checkpoint.model, checkpoint.defense, quantizer, bits, checkpoint.seed)
                 for bits in widths
-                if self._offers(checkpoint.defense, quantizer, bits)
+                if self.networks.offers(checkpoint.defense, quantizer, bits)
             ]
             found.append(tuple({member.network_key: member for member in members}.values()))
         return [members for members in found if len(members) > 1]
@@ -165,7 +180,7 @@ class _Planner:
         """The 32-bit networks of every other model: an ensemble that has not seen the target's architecture."""
         checkpoint = target.checkpoint
         members = [
-            self._network(model, checkpoint.defense, self.suite.quantizers[0], FLOAT, checkpoint.seed)
+            self.networks.network(model, checkpoint.defense, self.suite.quantizers[0], FLOAT, checkpoint.seed)
             for model in self.suite.models
             if model.title != checkpoint.model.title
         ]
@@ -179,56 +194,10 @@ class _Planner:
         # A float target is compared with every quantizer that it is the 32-bit member of.
         quantizers = self.suite.quantizers if target.bits.is_float else (target.quantizer,)
         return [
-            self._network(model, defense, quantizer, bits, checkpoint.seed)
+            self.networks.network(model, defense, quantizer, bits, checkpoint.seed)
             for model in models
             for defense in defenses
             for quantizer in quantizers
             for bits in (quantizer.bits if source == "all" else (source,))
-            if self._offers(defense, quantizer, bits)
+            if self.networks.offers(defense, quantizer, bits)
         ]
-
-    def _offers(self, defense: Defense, quantizer: Quantizer, bits: Bits) -> bool:
-        if quantizer.trained and not defense.quantization_aware:
-            return bits == FLOAT  # an undefended float network still attacks quantized targets
-        return bits in quantizer.bits or (bits == FLOAT and not quantizer.trained)
-
-    def _network(self, model: ModelSource, defense: Defense, quantizer: Quantizer, bits: Bits, seed: int) -> DeployJob:
-        if bits == FLOAT:
-            # Whatever would quantize it, at 32 bits it is the same float network, deployed and measured once.
-            checkpoint = self._checkpoint(model, defense, quantizer, FLOAT, seed)
-            return DeployJob(checkpoint, self.float_quantizer, FLOAT, self._facts(model))
-        checkpoint = self._checkpoint(model, defense, quantizer, bits, seed)
-        return DeployJob(checkpoint, quantizer, bits, self._facts(model))
-
-    def _checkpoint(
-        self, model: ModelSource, defense: Defense, quantizer: Quantizer, bits: Bits, seed: int
-    ) -> TrainJob:
-        suite = self.suite
-        data = self.data[model.title]
-        facts = {"train": data.train, "calibration": data.calibration, "weights": self.weights[model.title]}
-        if not defense.quantization_aware:
-            return self._float_checkpoint(model, defense, seed, facts)
-        trained = quantizer if quantizer.trained else next(q for q in suite.quantizers if q.trained)
-        wanted = bits if quantizer.trained else FLOAT
-        group = next(group for group in defense.bit_groups(trained.bits) if wanted in group)
-        initial, settings = self._start(model, seed, facts)
-        return TrainJob(model, defense, trained, group, settings, initial, seed, facts)
-
-    def _float_checkpoint(self, model: ModelSource, defense: Defense, seed: int, facts: dict[str, Any]) -> TrainJob:
-        base = self._undefended(model, seed, facts)
-        if defense.identity() == base.defense.identity():
-            return dataclasses.replace(base, defense=defense)  # the same job, under the suite's own label
-        initial, settings = self._start(model, seed, facts)
-        return TrainJob(model, defense, None, (FLOAT,), settings, initial, seed, facts)
-
-    def _start(self, model: ModelSource, seed: int, facts: dict[str, Any]) -> tuple[TrainJob | None, TrainingSettings]:
-        """Where a defense starts, and its schedule: from float weights if there are any or if asked to."""
-        if self.suite.finetuning is not None:
-            return self._undefended(model, seed, facts), self.suite.finetuning
-        if model.weights != "train":
-            return self._undefended(model, seed, facts), self.suite.training
-        return None, self.suite.training
-
-    def _undefended(self, model: ModelSource, seed: int, facts: dict[str, Any]) -> TrainJob:
-        none: Defense = create(DEFENSES, {"name": "none"})
-        return TrainJob(model, none, None, (FLOAT,), self.suite.training, None, seed, facts)

@@ -49,6 +49,27 @@ class Evaluation(Section):
     checks: Literal["off", "fast", "full"] = Field(default="fast", description="validity checks to run")
 
 
+class PatchPool(Section):
+    """Patches crafted once on every model's undefended network. Those seen are for defenses that train on patches.
+
+    Seen and unseen share no attack, no size and no bit-width they were crafted at; both are measured on every network.
+    """
+
+    seen: tuple[SerializeAsAny[Attack], ...] = Field(
+        min_length=1, description="universal attacks whose patches are trained on"
+    )
+    seen_bits: tuple[Bits, ...] = Field(
+        default=(FLOAT,), min_length=1, description="bit-widths that patches to train on are crafted at"
+    )
+    unseen: tuple[SerializeAsAny[Attack], ...] = Field(default=(), description="attacks whose patches nobody trains on")
+    unseen_bits: tuple[Bits, ...] = Field(
+        default=(), description="bit-widths that these are crafted at; below 32 after calibration, by ptq"
+    )
+    repeats: int = Field(
+        default=1, gt=0, description="times every attack is run for training, with other seeds; the first is measured"
+    )
+
+
 class Sweep(Section):
     """Variations beside the patch as its attack states it: other sizes, and the finished patch moved."""
 
@@ -111,6 +132,7 @@ class Suite(Section):
     quantizers: tuple[SerializeAsAny[Quantizer], ...] = Field(min_length=1, description="how networks are deployed")
     attacks: tuple[SerializeAsAny[Attack], ...] = Field(min_length=1, description="how patches are made")
     transfer: Transfer = Field(default=Transfer(), description="which patches meet which networks")
+    pool: PatchPool | None = Field(default=None, description="patches to train on, and patches kept from training")
     sweep: Sweep = Field(default=Sweep(), description="sizes, shifts and rotations to try beside those stated")
     evaluation: Evaluation = Field(default=Evaluation(), description="how cells are measured")
     seeds: tuple[int, ...] = Field(default=(0,), min_length=1, description="seeds of training and crafting")
@@ -147,11 +169,13 @@ class Suite(Section):
         return self.model_dump(mode="json")
 
 
-# Sections that hold components: section -> (registry name, whether it is a list).
-COMPONENT_SECTIONS = {
-    "dataset": ("datasets", False),
-    "models": ("models", True),
-    "defenses": ("defenses", True),
-    "quantizers": ("quantizers", True),
-    "attacks": ("attacks", True),
+# Where components stand in a suite: path -> (registry name, whether it is a list).
+COMPONENT_PLACES: dict[tuple[str, ...], tuple[str, bool]] = {
+    ("dataset",): ("datasets", False),
+    ("models",): ("models", True),
+    ("defenses",): ("defenses", True),
+    ("quantizers",): ("quantizers", True),
+    ("attacks",): ("attacks", True),
+    ("pool", "seen"): ("attacks", True),
+    ("pool", "unseen"): ("attacks", True),
 }
