@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple, Protocol
@@ -72,6 +72,20 @@ class Observed(NamedTuple):
     features: Mapping[str, torch.Tensor]
 
 
+class Partner(NamedTuple):
+    """A network that is deployed beside a defense's own.
+
+    Attributes:
+        bits: its bit-width.
+        seed: 0 for the training seed of the defense's own network, else another one.
+        defended: trained by the same defense, or the undefended float network.
+    """
+
+    bits: Bits
+    seed: int
+    defended: bool = True
+
+
 class SwitchableNetwork(Protocol):
     """One set of weights that answers at several bit-widths."""
 
@@ -123,3 +137,14 @@ class Defense(Component, ABC):
 
     def after_backward(self, parameters: list[torch.nn.Parameter], step: Step) -> None:  # noqa: B027
         """Change gradients in place before the optimiser step; by default nothing."""
+
+    def partners(self, bits: Bits) -> tuple[Partner, ...]:
+        """Further networks that answer together with the one at `bits`; of an ensemble."""
+        return ()
+
+    def combined(self, networks: Sequence[torch.nn.Module]) -> torch.nn.Module:
+        """One network out of the defense's own, which comes first, and its partners.
+
+        Where its gradient would be useless to an attack, it has an attribute `expected`: a differentiable stand-in.
+        """
+        raise NotImplementedError(f"{self.name} has partners and does not say how they answer together")

@@ -91,22 +91,28 @@ class Workbench:
         """The deployed network, built again from its checkpoint or kept from an earlier job."""
         key = job.network_key
         if key not in self._networks:
-            source, dataset = job.checkpoint, self.suite.dataset
-            artifact = self.store.read(source.kind, source.key)
-            checkpoint = Checkpoint(
-                build=lambda: source.model.build(dataset.num_classes, dataset.side),
-                state=tensors(artifact),
-                quantizer=source.quantizer,
-                bits=source.bits,
-            )
-            calibration = to_float(self.splits(source.model).calibration.pixels)
-            with torch.random.fork_rng(devices=[]):
-                network = job.quantizer.deploy(checkpoint, job.bits, calibration)
+            network = self._deployed(job)
+            if job.partners:
+                partners = [self._deployed(partner) for partner in job.partners]
+                network = job.checkpoint.defense.combined([network, *partners]).eval()
             self._networks[key] = network.to(self.device)
             if len(self._networks) > NETWORKS_IN_MEMORY:
                 self._networks.popitem(last=False)
         self._networks.move_to_end(key)
         return self._networks[key]
+
+    def _deployed(self, job: DeployJob) -> torch.nn.Module:
+        """The network of the job's own checkpoint, without partners."""
+        source, dataset = job.checkpoint, self.suite.dataset
+        checkpoint = Checkpoint(
+            build=lambda: source.model.build(dataset.num_classes, dataset.side),
+            state=tensors(self.store.read(source.kind, source.key)),
+            quantizer=source.quantizer,
+            bits=source.bits,
+        )
+        calibration = to_float(self.splits(source.model).calibration.pixels)
+        with torch.random.fork_rng(devices=[]):
+            return job.quantizer.deploy(checkpoint, job.bits, calibration)
 
 
 def tensors(artifact: Artifact) -> Mapping[str, torch.Tensor]:

@@ -75,17 +75,22 @@ def _pool(suite: Suite) -> Iterator[tuple[KeyPath, str]]:
                     ("pool", "seen", index),
                     f"expected a universal attack to train on, found {attack.title}, which makes one patch per image",
                 )
-    if unseen and not suite.pool.unseen_bits:
-        yield ("pool", "unseen"), "expected unseen_bits beside it: the bit-widths these patches are crafted at"
+    quantizer = suite.pool.unseen_quantizer
+    if unseen and quantizer is None:
+        yield ("pool", "unseen"), "expected unseen_quantizer beside it, for example {name: ptq, bits: [4]}"
+    if quantizer is not None and quantizer.trained:
+        yield (
+            ("pool", "unseen_quantizer"),
+            f"expected a quantizer that needs no training, for the undefended network, found {quantizer.mode}",
+        )
     side = suite.dataset.side
     for index, attack in enumerate(unseen):
         if attack.name in {other.name for other in seen}:
             yield ("pool", "unseen", index), f"expected an attack that is not among the seen ones, found {attack.name}"
         if attack.size.side(side) in {other.size.side(side) for other in seen}:
             yield ("pool", "unseen", index), f"expected a size that no seen patch has, found {attack.size}"
-    for index, bits in enumerate(suite.pool.unseen_bits):
-        if bits in suite.pool.seen_bits:
-            yield ("pool", "unseen_bits", index), f"expected bits at which no seen patch is crafted, found {bits}"
+    if FLOAT in suite.pool.unseen_bits:
+        yield ("pool", "unseen_quantizer", "bits"), "expected bits below 32, at which the seen patches are crafted"
 
 
 def _too_large(size: Size, suite: Suite) -> str:

@@ -69,7 +69,9 @@ def _as_seen(bench: Workbench, job: CraftJob, source: DeployJob) -> Network:
     if job.attack.access == "scores":
         return Scores(network)
     shadow = _float_sibling(bench, source) if job.attack.follows_float else None
-    return with_gradient_of(network, shadow) if shadow is not None else network
+    # A vote or a random draw has no useful gradient; its expectation has.
+    followed: Network = getattr(network, "expected", network)
+    return with_gradient_of(followed, shadow) if shadow is not None else followed
 
 
 def _control(bench: Workbench, job: CraftJob) -> Artifact:

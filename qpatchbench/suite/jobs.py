@@ -100,12 +100,17 @@ class TrainJob:
 
 @dataclass(frozen=True)
 class DeployJob:
-    """Deploy a checkpoint at a bit-width, and predict the clean evaluation images."""
+    """Deploy a checkpoint at a bit-width, and predict the clean evaluation images.
+
+    Attributes:
+        partners: networks that answer together with this one, where the defense is an ensemble.
+    """
 
     checkpoint: TrainJob
     quantizer: Quantizer
     bits: Bits
     facts: dict[str, Any] = field(compare=False, repr=False)
+    partners: tuple[DeployJob, ...] = ()
 
     kind: Literal["network"] = "network"
 
@@ -120,6 +125,7 @@ class DeployJob:
                 "quantizer": _fields_without_bits(self.quantizer),
                 "bits": str(self.bits),
                 "calibration": self.facts["calibration"] if quantized and not self.quantizer.trained else None,
+                **({"partners": [partner.network_key for partner in self.partners]} if self.partners else {}),
             }
         )
 
@@ -140,7 +146,7 @@ class DeployJob:
     @property
     def upstream(self) -> tuple[Job, ...]:
         """Jobs that must be finished first."""
-        return (self.checkpoint,)
+        return (self.checkpoint, *(partner.checkpoint for partner in self.partners))
 
     def cost(self, sizes: Sizes) -> float:
         """Forward passes of one image."""

@@ -52,7 +52,9 @@ def load_with_source(path: Path, overrides: Sequence[str] = ()) -> tuple[Suite, 
         found = explained(error, Suite, (), source)
         problems += [problem for problem in found if not explained_already & set(problem.path[:1])]
         raise SuiteError(_in_file_order(problems)) from None
-    problems += [source.problem(where, text) for where, text in incoherences(suite)]
+    problems += [
+        source.problem(where, text) for where, text in incoherences(suite) if where[0] not in explained_already
+    ]
     if problems:
         raise SuiteError(_in_file_order(problems))
     return suite, source

@@ -16,10 +16,10 @@ from qpatchbench.suite.coherence import UNDEFENDED
 from qpatchbench.suite.jobs import CraftJob, DataKeys, DeployJob, TrainJob
 from qpatchbench.suite.schema import Suite
 from qpatchbench.training.settings import TrainingSettings
-from qpatchbench.types import FLOAT, Bits, distinct
+from qpatchbench.types import FLOAT, Bits
 
-POOL_QUANTIZER = "ptq"
-POOL_SEEDS = 1_000_003  # apart from the seeds that people choose
+# Apart from the seeds that people choose, and from each other.
+POOL_SEEDS, MEMBER_SEEDS = 1_000_003, 2_000_003
 
 
 class Networks:
@@ -38,12 +38,24 @@ class Networks:
 
     def network(self, model: ModelSource, defense: Defense, quantizer: Quantizer, bits: Bits, seed: int) -> DeployJob:
         """A defended model, deployed at `bits`."""
-        if bits == FLOAT:
-            # Whatever would quantize it, at 32 bits it is the same float network, deployed and measured once.
-            checkpoint = self._checkpoint(model, defense, quantizer, FLOAT, seed)
-            return DeployJob(checkpoint, self.float_quantizer, FLOAT, self.facts(model))
-        checkpoint = self._checkpoint(model, defense, quantizer, bits, seed)
-        return DeployJob(checkpoint, quantizer, bits, self.facts(model))
+        own = self._alone(model, defense, quantizer, bits, seed)
+        return dataclasses.replace(own, partners=self._partners(model, defense, quantizer, bits, seed))
+
+    def _alone(
+        self, model: ModelSource, defense: Defense, quantizer: Quantizer, bits: Bits, seed: int, member: int = 0
+    ) -> DeployJob:
+        checkpoint = self._checkpoint(model, defense, quantizer, bits, seed, member)
+        # Whatever would quantize it, at 32 bits it is the same float network, deployed and measured once.
+        return DeployJob(checkpoint, self.float_quantizer if bits == FLOAT else quantizer, bits, self.facts(model))
+
+    def _partners(
+        self, model: ModelSource, defense: Defense, quantizer: Quantizer, bits: Bits, seed: int
+    ) -> tuple[DeployJob, ...]:
+        undefended = self._undefended_network(model, seed, self.float_quantizer, FLOAT)
+        return tuple(
+            self._alone(model, defense, quantizer, partner.bits, seed, partner.seed) if partner.defended else undefended
+            for partner in defense.partners(bits)
+        )
 
     def offers(self, defense: Defense, quantizer: Quantizer, bits: Bits) -> bool:
         """Whether patches can be crafted on this defense's network at `bits`."""
@@ -70,34 +82,39 @@ class Networks:
         if pool is None:
             return {}
         if (model.title, seed) not in self._splits:
-            seen = self.pool_patches(model, seed, pool.seen, pool.seen_bits, pool.repeats)
-            unseen = self.pool_patches(model, seed, pool.unseen, pool.unseen_bits)
+            seen, unseen = self.seen_patches(model, seed, pool.repeats), self.unseen_patches(model, seed)
             split: dict[str, Literal["seen", "unseen"]] = {patch.key: "unseen" for patch in unseen}
             self._splits[(model.title, seed)] = {**split, **{patch.key: "seen" for patch in seen}}
         return self._splits[(model.title, seed)]
 
-    def pool_patches(
-        self, model: ModelSource, seed: int, attacks: tuple[Attack, ...], widths: tuple[Bits, ...], repeats: int = 1
-    ) -> list[CraftJob]:
-        """Patches crafted on the model's undefended network; repeats differ by their seed alone."""
-        checkpoint = self._undefended(model, seed, self._facts_of_training(model))
-        facts = self.facts(model)
-        quantizer: Quantizer = create(QUANTIZERS, {"name": POOL_QUANTIZER, "bits": distinct((FLOAT, *widths))})
+    def seen_patches(self, model: ModelSource, seed: int, repeats: int = 1) -> list[CraftJob]:
+        """Patches to train on, crafted on the undefended float network; repeats differ by their seed alone."""
+        pool = self.suite.pool
+        seeds = [seed + repeat * POOL_SEEDS for repeat in range(repeats)] if pool is not None else []
+        source = self._undefended_network(model, seed, self.float_quantizer, FLOAT)
+        return [self._patch(attack, source, own) for own in seeds for attack in (pool.seen if pool else ())]
+
+    def unseen_patches(self, model: ModelSource, seed: int) -> list[CraftJob]:
+        """Patches kept from training, crafted on the undefended network at other bit-widths."""
+        pool = self.suite.pool
+        if pool is None or pool.unseen_quantizer is None:
+            return []
         return [
-            CraftJob(
-                attack,
-                attack.goals(self.suite.dataset.num_classes),
-                (DeployJob(checkpoint, self.float_quantizer if bits == FLOAT else quantizer, bits, facts),),
-                seed + repeat * POOL_SEEDS,
-                facts,
-            )
-            for repeat in range(repeats)
-            for attack in attacks
-            for bits in widths
+            self._patch(attack, self._undefended_network(model, seed, pool.unseen_quantizer, bits), seed)
+            for attack in pool.unseen
+            for bits in pool.unseen_bits
         ]
 
+    def _patch(self, attack: Attack, source: DeployJob, seed: int) -> CraftJob:
+        goals = attack.goals(self.suite.dataset.num_classes)
+        return CraftJob(attack, goals, (source,), seed, source.facts)
+
+    def _undefended_network(self, model: ModelSource, seed: int, quantizer: Quantizer, bits: Bits) -> DeployJob:
+        checkpoint = self._undefended(model, seed, self._facts_of_training(model))
+        return DeployJob(checkpoint, quantizer, bits, self.facts(model))
+
     def _checkpoint(
-        self, model: ModelSource, defense: Defense, quantizer: Quantizer, bits: Bits, seed: int
+        self, model: ModelSource, defense: Defense, quantizer: Quantizer, bits: Bits, seed: int, member: int = 0
     ) -> TrainJob:
         suite, facts = self.suite, self._facts_of_training(model)
         if not defense.quantization_aware:
@@ -106,9 +123,9 @@ class Networks:
         wanted = bits if quantizer.trained else FLOAT
         group = next(group for group in defense.bit_groups(trained.bits) if wanted in group)
         initial, settings = self._start(model, seed, facts)
-        return TrainJob(
-            model, defense, trained, group, settings, initial, seed, facts, self._trained_on(model, defense, seed)
-        )
+        patches = self._trained_on(model, defense, seed)
+        own_seed = seed + member * MEMBER_SEEDS  # all members start from the same weights where the suite fine-tunes
+        return TrainJob(model, defense, trained, group, settings, initial, own_seed, facts, patches)
 
     def _float_checkpoint(self, model: ModelSource, defense: Defense, seed: int, facts: dict[str, Any]) -> TrainJob:
         base = self._undefended(model, seed, facts)
@@ -122,7 +139,7 @@ class Networks:
         pool = self.suite.pool
         if pool is None or not defense.wants_pool:
             return ()
-        return tuple(self.pool_patches(model, seed, pool.seen, pool.seen_bits, pool.repeats))
+        return tuple(self.seen_patches(model, seed, pool.repeats))
 
     def _facts_of_training(self, model: ModelSource) -> dict[str, Any]:
         data = self.data[model.title]

@@ -95,12 +95,10 @@ class _Planner:
 
     def _pooled(self, target: DeployJob) -> list[CraftJob]:
         """The patches of the pool, seen and unseen, that are measured on `target`."""
-        pool, checkpoint = self.suite.pool, target.checkpoint
-        if pool is None:
-            return []
+        checkpoint = target.checkpoint
         patches = [
-            *self.networks.pool_patches(checkpoint.model, checkpoint.seed, pool.seen, pool.seen_bits),
-            *self.networks.pool_patches(checkpoint.model, checkpoint.seed, pool.unseen, pool.unseen_bits),
+            *self.networks.seen_patches(checkpoint.model, checkpoint.seed),
+            *self.networks.unseen_patches(checkpoint.model, checkpoint.seed),
         ]
         return [
             patch

@@ -50,24 +50,28 @@ class Evaluation(Section):
 
 
 class PatchPool(Section):
-    """Patches crafted once on every model's undefended network. Those seen are for defenses that train on patches.
+    """Patches crafted once on every model's undefended network: some to train on, others kept from training.
 
     Seen and unseen share no attack, no size and no bit-width they were crafted at; both are measured on every network.
     """
 
     seen: tuple[SerializeAsAny[Attack], ...] = Field(
-        min_length=1, description="universal attacks whose patches are trained on"
+        min_length=1, description="universal attacks whose patches, crafted at 32 bits, are trained on"
     )
-    seen_bits: tuple[Bits, ...] = Field(
-        default=(FLOAT,), min_length=1, description="bit-widths that patches to train on are crafted at"
+    unseen: tuple[SerializeAsAny[Attack], ...] = Field(
+        default=(), description="attacks whose patches nobody trains on; crafted as unseen_quantizer says"
     )
-    unseen: tuple[SerializeAsAny[Attack], ...] = Field(default=(), description="attacks whose patches nobody trains on")
-    unseen_bits: tuple[Bits, ...] = Field(
-        default=(), description="bit-widths that these are crafted at; below 32 after calibration, by ptq"
+    unseen_quantizer: SerializeAsAny[Quantizer] | None = Field(
+        default=None, description="how the undefended network is quantized for the unseen, at bits below 32"
     )
     repeats: int = Field(
         default=1, gt=0, description="times every attack is run for training, with other seeds; the first is measured"
     )
+
+    @property
+    def unseen_bits(self) -> tuple[Bits, ...]:
+        """Bit-widths at which the unseen patches are crafted."""
+        return self.unseen_quantizer.bits if self.unseen_quantizer is not None else ()
 
 
 class Sweep(Section):
@@ -178,4 +182,5 @@ COMPONENT_PLACES: dict[tuple[str, ...], tuple[str, bool]] = {
     ("attacks",): ("attacks", True),
     ("pool", "seen"): ("attacks", True),
     ("pool", "unseen"): ("attacks", True),
+    ("pool", "unseen_quantizer"): ("quantizers", False),
 }

@@ -10,13 +10,12 @@ from qpatchbench.defenses import qat
 from qpatchbench.errors import SuiteError
 from qpatchbench.suite.jobs import EvaluateJob, TrainJob
 from qpatchbench.suite.plan import Plan
-from qpatchbench.types import FLOAT
 from tests.suite.conftest import MakePlan, MakeSuite
 
 POOL: dict[str, Any] = {
     "seen": [{"name": "lavan", "size": 4}, {"name": "lavan", "size": 6}],
     "unseen": [{"name": "gap", "size": 5}],
-    "unseen_bits": [4],
+    "unseen_quantizer": {"name": "ptq", "bits": [4]},
 }
 
 
@@ -78,8 +77,8 @@ def test_only_what_is_trained_on_decides_the_weights(plan_of: MakePlan, pooled: 
         return next(job.key for job in jobs if isinstance(job, TrainJob) and job.defense.name == "qat")
 
     assert key() == key(unseen=[{"name": "gap", "size": 7}])
-    assert key() == key(unseen_bits=[8])
-    assert len({key(), key(seen=POOL["seen"][:1]), key(repeats=2), key(seen_bits=[8])}) == 4
+    assert key() == key(unseen_quantizer={"name": "ptq", "bits": [8]})
+    assert len({key(), key(seen=POOL["seen"][:1]), key(repeats=2)}) == 3
 
 
 def test_a_defense_that_wants_no_pool_keeps_its_weights(plan_of: MakePlan) -> None:
@@ -114,8 +113,11 @@ def test_filters_apply_to_the_pool(plan_of: MakePlan) -> None:
     [
         ({"unseen": [{"name": "lavan", "size": 5}]}, "expected an attack that is not among the seen ones, found lavan"),
         ({"unseen": [{"name": "gap", "size": 6}]}, "expected a size that no seen patch has, found 6x6"),
-        ({"unseen_bits": [32]}, "expected bits at which no seen patch is crafted, found 32"),
-        ({"unseen_bits": []}, "expected unseen_bits beside it"),
+        ({"unseen_quantizer": {"name": "ptq", "bits": [32]}}, "expected bits below 32, at which the seen patches are"),
+        ({"unseen_quantizer": {"name": "qat", "bits": [4]}}, "expected a quantizer that needs no training"),
+        ({"unseen_quantizer": {"name": "ptq"}}, "required key 'bits' is missing"),
+        ({"unseen_quantizer": "ptqq"}, "Did you mean: ptq?"),
+        ({"unseen_quantizer": None}, "expected the name of a quantizer, or a mapping with name and fields"),
         ({"seen": [{"name": "patch_apgd", "size": 4}]}, "expected a universal attack to train on, found patch_apgd"),
         ({"unseen": [{"name": "fgsm"}]}, "expected a patch attack on one network, found fgsm"),
         ({"seen": [{"name": "lavan", "size": 40}]}, "expected a patch that fits into the 16x16 images"),
@@ -132,6 +134,12 @@ def test_wrong_pools_are_explained(make_suite: MakeSuite, pool: dict[str, object
     assert "small.yaml:" in str(raised.value)
 
 
+def test_unseen_patches_need_to_be_told_how(make_suite: MakeSuite) -> None:
+    pool = {name: value for name, value in POOL.items() if name != "unseen_quantizer"}
+    with pytest.raises(SuiteError, match=r"pool\.unseen: expected unseen_quantizer beside it, for example"):
+        make_suite(pool=pool)
+
+
 def test_a_defense_without_its_pool_is_explained(make_suite: MakeSuite, pooled: None) -> None:
     with pytest.raises(SuiteError, match=r"qat trains on patches made beforehand: add pool: \{seen:"):
         make_suite()
@@ -140,5 +148,4 @@ def test_a_defense_without_its_pool_is_explained(make_suite: MakeSuite, pooled: 
 def test_the_pool_is_read_with_its_defaults(make_suite: MakeSuite) -> None:
     pool = make_suite(pool={"seen": [{"name": "lavan", "size": 4}]}).pool
     assert pool is not None
-    assert pool.seen_bits == (FLOAT,)
     assert (pool.unseen, pool.unseen_bits, pool.repeats) == ((), (), 1)
