@@ -12,6 +12,7 @@ from qpatchbench.suite.source import Source
 
 _data_dir = data_dir
 NAMES = {"checkpoint": "train", "network": "deploy", "patch": "craft", "cell": "evaluate"}
+NAMES |= {"cost": "time", "similarity": "compare"}
 
 
 @click.command("plan")
@@ -56,6 +57,8 @@ def show_plan(suite: Suite, source: Source, data: Path | None, *, everything: bo
         click.echo(f"{suite.dataset.title} has not been read yet, so nothing of this suite can be done already")
     for kind, name in NAMES.items():
         jobs = [job for job in made.jobs if job.kind == kind]
+        if not jobs:
+            continue
         missing = [job for job in jobs if not store.has(job.kind, job.key)]
         cost = sum(job.cost(sizes) for job in missing)
         click.echo(f"\n{name}: {len(jobs)} jobs, {len(jobs) - len(missing)} done, {_passes(cost)} to go")

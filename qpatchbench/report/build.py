@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from qpatchbench.errors import UnknownNameError
+from qpatchbench.report.analyses import write_analyses
 from qpatchbench.report.leaderboard import Leaderboard
 from qpatchbench.report.reading import Run
 from qpatchbench.report.tables import csv, latex, markdown, stamps
@@ -44,6 +45,7 @@ def build(run_dir: Path, formats: Sequence[str]) -> tuple[Path, ...]:
     written = [
         write_file(run_dir / f"leaderboard.{name}", text().encode()) for name, text in texts.items() if name in formats
     ]
+    written += write_analyses(run_dir, tuple(formats))
     if "html" in formats:
         written += _pictures_and_page(run, board)
     return tuple(written)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
 import pandas as pd
@@ -43,13 +43,17 @@ def csv(frame: pd.DataFrame) -> str:
 
 def markdown(frame: pd.DataFrame, heading: str, stamps: Sequence[str]) -> str:
     """A heading, what stamps the run, the definitions and the table."""
-    rows = [[_markdown_cell(text) for text in row] for row in readable(frame)]
     lines = [f"# {_markdown_cell(heading)}", ""]
     lines += [line for stamp in stamps for line in (f"**{_markdown_cell(stamp)}**", "")]
     lines += [f"- {_markdown_cell(text)}" for text in definitions_text(_DEFINED)]
-    lines += ["", _pipes([_markdown_cell(name) for name in COLUMNS])]
-    lines += [_pipes(["---:" if name in RIGHT else "---" for name in COLUMNS])]
-    return "\n".join([*lines, *(_pipes(row) for row in rows)]) + "\n"
+    return "\n".join([*lines, "", markdown_table(COLUMNS, readable(frame), right=RIGHT)]) + "\n"
+
+
+def markdown_table(names: Sequence[str], rows: Sequence[Sequence[str]], *, right: Set[str]) -> str:
+    """A table with a heading row; the columns in `right` are aligned to the right."""
+    lines = [_pipes([_markdown_cell(name) for name in names])]
+    lines += [_pipes(["---:" if name in right else "---" for name in names])]
+    return "\n".join([*lines, *(_pipes([_markdown_cell(text) for text in row]) for row in rows)])
 
 
 def latex(frame: pd.DataFrame, heading: str, stamps: Sequence[str]) -> str:

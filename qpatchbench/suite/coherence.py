@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterator
 
 from qpatchbench.attacks.base import Attack
@@ -21,7 +22,19 @@ def incoherences(suite: Suite) -> Iterator[tuple[KeyPath, str]]:
     yield from _pool(suite)
     yield from _sources(suite)
     yield from _several_sources(suite)
+    yield from _analysis(suite)
     yield from _filters(suite)
+
+
+def _analysis(suite: Suite) -> Iterator[tuple[KeyPath, str]]:
+    titles = [defense.title for defense in suite.defenses]
+    if suite.analysis.costs is not None and suite.analysis.costs not in titles:
+        close = difflib.get_close_matches(suite.analysis.costs, titles, n=1)
+        hint = f". Did you mean: {close[0]}?" if close else ""
+        yield (
+            ("analysis", "costs"),
+            f"expected a defense of this suite, {', '.join(titles)}, found {suite.analysis.costs!r}{hint}",
+        )
 
 
 def _repeated_titles(suite: Suite) -> Iterator[tuple[KeyPath, str]]:

@@ -19,10 +19,12 @@ from qpatchbench.suite.jobs import DeployJob, EvaluateJob
 from qpatchbench.suite.measuring import record_of
 from qpatchbench.suite.provenance import git_state, versions
 from qpatchbench.suite.store import Artifact, storage_errors, write_atomically
+from qpatchbench.types import distinct
 
 EXAMPLES = 8
 MEASURED = ("n_images", "n_clean_correct", "counts", "queries", "queries_median", "places", "checks")
 MANIFEST = "manifest.json"
+ANALYSES = {"cost": "costs.parquet", "similarity": "similarity.parquet"}
 
 
 def export(execution: Execution, bench: Workbench, output: Path, typed: Mapping[str, Any]) -> None:
@@ -43,6 +45,7 @@ def export(execution: Execution, bench: Workbench, output: Path, typed: Mapping[
     write_atomically(output / "cells.parquet", _parquet(table))
     _write_outcomes(execution, bench, artifacts, output / "outcomes.parquet")
     write_atomically(output / "examples.safetensors", _examples(execution, bench))
+    _write_analyses(execution, output)
     manifest = {**_manifest(execution, bench), "typed": typed}
     write_atomically(output / MANIFEST, (json.dumps(manifest, indent=1) + "\n").encode())
 
@@ -80,6 +83,14 @@ def _write_outcomes(
                 if artifact is not None and target is not None:
                     writer.write_table(_outcomes(job, artifact, target, bench, schema))
         temporary.replace(path)
+
+
+def _write_analyses(execution: Execution, output: Path) -> None:
+    """costs.parquet and similarity.parquet, where the suite asks for them."""
+    for kind in distinct([job.kind for job in execution.plan.analyses]):
+        found = [execution.artifact(job) for job in execution.plan.analyses if job.kind == kind]
+        rows = [row for artifact in found if artifact is not None for row in artifact.facts["rows"]]
+        write_atomically(output / ANALYSES[kind], _parquet(pa.Table.from_pylist(rows)))
 
 
 def _outcomes(job: EvaluateJob, artifact: Artifact, target: Artifact, bench: Workbench, schema: pa.Schema) -> pa.Table:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, Protocol
 
 from qpatchbench.attacks.base import Attack
 from qpatchbench.component import create
@@ -34,6 +34,29 @@ class DataKeys:
     calibration: str
     craft: str
     evaluation: str
+
+
+class Job(Protocol):
+    """What the executor knows of a job."""
+
+    @property
+    def kind(self) -> str:
+        """What its artifact is."""
+
+    @property
+    def key(self) -> str:
+        """Hash of everything that can change its result."""
+
+    @property
+    def label(self) -> str:
+        """For people."""
+
+    @property
+    def upstream(self) -> tuple[Job, ...]:
+        """Jobs that must be finished first."""
+
+    def cost(self, sizes: Sizes) -> float:
+        """Forward passes of one image, a backward pass counted as two."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +91,7 @@ class TrainJob:
                 "defense": self.defense.identity(),
                 "quantizer": _fields_without_bits(self.quantizer) if self.quantizer else None,
                 "bits": [str(bits) for bits in self.bits],
-                "settings": self.settings.model_dump(mode="json"),
+                "settings": _settings_fields(self.settings),
                 "initial": self.initial.key if self.initial else None,
                 "seed": self.seed,
                 "train": self.facts["train"],
@@ -95,7 +118,8 @@ class TrainJob:
 
     def cost(self, sizes: Sizes) -> float:
         """Forward passes of one image, a backward pass counted as two."""
-        return self.defense.passes(self.bits) * self.settings.epochs * sizes.train if self.trains else 0.0
+        each = min(sizes.train, self.settings.images_per_epoch or sizes.train)
+        return self.defense.passes(self.bits) * self.settings.epochs * each if self.trains else 0.0
 
 
 @dataclass(frozen=True)
@@ -286,9 +310,6 @@ class EvaluateJob:
         return float(sizes.evaluation * len(self.patch.goals))
 
 
-Job: TypeAlias = TrainJob | DeployJob | CraftJob | EvaluateJob
-
-
 @dataclass(frozen=True)
 class Sizes:
     """Number of images in each part, for cost estimates; upper bounds where data was never read."""
@@ -297,6 +318,12 @@ class Sizes:
     calibration: int
     craft: int
     evaluation: int
+
+
+def _settings_fields(settings: TrainingSettings) -> dict[str, Any]:
+    """All fields; what is no choice, because all images are used, is left out as it was before it could be chosen."""
+    left_out = {"images_per_epoch"} if settings.images_per_epoch is None else set()
+    return settings.model_dump(mode="json", exclude=left_out)
 
 
 def _fields_without_bits(quantizer: Quantizer) -> dict[str, Any]:

@@ -22,16 +22,6 @@ def trained(bench: Workbench, job: TrainJob, progress: Progress) -> Artifact:
         raise TrainingError(
             f"{job.label}: {bench.suite.dataset.title} has no training images; give the model weights instead"
         )
-    task = TrainingTask(
-        build=lambda: bench.build(job.model),
-        defense=job.defense,
-        quantizer=job.quantizer,
-        bits=job.bits,
-        settings=job.settings,
-        initial=tensors(bench.store.read(job.initial.kind, job.initial.key)) if job.initial else None,
-        seed=job.seed,
-        pool=tuple(patch_from(bench.store.read(patch.kind, patch.key)) for patch in job.pool),
-    )
     earlier = _latest_snapshot(bench, job)
     log = list(earlier.log) if earlier else []
 
@@ -44,16 +34,37 @@ def trained(bench: Workbench, job: TrainJob, progress: Progress) -> Artifact:
             for running in (False, True):
                 bench.store.remove("snapshot", _snapshot_key(job, snapshot.epochs - 1, running))
 
-    state = train(
-        task,
-        splits.train,
-        splits.calibration,
-        device=bench.device,
-        snapshot=earlier,
-        save=save,
-        progress=progress,
-    )
+    try:
+        state = train(
+            task_of(bench, job),
+            splits.train,
+            splits.calibration,
+            device=bench.device,
+            snapshot=earlier,
+            save=save,
+            progress=progress,
+        )
+    except TrainingError as error:
+        good = _latest_snapshot(bench, job)
+        if good is None:
+            raise
+        kept = bench.store.path("snapshot", _snapshot_key(job, good.epochs, good.running is not None))
+        raise TrainingError(f"{error}. The weights after {good.epochs} epochs are kept in {kept}") from error
     return Artifact(arrays(state), {"log": log})
+
+
+def task_of(bench: Workbench, job: TrainJob) -> TrainingTask:
+    """What the job trains; what it starts from is in the store."""
+    return TrainingTask(
+        build=lambda: bench.build(job.model),
+        defense=job.defense,
+        quantizer=job.quantizer,
+        bits=job.bits,
+        settings=job.settings,
+        initial=tensors(bench.store.read(job.initial.kind, job.initial.key)) if job.initial else None,
+        seed=job.seed,
+        pool=tuple(patch_from(bench.store.read(patch.kind, patch.key)) for patch in job.pool),
+    )
 
 
 def _latest_snapshot(bench: Workbench, job: TrainJob) -> Snapshot | None:

@@ -10,6 +10,7 @@ from typing import Literal
 from qpatchbench.attacks.base import Attack
 from qpatchbench.component import create
 from qpatchbench.registry import ATTACKS
+from qpatchbench.suite.analyses import CostJob, SimilarityJob, cost_jobs, similarity_jobs
 from qpatchbench.suite.coherence import UNDEFENDED, names_of
 from qpatchbench.suite.jobs import CraftJob, DataKeys, DeployJob, EvaluateJob, Job
 from qpatchbench.suite.networks import Networks
@@ -38,6 +39,11 @@ class Plan:
         """The evaluations."""
         return tuple(job for job in self.jobs if isinstance(job, EvaluateJob))
 
+    @property
+    def analyses(self) -> tuple[CostJob | SimilarityJob, ...]:
+        """Costs and similarities."""
+        return tuple(job for job in self.jobs if isinstance(job, CostJob | SimilarityJob))
+
 
 def make_plan(suite: Suite, data: Mapping[str, DataKeys], weights: Mapping[str, str]) -> Plan:
     """Expand a suite into jobs.
@@ -49,8 +55,8 @@ def make_plan(suite: Suite, data: Mapping[str, DataKeys], weights: Mapping[str, 
     """
     planner = _Planner(suite, Networks(suite, data, weights))
     found: dict[str, Job] = {}
-    for cell in planner.cells():
-        _add(cell, found)
+    for job in (*planner.cells(), *planner.analyses()):
+        _add(job, found)
     return Plan(suite, tuple(found.values()))
 
 
@@ -87,6 +93,21 @@ class _Planner:
                         crafted = CraftJob(control, patch.goals, (), seed, facts)
                         for transformation in self.suite.transformations(control):
                             yield EvaluateJob(crafted, target, True, facts, transformation)
+
+    def analyses(self) -> Iterator[Job]:
+        """Costs and similarities of the target networks."""
+        targets = distinct([target for seed in self.suite.seeds for target in self._targets(seed)])
+        wanted = self.suite.analysis
+        if wanted.costs is not None:
+            yield from cost_jobs(targets, wanted.costs)
+        if wanted.similarity:
+            patches = {
+                (model.title, seed): patch
+                for seed in self.suite.seeds
+                for model in self.suite.models
+                for patch in self.networks.seen_patches(model, seed)[:1]
+            }
+            yield from similarity_jobs(targets, patches, wanted.images)
 
     def _cell(self, patch: CraftJob, target: DeployJob, transformation: Transformation) -> EvaluateJob:
         facts = self.networks.facts(target.checkpoint.model)

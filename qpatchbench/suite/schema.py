@@ -87,6 +87,18 @@ class Sweep(Section):
     )
 
 
+class Analysis(Section):
+    """What else is measured, beside patches on networks."""
+
+    costs: str | None = Field(
+        default=None, description="a defense of the suite; time and memory of every other's training relative to it"
+    )
+    similarity: bool = Field(
+        default=False, description="how similar features and input gradients of every backbone's bit-widths are"
+    )
+    images: int = Field(default=256, gt=0, description="evaluation images on which similarity is measured")
+
+
 class Filter(Section):
     """A set of cells: those that agree with every key given. Names are labels as shown in results."""
 
@@ -138,6 +150,7 @@ class Suite(Section):
     transfer: Transfer = Field(default=Transfer(), description="which patches meet which networks")
     pool: PatchPool | None = Field(default=None, description="patches to train on, and patches kept from training")
     sweep: Sweep = Field(default=Sweep(), description="sizes, shifts and rotations to try beside those stated")
+    analysis: Analysis = Field(default=Analysis(), description="what else is measured of the networks")
     evaluation: Evaluation = Field(default=Evaluation(), description="how cells are measured")
     seeds: tuple[int, ...] = Field(default=(0,), min_length=1, description="seeds of training and crafting")
     include: tuple[Filter, ...] = Field(default=(), description="if given, only cells that agree with one of these")

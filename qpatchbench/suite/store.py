@@ -116,6 +116,10 @@ class Store:
             with storage_errors(path), contextlib.suppress(FileNotFoundError, NotADirectoryError):
                 path.unlink()
 
+    def path(self, kind: str, key: str) -> Path:
+        """Where an artifact's arrays are, or would be."""
+        return self._path(kind, key, ".safetensors")
+
     def _path(self, kind: str, key: str, ending: str) -> Path:
         return self.root / kind / key[:2] / f"{key}{ending}"
 

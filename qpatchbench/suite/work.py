@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from qpatchbench.suite.analyses import CostJob, SimilarityJob
+from qpatchbench.suite.analysing import costs, similarities
 from qpatchbench.suite.bench import Workbench
 from qpatchbench.suite.crafting import crafted
 from qpatchbench.suite.deploying import deployed
@@ -31,3 +33,8 @@ class BenchWorker:
                 return crafted(self.bench, job, progress)
             case EvaluateJob():
                 return measured(self.bench, job)
+            case CostJob():
+                return costs(self.bench, job, progress)
+            case SimilarityJob():
+                return similarities(self.bench, job, progress)
+        raise TypeError(f"expected a job that this worker knows, found {job.kind!r}")

@@ -22,7 +22,7 @@ from qpatchbench.quantizers.base import Quantizer
 from qpatchbench.training.settings import TrainingSettings
 from qpatchbench.training.snapshot import Running, Snapshot
 from qpatchbench.training.switching import Switch
-from qpatchbench.types import Bits, ImageSet, Patch, Progress, silent
+from qpatchbench.types import Bits, ImageSet, Network, Patch, Progress, silent
 
 SAVE_SECONDS = 300.0
 
@@ -104,10 +104,10 @@ def train(
     if snapshot is not None:
         snapshot.restore(module, optimizer)
     forward, wrapped = fabric.setup(module, optimizer)
-    network = Switch(module, forward, task.quantizer is not None)
+    network = Switch(module, _answering(module, fabric), task.quantizer is not None)
     data, held_out = images.to(device), to_float(calibration.pixels).to(device)
     pool = tuple(patch.to(device) for patch in task.pool)
-    batches = max(1, len(data) // settings.batch_size)
+    batches = max(1, min(len(data), settings.images_per_epoch or len(data)) // settings.batch_size)
     total = settings.epochs * batches
     saved = time.monotonic()
     for epoch in range(snapshot.epochs if snapshot else 0, settings.epochs):
@@ -152,6 +152,17 @@ def train(
         save(Snapshot.of(module, optimizer, epoch + 1, log))
         saved = time.monotonic()
     return {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}
+
+
+def _answering(module: torch.nn.Module, fabric: Fabric) -> Network:
+    """Logits as Fabric's wrapped module gives them; that one allows no gradient but by `fabric.backward`."""
+
+    def answer(images: torch.Tensor) -> torch.Tensor:
+        with fabric.autocast():
+            logits: torch.Tensor = module(images)
+        return logits.float()
+
+    return answer
 
 
 def _calibrate(module: torch.nn.Module, added: tuple[Bits, ...], images: torch.Tensor) -> None:

@@ -14,6 +14,9 @@ class TrainingSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     epochs: int = Field(default=200, ge=0, description="passes over the training images")
+    images_per_epoch: int | None = Field(
+        default=None, gt=0, description="of the training images, other ones in every epoch; none: all of them"
+    )
     batch_size: int = Field(default=128, gt=0, description="images per step")
     learning_rate: float = Field(default=0.1, gt=0, description="initial learning rate")
     schedule: Literal["step", "cosine", "constant"] = Field(
