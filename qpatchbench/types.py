@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import torch
 from pydantic import GetCoreSchemaHandler
@@ -18,8 +18,35 @@ Network: TypeAlias = Callable[["torch.Tensor"], "torch.Tensor"]
 # Named terms of a training loss, scalars; the loop sums, logs and differentiates them.
 Losses: TypeAlias = dict[str, "torch.Tensor"]
 
+
+class Observed(NamedTuple):
+    """A forward pass with what was seen inside.
+
+    Attributes:
+        logits: (B, K).
+        features: layer name -> its output as the next layer computes with it, (B, C, h, w) of a convolution: after
+            BatchNorm, nonlinearity and the activation quantizer.
+    """
+
+    logits: torch.Tensor
+    features: Mapping[str, torch.Tensor]
+
+
 # Told how far a long computation is (0..1) and the figures worth showing, for example {"loss": 0.3}.
 Progress: TypeAlias = Callable[[float, Mapping[str, float]], None]
+
+
+@runtime_checkable
+class Randomized(Protocol):
+    """A network that draws at random how it answers."""
+
+    @property
+    def expected(self) -> Network:
+        """What it answers on average, exactly; attacks by gradient follow this one."""
+
+    def restart(self, seed: int) -> None:
+        """Draw from here on as `seed` says."""
+
 
 FLOAT_BITS = 32
 LOWEST_BITS, HIGHEST_BITS = 2, 16

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
 from torch import nn
+
+from qpatchbench.ops.averaging import log_mean_probability
 
 
 class VotingNetwork(nn.Module):
@@ -45,5 +46,4 @@ class AveragingNetwork(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Images as the members take them."""
-        log_probabilities = torch.stack([member(images).log_softmax(dim=1) for member in self.members])
-        return log_probabilities.logsumexp(dim=0) - math.log(len(self.members))
+        return log_mean_probability(torch.stack([member(images) for member in self.members]))

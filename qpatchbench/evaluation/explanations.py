@@ -64,7 +64,8 @@ EXPLANATIONS: dict[str, Explanation] = {
         "The same input gives the same output",
         "two passes over the same images differ and the attack does not average over the randomness",
         "the attack follows the gradient of one random network and is evaluated on another",
-        "attack with expectation over transformation, at least 20 draws",
+        "attack with expectation over transformation, at least 20 draws, or give the network an attribute `expected`, "
+        "its exact expectation",
     ),
     "V9": Explanation(
         "Images are kept apart",

@@ -4,6 +4,9 @@ q = clamp(round(v * (1 / s)), qmin, qmax), v_hat = s * q with zero point 0 and r
 torch.fake_quantize_per_tensor_affine and ONNX QuantizeLinear. Gradients are straight-through and clipped: 1 where the
 rounded code is in range, else 0 (Krishnamoorthi 2018, arXiv 1806.08342, section 3.1.1). Learned scales follow Esser et
 al. 2020, Learned Step Size Quantization, arXiv 1902.08153. Everything can be differentiated twice.
+
+`fake_quantize_between` is the one asymmetric grid: 2^b values from a lowest to a highest one, zero not among them in
+general, with a straight-through gradient everywhere.
 """
 
 from __future__ import annotations
@@ -97,6 +100,37 @@ def fake_quantize_learned(
         wide, shaped, qmin, qmax, 1 / math.sqrt(shared * qmax)
     )
     return result.to(values.dtype)
+
+
+def fake_quantize_between(
+    values: torch.Tensor, limits: torch.Tensor, bits: int, channel_axis: int | None = None
+) -> torch.Tensor:
+    """Round `values` to 2^bits equally spaced points between two limits, which receive no gradient.
+
+    Computed in float32 (float64 for float64 values) and returned in the dtype of `values`, whose gradient is 1
+    everywhere, also outside of the range.
+
+    Args:
+        values: any shape.
+        limits: (2,) lowest and highest point for all values, or (2, C) along `channel_axis`; where both are equal,
+            everything becomes that value.
+        bits: of the codes 0 .. 2^bits - 1.
+        channel_axis: dimension of size C that has a range per index, or None.
+    """
+    from qpatchbench.ops.straight_through import Unclipped
+
+    wide, largest = _widened(values), 2**bits - 1
+    low, high = limits.detach().to(wide.dtype)
+    scale = ((high - low) / largest).clamp_min(SMALLEST_SCALE)
+    low, scale = (_broadcastable(part, wide, channel_axis) for part in (low, scale))
+    result: torch.Tensor = Unclipped.apply(wide, low, scale, largest)  # type: ignore[no-untyped-call]  # as above
+    return result.to(values.dtype)
+
+
+def extremes(values: torch.Tensor, channel_axis: int | None = None) -> torch.Tensor:
+    """Smallest and largest value, (2,) or (2, C) float."""
+    found = torch.stack(_rows(values, channel_axis).aminmax(dim=1))
+    return found.squeeze(1) if channel_axis is None else found
 
 
 def max_scale(values: torch.Tensor, qmax: int, channel_axis: int | None = None) -> torch.Tensor:

@@ -54,6 +54,25 @@ class LearnedScale(torch.autograd.Function):
         return inside, slope * ctx.factor, None, None, None  # type: ignore[attr-defined]  # as above
 
 
+class Unclipped(torch.autograd.Function):
+    """values, low and scale (both broadcastable, no gradient), largest code -> values on the grid low + scale * code.
+
+    The gradient passes everywhere, also where a value was clipped.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: FunctionCtx, values: torch.Tensor, low: torch.Tensor, scale: torch.Tensor, largest: int
+    ) -> torch.Tensor:
+        """Quantize; the backward pass needs nothing."""
+        return (values - low).mul_(scale.reciprocal()).round_().clamp_(0, largest).mul_(scale).add_(low)
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        """Gradient of values; the others have none."""
+        return gradients[0], None, None, None
+
+
 def _where_in_range(gradient: torch.Tensor, codes: torch.Tensor, ctx: FunctionCtx) -> torch.Tensor:
     low, high = ctx.qmin - 0.5, ctx.qmax + 0.5  # type: ignore[attr-defined]  # as above
     masked: torch.Tensor = torch.ops.aten.hardtanh_backward(gradient, codes, low, high)

@@ -7,7 +7,7 @@ audit covers what multiplies weights with activations.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -58,9 +58,17 @@ def audit(network: nn.Module, images: torch.Tensor) -> tuple[LayerAudit, ...]:
     """Count levels in a frozen network, in order of execution.
 
     Args:
-        network: what a quantizer deployed; empty result for a float network.
+        network: what a quantizer deployed; empty result for a float network. One that has `members`, of which it uses
+            some or all for an image, is audited member by member.
         images: (N, 3, H, W), run as one batch.
     """
+    members = getattr(network, "members", None)
+    if isinstance(members, nn.ModuleDict | nn.ModuleList):
+        return tuple(
+            replace(row, name=f"members.{name}.{row.name}")
+            for name, member in members.named_children()
+            for row in audit(member, images)
+        )
     layers: dict[nn.Module, tuple[str, FrozenLayer]] = {layer: (name, layer) for name, layer in frozen_layers(network)}
     found: dict[str, LayerAudit] = {}
 

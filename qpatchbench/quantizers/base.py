@@ -32,9 +32,15 @@ class Checkpoint:
 
 
 class Quantizer(Component, ABC):
-    """Deploys a checkpoint at a bit-width."""
+    """Deploys a checkpoint at a bit-width.
 
-    trained: ClassVar[bool] = False  # True: needs quantizers that a quantization-aware defense has trained
+    Attributes:
+        trained: whether its own fake quantizers are what a quantization-aware defense trains.
+        wants_trained: whether it deploys trained fake quantizers: its own, or those of another entry of the suite.
+    """
+
+    trained: ClassVar[bool] = False
+    wants_trained: ClassVar[bool] = False
 
     bits: tuple[Bits, ...] = Field(min_length=1, description="bit-widths to deploy: 2..16, 32 = float, w4a8")
 

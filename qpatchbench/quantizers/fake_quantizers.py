@@ -6,7 +6,11 @@ Scale modes (`scale`):
 - mse: the same with the scale of least squared error in place of the max-abs scale; slow for weights;
 - lsq: learned (Esser et al. 2020, arXiv 1902.08153);
 - paper: lsq at 4 bits and below, ema above. At 2 bits a max-abs scale would round 84 to 94 % of Gaussian
-  weights to zero (fan-in 144 to 4608).
+  weights to zero (fan-in 144 to 4608);
+- min_max: as in the code of Double-Win Quant (Fu et al. 2021, github.com/GATECH-EIC/Double-Win-Quant). Asymmetric: 2^b
+  points from the smallest to the largest value, straight-through also where values are clipped. Weights per channel,
+  afresh on every forward pass; activations by the batch's own range in training and by a moving average of it in
+  evaluation, one average that all bit-widths share, nine tenths of it the newest batch.
 """
 
 from __future__ import annotations
@@ -22,18 +26,22 @@ from qpatchbench.errors import QPatchBenchError
 from qpatchbench.ops.fake_quantization import (
     SMALLEST_SCALE,
     code_range,
+    extremes,
     fake_quantize,
+    fake_quantize_between,
     fake_quantize_learned,
     lsq_initial_scale,
     max_scale,
     mse_scale,
 )
+from qpatchbench.quantizers.frozen_activation import FrozenActivation
 from qpatchbench.types import FLOAT, FLOAT_BITS, Bits
 
-Scale = Literal["paper", "ema", "mse", "lsq"]
-FirstLast = Literal["same", "eight"]
+Scale = Literal["paper", "ema", "mse", "lsq", "min_max"]
+FirstLast = Literal["same", "eight", "float"]
 
 EMA_MOMENTUM = 0.01  # share of the newest batch; torch.ao's averaging_constant
+MIN_MAX_MOMENTUM = 0.9  # the same for min_max: the code keeps a tenth of the old range
 LARGEST_LEARNED = 4  # bits up to which `paper` learns scales
 _SAMPLE = 2**16  # values from which a batch's MSE scale is estimated
 
@@ -53,35 +61,39 @@ class Role:
 
 
 class _FakeQuantizer(nn.Module):
-    """Scales by name `scale_<bits>`: a parameter if learned, a buffer if observed, absent if computed afresh."""
+    """Scales by name `scale_<bits>`: a parameter if learned, a buffer if observed, absent if computed afresh.
 
-    def __init__(self, bits: tuple[Bits, ...], scale: Scale, first_last: FirstLast) -> None:
+    In place of scales, min_max observes one `range` (2,), lowest and highest value, for all bits.
+    """
+
+    def __init__(self, bits: tuple[Bits, ...], scale: Scale, first_last: FirstLast, shortcut: bool = False) -> None:
         super().__init__()
-        self.bits, self.scale, self.first_last = bits, scale, first_last
+        self.bits, self.scale, self.first_last, self.shortcut = bits, scale, first_last, shortcut
         self.active = FLOAT
         self.role: Role | None = None
 
     def width(self, bits: Bits) -> int:
-        """Bits in use when the network is at `bits`: 8 for end layers under the policy `eight`."""
+        """Bits in use when the network is at `bits`; end layers have at least 8 under `eight`, 32 under `float`."""
         width = self._width(bits)
         at_end = self.role is not None and (self.role.first or self.role.last)
+        if self.first_last == "float" and (at_end or self.shortcut):
+            return FLOAT_BITS
         return max(width, 8) if self.first_last == "eight" and at_end else width
 
     def mode(self, bits: Bits) -> str:
-        """ema, mse or lsq."""
+        """ema, mse, lsq or min_max."""
         if self.scale != "paper":
             return self.scale
         return "lsq" if self.width(bits) <= LARGEST_LEARNED else "ema"
 
     def scale_at(self, bits: Bits) -> torch.Tensor:
-        """The stored scale.
+        """The stored scale; the stored range in mode min_max.
 
         Raises:
             QPatchBenchError: neither `initialize` nor `load_state_dict` was called. (Not an AttributeError, which
                 torch would answer with the raw weight of the layer.)
         """
-        name = f"scale_{bits}"
-        stored = {**self._parameters, **self._buffers}.get(name)
+        stored = {**self._parameters, **self._buffers}.get(self._stored_name(bits))
         if stored is None:
             raise QPatchBenchError(
                 f"quantizer at {bits} bits has no scale. Expected initialize(module, images) or load_state_dict() "
@@ -94,13 +106,14 @@ class _FakeQuantizer(nn.Module):
         self.role = role
         for bits in self.bits:
             shape = self._stored_shape(bits) if self.width(bits) != FLOAT_BITS else None
-            if shape is None or f"scale_{bits}" in {**self._parameters, **self._buffers}:
+            name = self._stored_name(bits)
+            if shape is None or name in {**self._parameters, **self._buffers}:
                 continue
             scale = torch.ones(shape, device=like.device)
             if self.mode(bits) == "lsq":
-                self.register_parameter(f"scale_{bits}", nn.Parameter(scale))
+                self.register_parameter(name, nn.Parameter(scale))
             else:
-                self.register_buffer(f"scale_{bits}", scale)
+                self.register_buffer(name, scale)
 
     def get_extra_state(self) -> torch.Tensor:
         """The role as (first, last, signed) uint8; empty before initialisation."""
@@ -114,9 +127,13 @@ class _FakeQuantizer(nn.Module):
         # What a layer stores depends on its role, so a fresh module learns the role before torch looks for scales.
         flags = state_dict.get(f"{prefix}_extra_state")
         if flags is not None and len(flags):
-            stored = [value for name, value in state_dict.items() if name.startswith(f"{prefix}scale_")]
+            names = (f"{prefix}scale_", f"{prefix}range")
+            stored = [value for name, value in state_dict.items() if name.startswith(names)]
             self.assign(Role(*map(bool, flags.tolist())), stored[0] if stored else flags)
         super()._load_from_state_dict(state_dict, prefix, *rest)
+
+    def _stored_name(self, bits: Bits) -> str:
+        return "range" if self.mode(bits) == "min_max" else f"scale_{bits}"
 
     def _width(self, bits: Bits) -> int:
         raise NotImplementedError
@@ -126,17 +143,20 @@ class _FakeQuantizer(nn.Module):
 
 
 class WeightQuantizer(_FakeQuantizer):
-    """Signed, narrow, one scale per output channel.
+    """Signed, narrow, one scale per output channel; in mode min_max one range per output channel.
 
     Args:
         channels: number of output channels, dimension 0 of the weight.
         bits: bit-widths of the network.
         scale: scale mode.
         first_last: width of the first and last layer.
+        shortcut: whether the layer is a shortcut, which counts as an end layer where those are float.
     """
 
-    def __init__(self, channels: int, bits: tuple[Bits, ...], scale: Scale, first_last: FirstLast) -> None:
-        super().__init__(bits, scale, first_last)
+    def __init__(
+        self, channels: int, bits: tuple[Bits, ...], scale: Scale, first_last: FirstLast, shortcut: bool = False
+    ) -> None:
+        super().__init__(bits, scale, first_last, shortcut)
         self.channels = channels
 
     def forward(self, weight: torch.Tensor) -> torch.Tensor:
@@ -144,6 +164,8 @@ class WeightQuantizer(_FakeQuantizer):
         width = self.width(self.active)
         if width == FLOAT_BITS:
             return weight
+        if self.mode(self.active) == "min_max":
+            return fake_quantize_between(weight, extremes(weight, 0), width, 0)
         qmin, qmax = code_range(width, signed=True)
         if self.mode(self.active) == "lsq":
             return fake_quantize_learned(weight, _nonzero(self.scale_at(self.active)), qmin, qmax, 0)
@@ -176,6 +198,13 @@ class ActivationQuantizer(_FakeQuantizer):
         if width == FLOAT_BITS:
             return inputs
         scale = self.scale_at(self.active)
+        if self.mode(self.active) == "min_max":
+            if not self.training:
+                return fake_quantize_between(inputs, scale, width)
+            batch_range = extremes(inputs)
+            with torch.no_grad():
+                scale.lerp_(batch_range, MIN_MAX_MOMENTUM)
+            return fake_quantize_between(inputs, batch_range, width)
         qmin, qmax = code_range(width, self._role.signed)
         if self.mode(self.active) == "lsq":
             return fake_quantize_learned(inputs, _nonzero(scale), qmin, qmax, elements=max(1, inputs[0].numel()))
@@ -187,7 +216,9 @@ class ActivationQuantizer(_FakeQuantizer):
         return fake_quantize(inputs, scale, qmin, qmax)
 
     def observed_scale(self, inputs: torch.Tensor, bits: Bits) -> torch.Tensor:
-        """The scale that one batch of inputs asks for, () float32 without a graph."""
+        """The scale that one batch of inputs asks for, () float32 without a graph; (2,) in mode min_max."""
+        if self.mode(bits) == "min_max":
+            return extremes(inputs)
         qmin, qmax = code_range(self.width(bits), self._role.signed)
         if self.mode(bits) == "lsq":
             return lsq_initial_scale(inputs, qmax)
@@ -196,6 +227,16 @@ class ActivationQuantizer(_FakeQuantizer):
             stride = inputs.numel() // _SAMPLE | 1
             return mse_scale(inputs.detach().flatten()[::stride], qmin, qmax)
         return max_scale(inputs, qmax)
+
+    def frozen(self) -> FrozenActivation:
+        """What deployment keeps of it: the active width and its scale."""
+        width, signed = self.width(self.active), self.role is not None and self.role.signed
+        if width == FLOAT_BITS:
+            return FrozenActivation(width, signed, None)
+        stored = self.scale_at(self.active)
+        if self.mode(self.active) == "min_max":
+            return FrozenActivation(width, False, stored)  # codes count up from the lowest value
+        return FrozenActivation(width, signed, stored.abs())
 
     def quantized_bits(self) -> tuple[Bits, ...]:
         """The bit-widths at which this layer's inputs are quantized."""
@@ -215,7 +256,7 @@ class ActivationQuantizer(_FakeQuantizer):
         return bits.activation
 
     def _stored_shape(self, bits: Bits) -> tuple[int, ...]:
-        return ()
+        return (2,) if self.mode(bits) == "min_max" else ()
 
 
 def _nonzero(scale: torch.Tensor) -> torch.Tensor:

@@ -23,10 +23,7 @@ def freeze(module: nn.Module) -> None:
     """
     for _, layer in list(switchable_layers(module)):
         weights, inputs = layer.weight_quantizer, layer.activation_quantizer
-        width = inputs.width(inputs.active)
-        signed = inputs.role is not None and inputs.role.signed
-        scale = None if width == FLOAT_BITS else inputs.scale_at(inputs.active).abs()
-        freeze_layer(layer, layer.weight, weights.width(weights.active), FrozenActivation(width, signed, scale))
+        freeze_layer(layer, layer.weight, weights.width(weights.active), inputs.frozen())
     for parent in list(module.modules()):
         for name, child in list(parent.named_children()):
             if isinstance(child, SwitchableBatchNorm):

@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from qpatchbench.ops.fake_quantization import code_range, fake_quantize, max_scale
+from qpatchbench.ops.fake_quantization import code_range, fake_quantize, fake_quantize_between, max_scale
 from qpatchbench.types import FLOAT_BITS
 
 
 class FrozenActivation(nn.Module):
-    """Quantizes a layer's inputs (B, ...) with a fixed scale, or per image at run time.
+    """Quantizes a layer's inputs (B, ...) with a fixed scale or range, or per image at run time.
 
     Without a stored scale every index of dimension 0 gets max|x| / qmax of its own values: an image, or one
     window of an image in Swin. A result thus never depends on what else is in the batch.
@@ -18,7 +18,8 @@ class FrozenActivation(nn.Module):
     Args:
         width: bits; 32 leaves the inputs alone.
         signed: whether the codes include negative ones.
-        scale: () float, or None for the run-time scale.
+        scale: () float; (2,) float, lowest and highest value, for an asymmetric grid; or None for the
+            run-time scale.
     """
 
     scale: torch.Tensor | None
@@ -33,6 +34,8 @@ class FrozenActivation(nn.Module):
         """Same shape and dtype."""
         if self.width == FLOAT_BITS or not self.enabled:
             return inputs
+        if self.scale is not None and self.scale.ndim:
+            return fake_quantize_between(inputs, self.scale, self.width)
         qmin, qmax = code_range(self.width, self.signed)
         if self.scale is None:
             return fake_quantize(inputs, max_scale(inputs, qmax, 0), qmin, qmax, 0)
@@ -40,6 +43,10 @@ class FrozenActivation(nn.Module):
 
     def extra_repr(self) -> str:
         """Shown in the repr of the network."""
+        if self.width == FLOAT_BITS:
+            return f"{self.width} bits"
+        if self.scale is not None and self.scale.ndim:
+            return f"{self.width} bits, from {float(self.scale[0]):.4g} to {float(self.scale[1]):.4g}"
         source = "per image" if self.scale is None else f"{float(self.scale):.4g}"
         codes = "signed" if self.signed else "unsigned"
-        return f"{self.width} bits" if self.width == FLOAT_BITS else f"{self.width} bits, {codes}, scale {source}"
+        return f"{self.width} bits, {codes}, scale {source}"

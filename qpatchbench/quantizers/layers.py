@@ -96,6 +96,11 @@ def quantizable(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
             yield name, layer
 
 
+def is_shortcut(layer: nn.Module) -> bool:
+    """Whether it is a 1x1 convolution with a stride, which reduces a residual block's input for its sum."""
+    return isinstance(layer, nn.Conv2d) and layer.kernel_size == (1, 1) and max(layer.stride) > 1
+
+
 def float_weight(layer: nn.Module) -> nn.Parameter:
     """The parameter named "weight", past any property of that name."""
     weight = layer._parameters["weight"]

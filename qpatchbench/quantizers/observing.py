@@ -23,7 +23,7 @@ class Seen:
 
     Attributes:
         lowest: smallest value.
-        measures: by name, one () tensor per call.
+        measures: by name, one tensor per call, of one shape.
     """
 
     lowest: float = 0.0
@@ -35,8 +35,8 @@ class Seen:
         return self.lowest < 0
 
     def mean(self, name: str) -> torch.Tensor:
-        """Mean of a measure over batches, () float32."""
-        return torch.stack(self.measures[name]).mean()
+        """Mean of a measure over batches, float32 of the measure's shape."""
+        return torch.stack(self.measures[name]).mean(0)
 
 
 @torch.no_grad()

@@ -2,7 +2,7 @@
 
 Uniform, symmetric, zero point 0; weights per output channel, activations per tensor. The papers that cite this set-up
 name moving-average observers and LSQ in one breath; `paper` uses each where it works: learned scales at 4 bits
-and below, max-abs scales above.
+and below, max-abs scales above. `min_max` alone is asymmetric.
 """
 
 from __future__ import annotations
@@ -22,15 +22,18 @@ class Qat(Quantizer):
     """Deploys one width of a network that was trained with switchable fake quantizers."""
 
     trained: ClassVar[bool] = True
+    wants_trained: ClassVar[bool] = True
 
-    scale: Literal["paper", "ema", "mse", "lsq"] = Field(
+    scale: Literal["paper", "ema", "mse", "lsq", "min_max"] = Field(
         default="paper",
         description="how scales arise: ema (max-abs; moving average for activations), mse (least squared error), lsq "
-        "(learned), paper (lsq at 4 bits and below, else ema)",
+        "(learned), paper (lsq at 4 bits and below, else ema), min_max (asymmetric, from the smallest to the largest "
+        "value, as in the code of Double-Win Quant)",
     )
-    first_last: Literal["same", "eight"] = Field(
+    first_last: Literal["same", "eight", "float"] = Field(
         default="same",
-        description="width of the first and last layer: same as all, or eight bits where all have fewer",
+        description="width of the first and last layer: same as all, eight bits where all have fewer, or float, which "
+        "leaves strided 1x1 shortcut convolutions in full precision too (as in the code of Double-Win Quant)",
     )
     batch_norm: Literal["switchable", "shared"] = Field(
         default="switchable", description="one BatchNorm per bit-width, or one for all"

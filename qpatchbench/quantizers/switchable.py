@@ -30,6 +30,7 @@ from qpatchbench.quantizers.layers import (
     SwitchableBatchNorm,
     batch_norms,
     float_weight,
+    is_shortcut,
     quantizable,
     quantize_layer,
 )
@@ -76,11 +77,8 @@ def prepare(module: nn.Module, bits: tuple[Bits, ...], settings: object) -> None
         found = "none" if not layers else "a network that is prepared already"
         raise QPatchBenchError(f"expected a float network with Conv2d or Linear layers, found {found}")
     for _, layer in layers:
-        quantize_layer(
-            layer,
-            WeightQuantizer(len(float_weight(layer)), bits, settings.scale, settings.first_last),
-            ActivationQuantizer(bits, settings.scale, settings.first_last),
-        )
+        policy = (bits, settings.scale, settings.first_last, is_shortcut(layer))
+        quantize_layer(layer, WeightQuantizer(len(float_weight(layer)), *policy), ActivationQuantizer(*policy))
     if settings.batch_norm == "switchable":
         for parent, name, norm in batch_norms(module):
             setattr(parent, name, SwitchableBatchNorm(norm, bits))

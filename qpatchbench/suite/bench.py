@@ -17,13 +17,13 @@ from qpatchbench.evaluation.records import Check
 from qpatchbench.models.base import ModelSource
 from qpatchbench.ops.pasting import to_float
 from qpatchbench.ops.placing import sample_placement
-from qpatchbench.ops.randomness import derive_generator
+from qpatchbench.ops.randomness import derive_generator, derive_seed
 from qpatchbench.quantizers.base import Checkpoint
 from qpatchbench.suite.decoding import decoding_for
 from qpatchbench.suite.jobs import DeployJob
 from qpatchbench.suite.schema import Suite
 from qpatchbench.suite.store import Artifact, Store
-from qpatchbench.types import ImageSet, Placement
+from qpatchbench.types import ImageSet, Placement, Randomized
 
 NETWORKS_IN_MEMORY = 8
 
@@ -100,6 +100,13 @@ class Workbench:
                 self._networks.popitem(last=False)
         self._networks.move_to_end(key)
         return self._networks[key]
+
+    def answering(self, job: DeployJob, *role: object) -> torch.nn.Module:
+        """The deployed network, ready to answer in one role; one that draws at random draws by the role alone."""
+        network = self.network(job)
+        if isinstance(network, Randomized):
+            network.restart(derive_seed(self.suite.evaluation.placement_seed, "answers", *role))
+        return network
 
     def _deployed(self, job: DeployJob) -> torch.nn.Module:
         """The network of the job's own checkpoint, without partners."""

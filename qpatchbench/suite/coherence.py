@@ -20,6 +20,7 @@ def incoherences(suite: Suite) -> Iterator[tuple[KeyPath, str]]:
     yield from _deployments(suite)
     yield from _sweep(suite)
     yield from _pool(suite)
+    yield from _borrowed(suite)
     yield from _sources(suite)
     yield from _several_sources(suite)
     yield from _analysis(suite)
@@ -152,7 +153,7 @@ def _deployments(suite: Suite) -> Iterator[tuple[KeyPath, str]]:
             )
         for index, quantizer in enumerate(suite.quantizers):
             kept = suite.keeps(defense=defense.title, quantizer=names_of(quantizer))
-            if quantizer.trained and not defense.quantization_aware and kept:
+            if quantizer.wants_trained and not defense.quantization_aware and kept:
                 yield (
                     ("quantizers", index),
                     f"{quantizer.mode} deploys trained quantizers, and the defense {defense.title!r} trains none: "
@@ -160,7 +161,7 @@ def _deployments(suite: Suite) -> Iterator[tuple[KeyPath, str]]:
                 )
             if (
                 defense.quantization_aware
-                and not quantizer.trained
+                and not quantizer.wants_trained
                 and trained
                 and kept
                 and FLOAT not in trained[0].bits
@@ -169,6 +170,24 @@ def _deployments(suite: Suite) -> Iterator[tuple[KeyPath, str]]:
                     ("quantizers", index),
                     f"{quantizer.mode} starts from the 32-bit weights of {defense.title}: "
                     f"add 32 to the bits of {trained[0].mode}",
+                )
+
+
+def _borrowed(suite: Suite) -> Iterator[tuple[KeyPath, str]]:
+    """Quantizers that deploy what another one trains need its bit-widths."""
+    trained = next((quantizer for quantizer in suite.quantizers if quantizer.trained), None)
+    for index, quantizer in enumerate(suite.quantizers):
+        if not quantizer.wants_trained or quantizer.trained:
+            continue
+        if trained is None:
+            yield ("quantizers", index), f"{quantizer.mode} deploys what another quantizer trains: list qat before it"
+            continue
+        for number, bits in enumerate(quantizer.bits):
+            if bits not in trained.bits:
+                offered = ", ".join(map(str, trained.bits))
+                yield (
+                    ("quantizers", index, "bits", number),
+                    f"{quantizer.mode} deploys what {trained.mode} trains: expected one of {offered}, found {bits}",
                 )
 
 

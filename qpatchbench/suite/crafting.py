@@ -18,7 +18,7 @@ from qpatchbench.ops.surrogate import with_gradient_of
 from qpatchbench.suite.bench import Workbench
 from qpatchbench.suite.jobs import CraftJob, DeployJob, float_deployment
 from qpatchbench.suite.store import Artifact
-from qpatchbench.types import CraftTask, ImageSet, Network, Patch, Placement, Progress, Stage, parse_goal
+from qpatchbench.types import CraftTask, ImageSet, Network, Patch, Placement, Progress, Randomized, Stage, parse_goal
 
 CHECKED_IMAGES = 64  # images on which a patch is vetted
 ROUNDED_IMAGES = 256  # images on which 8-bit rounding is tried
@@ -85,7 +85,7 @@ def _control(bench: Workbench, job: CraftJob) -> Artifact:
 
 def _vet(bench: Workbench, job: CraftJob, images: ImageSet, patch: Patch) -> list[Check]:
     """V1 and V3 on a few images, with the first goal's patch at the suite's placements, on the first source."""
-    images, network = images[:ROUNDED_IMAGES], bench.network(job.sources[0])
+    images, network = images[:ROUNDED_IMAGES], _steady(bench.network(job.sources[0]))
     own = patch.for_goal(0)
     placement = bench.placement(images, job.side) if own.placement is None else own.placement[: len(images)]
     few, places = images[:CHECKED_IMAGES], placement[:CHECKED_IMAGES]
@@ -104,6 +104,11 @@ def _vet(bench: Workbench, job: CraftJob, images: ImageSet, patch: Patch) -> lis
     if patch.stages:
         found.append(checks.scores_find_nothing_more(patch.stages))
     return found
+
+
+def _steady(network: torch.nn.Module) -> Network:
+    """The network, or what it answers on average: else its draws would change predictions, not only the patch."""
+    return network.expected if isinstance(network, Randomized) else network
 
 
 def _float_sibling(bench: Workbench, job: DeployJob) -> torch.nn.Module | None:

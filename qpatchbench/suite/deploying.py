@@ -21,7 +21,7 @@ AUDITED_IMAGES = 8  # images on which distinct activation levels are counted
 
 def deployed(bench: Workbench, job: DeployJob) -> Artifact:
     """Predictions on the clean evaluation images, and what the checks found."""
-    network = bench.network(job)
+    network = bench.answering(job, "clean")
     images = bench.evaluation_images(job.checkpoint.model)
     predictions = clean_predictions(network, images, bench.suite.evaluation.batch_size)
     correct = int((predictions == images.labels.cpu()).sum())

@@ -148,7 +148,7 @@ class DeployJob:
                 "checkpoint": self.checkpoint.key,
                 "quantizer": _fields_without_bits(self.quantizer),
                 "bits": str(self.bits),
-                "calibration": self.facts["calibration"] if quantized and not self.quantizer.trained else None,
+                "calibration": self.facts["calibration"] if quantized and not self.quantizer.wants_trained else None,
                 **({"partners": [partner.network_key for partner in self.partners]} if self.partners else {}),
             }
         )
@@ -174,7 +174,7 @@ class DeployJob:
 
     def cost(self, sizes: Sizes) -> float:
         """Forward passes of one image."""
-        return sizes.calibration * (not self.quantizer.trained) + sizes.evaluation
+        return sizes.calibration * (not self.quantizer.wants_trained) + sizes.evaluation
 
 
 @dataclass(frozen=True)

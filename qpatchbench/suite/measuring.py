@@ -25,7 +25,7 @@ def measured(bench: Workbench, job: EvaluateJob) -> Artifact:
     target = bench.store.read(job.target.kind, job.target.key)
     patch = patch_from(stored)
     placements = [places(bench, job, patch.for_goal(index), images) for index in range(len(patch.goals))]
-    network, batch_size = bench.network(job.target), bench.suite.evaluation.batch_size
+    network, batch_size = bench.answering(job.target, "patched"), bench.suite.evaluation.batch_size
     rows = [
         patched_predictions(network, images, patch.for_goal(index), placement, batch_size)
         for index, placement in enumerate(placements)

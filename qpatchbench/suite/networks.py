@@ -59,9 +59,9 @@ class Networks:
 
     def offers(self, defense: Defense, quantizer: Quantizer, bits: Bits) -> bool:
         """Whether patches can be crafted on this defense's network at `bits`."""
-        if quantizer.trained and not defense.quantization_aware:
+        if quantizer.wants_trained and not defense.quantization_aware:
             return bits == FLOAT  # an undefended float network still attacks quantized targets
-        return bits in quantizer.bits or (bits == FLOAT and not quantizer.trained)
+        return bits in quantizer.bits or (bits == FLOAT and not quantizer.wants_trained)
 
     def facts(self, model: ModelSource) -> dict[str, Any]:
         """What identifies images, placements and checks, as jobs hash them."""
@@ -120,7 +120,7 @@ class Networks:
         if not defense.quantization_aware:
             return self._float_checkpoint(model, defense, seed, facts)
         trained = quantizer if quantizer.trained else next(q for q in suite.quantizers if q.trained)
-        wanted = bits if quantizer.trained else FLOAT
+        wanted = bits if quantizer.wants_trained else FLOAT
         group = next(group for group in defense.bit_groups(trained.bits) if wanted in group)
         initial, settings = self._start(model, seed, facts)
         patches = self._trained_on(model, defense, seed)
