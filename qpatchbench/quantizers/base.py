@@ -36,10 +36,12 @@ class Quantizer(Component, ABC):
 
     Attributes:
         trained: whether its own fake quantizers are what a quantization-aware defense trains.
+        randomized: whether the deployed network draws at random how it answers.
         wants_trained: whether it deploys trained fake quantizers: its own, or those of another entry of the suite.
     """
 
     trained: ClassVar[bool] = False
+    randomized: ClassVar[bool] = False
     wants_trained: ClassVar[bool] = False
 
     bits: tuple[Bits, ...] = Field(min_length=1, description="bit-widths to deploy: 2..16, 32 = float, w4a8")

@@ -22,6 +22,7 @@ class RandomPrecision(Quantizer):
     """Deploys all widths of a network with trained fake quantizers up to `bits`, and draws one for every image."""
 
     wants_trained: ClassVar[bool] = True
+    randomized: ClassVar[bool] = True
 
     seed: int = Field(default=0, ge=0, description="seed of the draws; they start again with every deployment")
 

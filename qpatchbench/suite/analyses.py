@@ -123,15 +123,18 @@ def similarity_jobs(
 ) -> Iterator[SimilarityJob]:
     """One job per model, defense, seed and quantizer: its bit-widths, and 32 where there is such a network.
 
+    Networks that draw at random, and ensembles, have no features of their own.
+
     Args:
         networks: all networks of a suite.
         patches: (model title, seed) -> a universal patch.
         images: how many evaluation images.
     """
-    for network in distinct([network for network in networks if not network.bits.is_float]):
+    alone = [network for network in networks if not network.partners and not network.quantizer.randomized]
+    for network in distinct([network for network in alone if not network.bits.is_float]):
         own = [
             other
-            for other in networks
+            for other in alone
             if _owner(other) == _owner(network) and (other.bits.is_float or other.quantizer == network.quantizer)
         ]
         if own.index(network) == min(own.index(other) for other in own if not other.bits.is_float) and len(own) > 1:
