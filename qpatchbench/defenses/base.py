@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple, Protocol
@@ -13,6 +13,7 @@ import torch
 from qpatchbench.component import Component
 from qpatchbench.ops.randomness import derive_generator
 from qpatchbench.types import Bits, Losses, Network, Patch
+from qpatchbench.types import Observed as Observed
 
 
 @dataclass(frozen=True)
@@ -57,19 +58,6 @@ class Step:
         A defense keeps no state between steps; what was drawn in an earlier one it draws again.
         """
         return derive_generator(self.seed, "step", role, self.index if index is None else index)
-
-
-class Observed(NamedTuple):
-    """A forward pass with what was seen inside.
-
-    Attributes:
-        logits: (B, K).
-        features: layer name -> its output as the next layer reads it (B, C, h, w): after BatchNorm, nonlinearity and
-            the activation quantizer.
-    """
-
-    logits: torch.Tensor
-    features: Mapping[str, torch.Tensor]
 
 
 class Partner(NamedTuple):

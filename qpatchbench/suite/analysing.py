@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
+from qpatchbench.evaluation.similarity import measure_similarity
 from qpatchbench.ops.pasting import paste, to_float
 from qpatchbench.suite.analyses import CostJob, SimilarityJob
 from qpatchbench.suite.bench import Workbench
@@ -42,8 +43,6 @@ def costs(bench: Workbench, job: CostJob, progress: Progress) -> Artifact:
 
 def similarities(bench: Workbench, job: SimilarityJob, progress: Progress) -> Artifact:
     """Similarity of features and input gradients for every pair of bit-widths."""
-    from qpatchbench.evaluation.similarity import measure_similarity
-
     checkpoint = job.networks[0].checkpoint
     images = bench.evaluation_images(checkpoint.model)[: job.images]
     patched = None
