@@ -28,14 +28,17 @@ LEVELS = 255
 # (previous direction, gradient) -> direction, whose sign is followed downhill; the first previous one is 0.
 Direction: TypeAlias = Callable[["torch.Tensor", "torch.Tensor"], "torch.Tensor"]
 
+# A size in pixel values: one for all pixels, or a tensor that broadcasts to (B, 3, H, W).
+Extent: TypeAlias = "float | torch.Tensor"
 
-def projected(images: torch.Tensor, clean: torch.Tensor, epsilon: float) -> torch.Tensor:
+
+def projected(images: torch.Tensor, clean: torch.Tensor, epsilon: Extent) -> torch.Tensor:
     """The nearest point within `epsilon` of `clean` in every pixel and in [0, 1]."""
-    return (clean + (images - clean).clamp(-epsilon, epsilon)).clamp(0, 1)
+    return (clean + (images - clean).clamp(min=-epsilon).clamp(max=epsilon)).clamp(0, 1)
 
 
 def signed_step(
-    images: torch.Tensor, direction: torch.Tensor, clean: torch.Tensor, *, step_size: float, epsilon: float
+    images: torch.Tensor, direction: torch.Tensor, clean: torch.Tensor, *, step_size: Extent, epsilon: Extent
 ) -> torch.Tensor:
     """One step of x - step_size * sign(direction), projected; a pixel without a slope stays."""
     return projected(images - step_size * direction.sign(), clean, epsilon)
@@ -52,7 +55,7 @@ def with_momentum(previous: torch.Tensor, gradient: torch.Tensor, decay: float) 
     return decay * previous + gradient / norm
 
 
-def random_start(clean: torch.Tensor, draws: ImageDraws, epsilon: float) -> torch.Tensor:
+def random_start(clean: torch.Tensor, draws: ImageDraws, epsilon: Extent) -> torch.Tensor:
     """Uniform in the ball, then cut to [0, 1]; every image from a stream of its own."""
     return projected(clean + epsilon * (2 * draws.uniform(*clean.shape[1:]) - 1), clean, epsilon)
 

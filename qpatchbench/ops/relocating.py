@@ -4,7 +4,7 @@ Each step changes the texture along the sign of the gradient and then, where a m
 the loss, moves the patch with its content. Both sides of that comparison hold the same content, so a move that is
 made never raises the loss. In the authors' code the content stays behind when the patch moves (it is assigned to a
 copy) and a move is compared with the loss before the step; here neither is so. Textures are judged as they will be
-stored, rounded to 8 bits.
+stored, rounded to 8 bits, unless they are made for training, where nothing is stored.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 from qpatchbench.ops.crafting import Objective
 from qpatchbench.ops.judging import Judgement, judged_patches
 from qpatchbench.ops.locating import upright
-from qpatchbench.ops.pasting import round_to_8_bit
+from qpatchbench.ops.pasting import paste, round_to_8_bit
 from qpatchbench.ops.randomness import ImageDraws
 from qpatchbench.types import Network, Placement
 
@@ -50,7 +50,7 @@ class Moved(NamedTuple):
     """What a run found.
 
     Attributes:
-        textures: (B, 3, h, w) in [0, 1] on the 8-bit grid; per image the best, success first and loss second.
+        textures: (B, 3, h, w) in [0, 1]; per image the best.
         placement: where each lies.
         judgement: of these.
         history: (steps, B), the loss before each step.
@@ -76,6 +76,7 @@ def moving_patches(
     steps: int,
     step_size: float,
     report: Report | None = None,
+    stored: bool = True,
 ) -> Moved:
     """Lower each image's loss by texture and place.
 
@@ -92,13 +93,19 @@ def moving_patches(
         steps: changes of texture; every one is made.
         step_size: of a pixel per step.
         report: told after each step.
+        stored: judge, and return, textures on the 8-bit grid, success before loss; else as they are, by loss alone.
 
     Raises:
         AttackError: a loss is not finite.
     """
 
     def judge(textures: torch.Tensor, placement: Placement) -> Judgement:
-        judgement = judged_patches(network, objective, images, labels, targets, textures, placement)
+        if stored:
+            judgement = judged_patches(network, objective, images, labels, targets, textures, placement)
+        else:
+            logits = network(paste(images, textures, torch.ones_like(textures[:1, :1]), placement))
+            losses = objective(logits, labels, targets)
+            judgement = Judgement(losses, torch.zeros_like(labels, dtype=torch.bool))
         judgement.require_finite(f"at step {step} of {steps}")
         return judgement
 
@@ -124,7 +131,8 @@ def moving_patches(
                 placement = relocated(losses_at, placement, moves, draws)
         if report is not None:
             report(step + 1, history[-1], best_judgement)
-    return Moved(round_to_8_bit(best[0]), best[1], best_judgement, torch.stack(history))
+    found = round_to_8_bit(best[0]) if stored else best[0]
+    return Moved(found, best[1], best_judgement, torch.stack(history))
 
 
 def relocated(

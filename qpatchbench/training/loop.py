@@ -61,6 +61,41 @@ class EpochLog:
     seconds: float
 
 
+@dataclass(frozen=True)
+class Learner:
+    """A network under training with everything that a step of it needs.
+
+    Attributes:
+        task: what is trained.
+        module: the network, on its device.
+        network: the module as its defense sees it.
+        parameters: those that are learned.
+        optimizer: of the module's parameters.
+        fabric: runs them in the precision that the task asks for.
+        forward, wrapped: module and optimiser as Fabric wraps them.
+        data: training images, uint8, on the device.
+        pool: the task's patches, on the device.
+    """
+
+    task: TrainingTask
+    module: torch.nn.Module
+    network: Switch
+    parameters: list[torch.nn.Parameter]
+    optimizer: torch.optim.SGD
+    fabric: Fabric
+    forward: torch.nn.Module
+    wrapped: torch.optim.Optimizer
+    data: ImageSet
+    pool: tuple[Patch, ...]
+
+    @property
+    def batches(self) -> int:
+        """Steps of an epoch."""
+        settings = self.task.settings
+        images = min(len(self.data), settings.images_per_epoch or len(self.data))
+        return max(1, images // settings.batch_size)
+
+
 def train(
     task: TrainingTask,
     images: ImageSet,
@@ -88,26 +123,10 @@ def train(
         TrainingError: the loss is not finite; the message names the step and the terms.
     """
     settings = task.settings
-    module = _prepared(task, calibration, device)
-    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.SGD(
-        _parameter_groups(module, settings.weight_decay),
-        lr=settings.learning_rate,
-        momentum=settings.momentum,
-        nesterov=settings.nesterov,
-    )
-    fabric = Fabric(
-        accelerator=device.type,
-        devices=1 if device.type == "cpu" else [device.index or 0],
-        precision=settings.precision,
-    )
-    if snapshot is not None:
-        snapshot.restore(module, optimizer)
-    forward, wrapped = fabric.setup(module, optimizer)
-    network = Switch(module, _answering(module, fabric), task.quantizer is not None)
-    data, held_out = images.to(device), to_float(calibration.pixels).to(device)
-    pool = tuple(patch.to(device) for patch in task.pool)
-    batches = max(1, min(len(data), settings.images_per_epoch or len(data)) // settings.batch_size)
+    learner = begun_learner(task, images, calibration, device, snapshot)
+    module, optimizer, data = learner.module, learner.optimizer, learner.data
+    held_out = to_float(calibration.pixels).to(device)
+    batches = learner.batches
     total = settings.epochs * batches
     saved = time.monotonic()
     for epoch in range(snapshot.epochs if snapshot else 0, settings.epochs):
@@ -124,25 +143,14 @@ def train(
             for index in range(begun.steps if begun else 0, batches):
                 done, number = (epoch * batches + index) / total, epoch * batches + index
                 chosen = order[index * settings.batch_size : (index + 1) * settings.batch_size]
-                batch = Batch(_augmented(data.pixels[chosen], settings, draws), data.labels[chosen])
-                step = Step(done, task.defense.active_bits(done, task.bits), draws, number, task.seed, pool)
+                step = Step(done, task.defense.active_bits(done, task.bits), draws, number, task.seed, learner.pool)
                 if number and task.defense.calibrates:
                     known = task.defense.active_bits((number - 1) / total, task.bits)
                     _calibrate(module, tuple(bits for bits in step.bits if bits not in known), held_out)
-                rate = settings.learning_rate_at(done)
-                for group in optimizer.param_groups:
-                    group["lr"] = rate
-                losses = task.defense.loss(network, batch, step)
-                figures = _checked({name: float(term.detach()) for name, term in losses.items()}, epoch, index)
-                wrapped.zero_grad()
-                fabric.backward(torch.stack(list(losses.values())).sum())
-                task.defense.after_backward(parameters, step)
-                if settings.gradient_clip is not None:
-                    fabric.clip_gradients(forward, wrapped, max_norm=settings.gradient_clip)
-                wrapped.step()
+                figures = take_step(learner, chosen, step)
                 for name, value in figures.items():
                     sums[name] = sums.get(name, 0.0) + value
-                progress(done, {**figures, "lr": rate})
+                progress(done, {**figures, "lr": settings.learning_rate_at(done)})
                 if time.monotonic() - saved > save_seconds and index + 1 < batches:
                     spent = time.monotonic() - started
                     running = Running.of(index + 1, spent, sums, draws, device)
@@ -152,6 +160,69 @@ def train(
         save(Snapshot.of(module, optimizer, epoch + 1, log))
         saved = time.monotonic()
     return {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}
+
+
+def begun_learner(
+    task: TrainingTask,
+    images: ImageSet,
+    calibration: ImageSet,
+    device: torch.device,
+    snapshot: Snapshot | None = None,
+) -> Learner:
+    """A network with the weights and momentum that the task or a snapshot of it starts from; arguments as in `train`.
+
+    Quantizers are calibrated. The mode is whatever it is built in: call `module.train()` before the first step.
+    """
+    settings = task.settings
+    module = _prepared(task, calibration, device)
+    optimizer = torch.optim.SGD(
+        _parameter_groups(module, settings.weight_decay),
+        lr=settings.learning_rate,
+        momentum=settings.momentum,
+        nesterov=settings.nesterov,
+    )
+    fabric = Fabric(
+        accelerator=device.type,
+        devices=1 if device.type == "cpu" else [device.index or 0],
+        precision=settings.precision,
+    )
+    if snapshot is not None:
+        snapshot.restore(module, optimizer)
+    forward, wrapped = fabric.setup(module, optimizer)
+    network = Switch(module, _answering(module, fabric), task.quantizer is not None)
+    pool = tuple(patch.to(device) for patch in task.pool)
+    learned = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    return Learner(task, module, network, learned, optimizer, fabric, forward, wrapped, images.to(device), pool)
+
+
+def take_step(learner: Learner, chosen: torch.Tensor, step: Step) -> dict[str, float]:
+    """One optimiser step, from images to new weights.
+
+    Args:
+        learner: its module is in training mode.
+        chosen: (B,) int64, positions of the batch in `learner.data`.
+        step: where training stands; augmentation draws from its generator.
+
+    Returns:
+        Every loss term, before the update.
+
+    Raises:
+        TrainingError: the loss is not finite; the message names the step and the terms.
+    """
+    defense, settings, data = learner.task.defense, learner.task.settings, learner.data
+    batch = Batch(_augmented(data.pixels[chosen], settings, step.generator), data.labels[chosen])
+    for group in learner.optimizer.param_groups:
+        group["lr"] = settings.learning_rate_at(step.epoch_fraction)
+    losses = defense.loss(learner.network, batch, step)
+    figures = {name: float(term.detach()) for name, term in losses.items()}
+    _require_finite(figures, *divmod(step.index, learner.batches))
+    learner.wrapped.zero_grad()
+    learner.fabric.backward(torch.stack(list(losses.values())).sum())
+    defense.after_backward(learner.parameters, step)
+    if settings.gradient_clip is not None:
+        learner.fabric.clip_gradients(learner.forward, learner.wrapped, max_norm=settings.gradient_clip)
+    learner.wrapped.step()
+    return figures
 
 
 def _answering(module: torch.nn.Module, fabric: Fabric) -> Network:
@@ -210,11 +281,10 @@ def _augmented(pixels: torch.Tensor, settings: TrainingSettings, draws: torch.Ge
     return to_float(pixels)
 
 
-def _checked(figures: dict[str, float], epoch: int, index: int) -> dict[str, float]:
+def _require_finite(figures: Mapping[str, float], epoch: int, index: int) -> None:
     for name, value in figures.items():
         if value != value or abs(value) == float("inf"):
             raise TrainingError(
                 f"loss term {name!r} became {value} in epoch {epoch + 1}, step {index + 1}; expected a finite "
                 "number. A smaller learning_rate or a gradient_clip usually helps"
             )
-    return figures

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from tests.bench import against_art, attacks, loops
+from tests.bench import against_art, attacks, defenses, loops
 from tests.bench.subject import subject
 from tests.bench.timing import Row
 
@@ -19,6 +19,7 @@ SECTIONS = {
     "quantization": loops.fake_quantization,
     "images": attacks.image_by_image,
     "costs": attacks.costs,
+    "defenses": defenses.costs,
     "art": against_art.compare,
 }
 
