@@ -108,7 +108,7 @@ def test_losses_are_named_finite_scalars_with_a_graph(defense: Defense, network:
         assert name
         assert term.shape == ()
         assert bool(torch.isfinite(term)), name
-    torch.stack(list(losses.values())).sum().backward()
+    torch.autograd.backward(torch.stack(list(losses.values())).sum())
     weights = [p for name, p in network.module.named_parameters() if name.endswith("weight") and p.dim() > 1]
     assert all(p.grad is not None and bool(p.grad.abs().sum() > 0) for p in weights), "a weight learns nothing"
 

@@ -20,6 +20,8 @@ CLASSES = 4
 class Always(nn.Module):
     """Answers fixed logits, tilted a little by the image."""
 
+    logits: torch.Tensor
+
     def __init__(self, *logits: float) -> None:
         super().__init__()
         self.register_buffer("logits", torch.tensor(logits))
