@@ -20,33 +20,23 @@ outcome a matter of the draw, and the policy can choose. `ops.textures` says how
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal, NamedTuple
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
 
 from qpatchbench.attacks.base import Attack
-from qpatchbench.errors import AttackError
 from qpatchbench.ops import crafting
 from qpatchbench.ops.crafting import goal_by_goal
 from qpatchbench.ops.locating import upright
 from qpatchbench.ops.losses import goal_classes, succeeded
 from qpatchbench.ops.pasting import paste, to_float
-from qpatchbench.ops.policies import Policies, fresh_policies, reinforced, sampled
+from qpatchbench.ops.policy_search import Budget, Found, policy_search
 from qpatchbench.ops.randomness import ImageDraws, forked
 from qpatchbench.ops.textures import Textures, cut_out, texture_dictionary
 from qpatchbench.types import CraftTask, Goal, Patch, Targeted
 
 LEVELS = 16  # of a colour channel: multiples of 17/255, from 0 to 1
-CONVERGED = 1e-4  # second difference of the mean reward
-
-
-class _Found(NamedTuple):
-    """The best of B images: choices (B, 5), their losses (B,), and the queries (B,) spent."""
-
-    choices: torch.Tensor
-    losses: torch.Tensor
-    queries: torch.Tensor
 
 
 class PatchAttack(Attack):
@@ -89,65 +79,38 @@ class PatchAttack(Attack):
     def _for_one_goal(self, task: CraftTask, textures: torch.Tensor | None) -> Patch:
         images, _ = task.require_places()
         streams = [ImageDraws.for_task(task, forked(task.generator)) for _ in range(2)]
-        parts, history = [], torch.zeros(-(-self.queries // self.samples))
+        budget = Budget(self.queries, self.samples, self.step_size)
+        parts: list[Found] = []
         for first in range(0, len(images), crafting.PER_IMAGE_BATCH):
             index = torch.arange(first, min(first + crafting.PER_IMAGE_BATCH, len(images)), device=images.pixels.device)
-            found, losses = self._on_batch(task, textures, index, *(stream.chosen(index) for stream in streams))
-            history += losses * len(index) / len(images)
-            parts.append(found)
-        found = _Found(*(torch.cat(values) for values in zip(*parts, strict=True)))
-        patches = _drawn(found.choices, textures, self.size.side(images.side))
-        places = upright(found.choices[:, 0], found.choices[:, 1])
+            pixels, labels = to_float(images.pixels[index]), images.labels[index]
+
+            def attempt(
+                active: torch.Tensor,
+                choices: torch.Tensor,
+                pixels: torch.Tensor = pixels,
+                labels: torch.Tensor = labels,
+            ) -> tuple[torch.Tensor, torch.Tensor]:
+                return self._tried(task, textures, pixels[active], labels[active], choices)
+
+            def report(queries: int, loss: float, won: float, first: int = first, count: int = len(index)) -> None:
+                done = (first + queries / self.queries * count) / len(images)
+                task.progress(min(1.0, done), {"loss": loss, "asr": 100 * won})
+
+            draws, fresh = (stream.chosen(index) for stream in streams)
+            alternatives = self._alternatives(images.side, textures)
+            parts.append(policy_search(attempt, alternatives, budget, draws, fresh, report))
+        choices = torch.cat([part.choices for part in parts])
+        patches = _drawn(choices, textures, self.size.side(images.side))
+        history = sum(part.history * len(part.choices) for part in parts) / len(images)
         return Patch(
             patches,
             torch.ones_like(patches[:, :1]),
             task.goals,
-            tuple(history.tolist()),
-            placement=places,
-            queries=found.queries,
+            tuple(torch.as_tensor(history).tolist()),
+            placement=upright(choices[:, 0], choices[:, 1]),
+            queries=torch.cat([part.queries for part in parts]),
         )
-
-    def _on_batch(
-        self,
-        task: CraftTask,
-        textures: torch.Tensor | None,
-        index: torch.Tensor,
-        draws: ImageDraws,
-        fresh: ImageDraws,
-    ) -> tuple[_Found, torch.Tensor]:
-        """What was found for some images, and the mean loss of the best after every step."""
-        images, _ = task.require_places()
-        pixels, labels = to_float(images.pixels[index]), images.labels[index]
-        choices = self._alternatives(images.side, textures)
-        policies = fresh_policies(choices, fresh)
-        active = torch.arange(len(index), device=index.device)
-        best = torch.zeros(len(index), len(choices), dtype=torch.int64, device=index.device)
-        lowest, spent = torch.full(index.shape, torch.inf, device=index.device), torch.full_like(index, self.queries)
-        means = torch.zeros(len(index), 3, device=index.device)
-        history: list[float] = []
-        for step, shown in enumerate(range(0, self.queries, self.samples)):
-            count = min(self.samples, self.queries - shown)
-            if len(active):
-                sample = sampled(policies, choices, count, draws)
-                losses, won = self._tried(task, textures, pixels, labels, sample.choices)
-                if not bool(torch.isfinite(losses).all()):
-                    raise AttackError(f"the loss is not finite at query {shown + count} of {self.queries}")
-                broken = won.any(dim=1)
-                value, place = torch.where(won | ~broken.view(-1, 1), losses, torch.inf).min(dim=1)
-                better = broken | (value < lowest[active])
-                chosen = sample.choices[torch.arange(len(active), device=active.device), place]
-                best[active[better]], lowest[active[better]] = chosen[better], value[better]
-                spent[active[broken]] = shown + count
-                policies = reinforced(policies, sample, -losses, self.step_size)
-                means = torch.cat((means[:, 1:], losses.mean(dim=1, keepdim=True)), dim=1)
-                kept = ~broken
-                active, pixels, labels, means = active[kept], pixels[kept], labels[kept], means[kept]
-                draws, fresh, policies = draws.chosen(kept), fresh.chosen(kept), policies.chosen(kept)
-                policies = self._renewed(policies, means, choices, ImageDraws(fresh.seeds + step + 1))
-            history.append(float(lowest.mean()))
-            done = (int(index[0]) + min(1.0, (shown + count) / self.queries) * len(index)) / len(images)
-            task.progress(done, {"loss": history[-1], "asr": 100 * (1 - len(active) / len(index))})
-        return _Found(best, lowest, spent), torch.tensor(history)
 
     def _alternatives(self, image_side: int, textures: torch.Tensor | None) -> tuple[int, ...]:
         """How many there are for each choice."""
@@ -179,16 +142,6 @@ class PatchAttack(Attack):
             losses.append(_loss(logits.float(), answers, targets).view(len(pixels), -1))
             won.append(succeeded(logits, answers, targets).view(len(pixels), -1))
         return torch.cat(losses, dim=1), torch.cat(won, dim=1)
-
-    def _renewed(
-        self, policies: Policies, means: torch.Tensor, choices: tuple[int, ...], draws: ImageDraws
-    ) -> Policies:
-        """The policies, those that have converged replaced by fresh ones."""
-        bend = (means[:, 0] - 2 * means[:, 1] + means[:, 2]).abs()
-        converged = (bend < CONVERGED) & (policies.steps[:, 0] >= 3)
-        if not bool(converged.any()):
-            return policies
-        return policies.put(converged, fresh_policies(choices, draws.chosen(converged)))
 
 
 def _usable(textures: Textures, goal: Goal) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""What a training step of each defense costs, beside plain quantization-aware training and beside its own bare parts."""
+"""What a training step of each defense costs, beside plain quantization-aware training and beside its bare parts."""
 
 from __future__ import annotations
 
