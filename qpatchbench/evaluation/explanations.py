@@ -38,8 +38,8 @@ EXPLANATIONS: dict[str, Explanation] = {
     ),
     "V4": Explanation(
         "No transferred patch beats the white-box one",
-        "a patch crafted elsewhere fools significantly more images than the target's own white-box patch",
-        "the white-box attack is not the worst case: gradients of the target are masked",
+        "a patch of the same attack and size, crafted elsewhere, fools significantly more images than the target's own",
+        "the white-box attack is not the worst case: gradients of the target are masked, or its crafting did not converge",
         "report the worst of both; craft on a surrogate or without gradients",
     ),
     "V5": Explanation(

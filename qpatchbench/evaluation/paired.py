@@ -1,11 +1,13 @@
 """Checks that compare cells on the same images, and so run at report time.
 
-V2: does an optimised patch beat a random one? V13: does a search without gradients beat every attack that has them?
+V2: does an optimised patch beat a random one? V4: does a patch from elsewhere beat the network's own? V13: does a
+search without gradients beat every attack that has them?
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from qpatchbench.evaluation.records import Check
 from qpatchbench.evaluation.statistics import Array, Interval, mcnemar_exact, paired_difference
@@ -49,6 +51,38 @@ def beats_control(optimised: Array, control: Array | None, eligible: Array, *, w
     return Check(id="V2", verdict="fail" if white_box else "warn", message=message, figures=figures)
 
 
+def own_patch_holds_up(own: Array, foreign: Sequence[tuple[str, Array]], eligible: Array) -> Check:
+    """V4: compare a network's white-box patch with the patches of the same attack that were crafted elsewhere.
+
+    Args:
+        own: (seeds, goals, images) boolean, fooled by the patch crafted on this network.
+        foreign: name of a source, and the same for its patch; at least one.
+        eligible: (seeds, goals, images) boolean, the images that count.
+
+    Returns:
+        `fail` where a transferred patch fools significantly more, at a level shared by all of them (Bonferroni): the
+        gradient that crafted the network's own patch is masked, or its crafting did not converge.
+    """
+    total = int(eligible.sum())
+    if not total:
+        return Check(id="V4", verdict="not-run", message="no image is eligible")
+    name, best = max(foreign, key=lambda pair: int((eligible & pair[1]).sum()))
+    figures = {
+        "own_fooled": float((eligible & own).sum()),
+        "foreign_fooled": float((eligible & best).sum()),
+        "eligible": float(total),
+    }
+    inverted, evidence, found = _fools_more(best, own, eligible, LEVEL / len(foreign))
+    figures |= found
+    if not inverted:
+        return Check(id="V4", verdict="pass", figures=figures)
+    message = (
+        f"a patch from {name} fools {figures['foreign_fooled']:.0f} of {total}, the network's own "
+        f"{figures['own_fooled']:.0f}: its own gradient is masked, or crafting did not converge ({evidence})"
+    )
+    return Check(id="V4", verdict="fail", message=message, figures=figures)
+
+
 def gradients_hold_up(gradient: Array | None, scores: Array, eligible: Array) -> Check:
     """Compare the union of per-image attacks that follow gradients with those that see scores only, image by image.
 
@@ -83,13 +117,18 @@ def gradients_hold_up(gradient: Array | None, scores: Array, eligible: Array) ->
     return Check(id="V13", verdict="fail", message=message, figures=figures)
 
 
-def _fools_more(first: Array, second: Array, eligible: Array) -> tuple[bool, str, dict[str, float]]:
-    """Whether `first` fools significantly more than `second`, the evidence in words, and its figures."""
+def _fools_more(
+    first: Array, second: Array, eligible: Array, level: float = LEVEL
+) -> tuple[bool, str, dict[str, float]]:
+    """Whether `first` fools significantly more than `second`, the evidence in words, and its figures.
+
+    The level applies to the exact test of one seed and goal; an interval is always one of 95 %.
+    """
     if eligible.shape[:2] == (1, 1):
         only_first = int((eligible & first & ~second).sum())
         only_second = int((eligible & second & ~first).sum())
         p_value = mcnemar_exact(only_first, only_second)
-        more = only_first > only_second and p_value < LEVEL
+        more = only_first > only_second and p_value < level
         return more, f"McNemar p = {p_value:.3g}", {"p_value": p_value}
     interval: Interval = paired_difference(first, eligible, second, eligible)
     more = not math.isnan(interval.low) and interval.low > 0

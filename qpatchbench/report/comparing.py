@@ -44,6 +44,10 @@ class Comparisons:
         for cell in finished:
             if is_white_box(cell) and cell.patch_kind == "per_image":
                 self._white_box[_rivals_key(cell)].append(cell)
+        self._foreign: dict[tuple[object, ...], list[CellRecord]] = defaultdict(list)
+        for cell in finished:
+            if cell.source_model and not is_white_box(cell) and cell.lineage != "ensemble":
+                self._foreign[(*_rivals_key(cell), cell.attack)].append(cell)
         # A control that the suite lists as an attack serves as well as one that was added for it; the latter first.
         controls = [cell for cell in finished if not cell.source_model]
         self._controls = {_control_key(cell, cell.attack): cell for cell in sorted(controls, key=_added_last)}
@@ -67,6 +71,13 @@ class Comparisons:
         chose = any(other.places == "chosen" for other in scores)
         gradient = [o for o in known if o.access == "gradient" and (o.places == "chosen" or not chose)]
         return gradient, scores
+
+    def foreign(self, cell: CellRecord) -> list[CellRecord]:
+        """Cells of the same attack on the same network, size, place and goals, whose patches were crafted elsewhere.
+
+        A patch crafted on several networks of which this is one is not from elsewhere.
+        """
+        return self._foreign.get((*_rivals_key(cell), cell.attack), [])
 
     def common(self, cell: CellRecord) -> Array | None:
         """Common images of the cell's comparison, (N,) boolean; None where its network collapsed."""

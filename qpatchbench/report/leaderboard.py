@@ -183,8 +183,7 @@ def _compared(cells: Sequence[CellRecord], measured: Measured) -> Iterator[Check
     # A listed control is no optimised patch, and a pixel attack has no random patch to be compared with.
     if cells[0].source_model:
         yield measured.control
-    if measured.masking is not None:
-        yield measured.masking
+    yield from (check for check in (measured.masking, measured.inversion) if check is not None)
 
 
 def _contest(cell: CellRecord) -> tuple[object, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -10,7 +11,7 @@ import numpy as np
 
 from qpatchbench.errors import ArtifactError
 from qpatchbench.evaluation.comparison import Outcomes
-from qpatchbench.evaluation.paired import beats_control, gradients_hold_up
+from qpatchbench.evaluation.paired import beats_control, gradients_hold_up, own_patch_holds_up
 from qpatchbench.evaluation.records import CellRecord, Check
 from qpatchbench.evaluation.statistics import (
     Array,
@@ -37,6 +38,7 @@ class Measured:
         fooled, eligible: by seed, (goals, images) boolean, for rates over several rows.
         control: V2.
         masking: V13, where a score-based attack was run on this very network.
+        inversion: V4, where patches of the same attack were transferred to this network.
     """
 
     counts: dict[str, int]
@@ -45,6 +47,7 @@ class Measured:
     fooled: dict[int, Array] = field(default_factory=dict)
     eligible: dict[int, Array] = field(default_factory=dict)
     masking: Check | None = None
+    inversion: Check | None = None
     control: Check = Check(id="V2", verdict="not-run", message="nothing was measured")  # noqa: RUF009 (frozen)
 
 
@@ -88,6 +91,7 @@ def measure(cells: Sequence[CellRecord], comparisons: Comparisons) -> Measured:
         fooled={cell.seed: each.fooled for cell, each in zip(cells, outcomes, strict=True)},
         eligible={cell.seed: each.eligible for cell, each in zip(cells, outcomes, strict=True)},
         masking=_masking(cells, eligible, comparisons),
+        inversion=_inversion(cells, fooled, eligible, comparisons),
         control=beats_control(fooled, control, eligible, white_box=own),
     )
 
@@ -106,6 +110,18 @@ def _masking(cells: Sequence[CellRecord], eligible: Array, comparisons: Comparis
         np.stack([fooled for fooled in scores if fooled is not None]),
         eligible,
     )
+
+
+def _inversion(cells: Sequence[CellRecord], fooled: Array, eligible: Array, comparisons: Comparisons) -> Check | None:
+    if not all(is_white_box(cell) for cell in cells):
+        return None
+    by_source: dict[str, list[Array]] = defaultdict(list)
+    for cell in cells:
+        for other in comparisons.foreign(cell):
+            name = f"{other.source_model} {other.source_defense} {other.source_quantization}@{other.source_bits}"
+            by_source[name].append(comparisons.run.outcomes(other).fooled)
+    foreign = [(name, np.stack(found)) for name, found in by_source.items() if len(found) == len(cells)]
+    return own_patch_holds_up(fooled, foreign, eligible) if foreign else None
 
 
 def _any_of(cells: Sequence[CellRecord], comparisons: Comparisons) -> Array | None:
