@@ -39,7 +39,7 @@ EXPLANATIONS: dict[str, Explanation] = {
     "V4": Explanation(
         "No transferred patch beats the white-box one",
         "a patch of the same attack and size, crafted elsewhere, fools significantly more images than the target's own",
-        "the white-box attack is not the worst case: gradients of the target are masked, or its crafting did not converge",
+        "the white-box attack is not the worst case: its gradient is masked, or its crafting did not converge",
         "report the worst of both; craft on a surrogate or without gradients",
     ),
     "V5": Explanation(
