@@ -11,8 +11,6 @@ MADRY = "Madry et al. 2018, Towards deep learning models resistant to adversaria
 RAO = "Rao, Stutz, Schiele 2020, Adversarial training against location-optimized adversarial patches, arXiv 2005.02313"
 PBCAT = "Li et al. 2025, PBCAT: Patch-based composite adversarial training, ICCV, arXiv 2506.23581"
 TRIQDEF = "TriQDef: Disrupting semantic and gradient alignment, anonymous manuscript under review"
-    "Anonymous, under review, TriQDef: Disrupting semantic and gradient alignment to prevent adversarial patch transfer"
-)
 QADTR = "Guesmi, Ouni, Shafique 2025, Breaking the limits of quantization-aware defenses, arXiv 2503.07058"
 
 CATALOGUE: dict[str, Entry] = {
