@@ -11,7 +11,7 @@ from qpatchbench.suite.jobs import CraftJob, DeployJob, Job, Sizes, TrainJob
 from qpatchbench.suite.store import key_of
 from qpatchbench.types import distinct
 
-COST_STEPS = 8  # about as many steps of every training are timed, a few times
+COST_STEPS = 14  # of every training: warm-up, timing and memory
 
 # Bumped when the runner itself changes numbers.
 ANALYSIS_VERSIONS = {"cost": 1, "similarity": 1}
