@@ -30,6 +30,7 @@ LAYERS = {
     "component": 1,
     "types": 1,
     "registry": 1,
+    "reference": 1,  # data about the papers, read by report and cli
     "errors": 0,
 }
 FORBIDDEN = {"utils", "util", "common", "helpers", "helper", "manager", "misc"}

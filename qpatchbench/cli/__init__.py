@@ -17,9 +17,10 @@ COMMANDS = {
     "run": ("qpatchbench.cli.run", "Run a suite: train, craft, transfer, report; resumes where it stopped."),
     "plan": ("qpatchbench.cli.plan", "Show what a run would do, and what is already done."),
     "validate": ("qpatchbench.cli.validate", "Check suite files; prints every error with its line."),
-    "list": ("qpatchbench.cli.catalogue", "List components, suites or plugins."),
+    "list": ("qpatchbench.cli.catalogue", "List components, suites, plugins or the papers' tables."),
     "describe": ("qpatchbench.cli.catalogue", "Show the fields of one component."),
     "report": ("qpatchbench.cli.report", "Write leaderboards, plots and the HTML report of a run again."),
+    "table": ("qpatchbench.cli.table", "Print a table of the papers, measured values beside the published."),
     "apply": ("qpatchbench.cli.apply", "Paste a stored patch on images and write them as PNG."),
     "schema": ("qpatchbench.cli.validate", "Print a JSON schema, for editors."),
 }

@@ -11,7 +11,7 @@ import click
 from qpatchbench.errors import UnknownNameError, suggestion
 from qpatchbench.registry import BUILT_IN, REGISTRIES
 
-LISTS = (*REGISTRIES, "suites", "plugins")
+LISTS = (*REGISTRIES, "suites", "plugins", "tables")
 
 
 class _Kind(click.ParamType[str]):
@@ -33,8 +33,8 @@ class _Kind(click.ParamType[str]):
 @click.argument("kind", type=_Kind(LISTS))
 @click.option("--json", "as_json", is_flag=True, help="A list of objects with name, summary, reference, plugin.")
 def list_(kind: str, as_json: bool) -> None:
-    """List attacks, defenses, quantizers, preprocessors, models, datasets, suites or plugins."""
-    rows = {"suites": _suites, "plugins": _plugins}.get(kind, lambda: _components(kind))()
+    """List attacks, defenses, quantizers, preprocessors, models, datasets, suites, plugins or the papers' tables."""
+    rows = {"suites": _suites, "plugins": _plugins, "tables": _tables}.get(kind, lambda: _components(kind))()
     if as_json:
         click.echo(json.dumps(rows, indent=1))
         return
@@ -73,6 +73,16 @@ def _plugins() -> list[dict[str, str]]:
     return [
         {"name": plugin, "summary": ", ".join(names), "reference": "", "plugin": plugin}
         for plugin, names in sorted(found.items())
+    ]
+
+
+def _tables() -> list[dict[str, str]]:
+    """The published tables, as `qpatchbench table` calls them."""
+    from qpatchbench.reference.tables import CITATIONS, published_tables
+
+    return [
+        {"name": name, "summary": table.caption, "reference": CITATIONS[table.paper], "plugin": BUILT_IN}
+        for name, table in published_tables().items()
     ]
 
 
