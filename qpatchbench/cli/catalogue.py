@@ -124,6 +124,7 @@ def describe(kind: str, name: str, as_json: bool) -> None:
 
 def _default_of(field: FieldInfo) -> str:
     """As it would be written in a suite: 4%, not the parts of a size."""
+    assert field.annotation is not None, "every field of a component is annotated"
     return json.dumps(TypeAdapter(field.annotation).dump_python(field.get_default(), mode="json"))
 
 
