@@ -21,6 +21,7 @@ COMMANDS = {
     "describe": ("qpatchbench.cli.catalogue", "Show the fields of one component."),
     "report": ("qpatchbench.cli.report", "Write leaderboards, plots and the HTML report of a run again."),
     "table": ("qpatchbench.cli.table", "Print a table of the papers, measured values beside the published."),
+    "claims": ("qpatchbench.cli.claims", "Test the papers' claims on what runs measured."),
     "apply": ("qpatchbench.cli.apply", "Paste a stored patch on images and write them as PNG."),
     "schema": ("qpatchbench.cli.validate", "Print a JSON schema, for editors."),
 }
