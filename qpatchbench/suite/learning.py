@@ -49,7 +49,7 @@ def trained(bench: Workbench, job: TrainJob, progress: Progress) -> Artifact:
         if good is None:
             raise
         kept = bench.store.path("snapshot", _snapshot_key(job, good.epochs, good.running is not None))
-        raise TrainingError(f"{error}. The weights after {good.epochs} epochs are kept in {kept}") from error
+        raise TrainingError(f"{error}. The weights after epoch {good.epochs} are kept in {kept}") from error
     return Artifact(arrays(state), {"log": log})
 
 

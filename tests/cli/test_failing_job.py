@@ -9,7 +9,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
+from safetensors import safe_open
 
 PLUGIN = """
 from qpatchbench.attacks.controls import Random
@@ -82,3 +84,49 @@ def test_a_failing_attack_is_a_row_that_says_so(tmp_path: Path) -> None:
     assert rows["lavan", "4"]["asr"] != ""
     assert rows["fails", "4"]["asr"] == "", "a crashed attack is no robustness"
     assert "no patch today" in (output / "report.html").read_text()
+
+
+DIVERGING = """
+from qpatchbench.defenses.none import NoDefense
+from qpatchbench.registry import Entry
+
+
+class Diverges(NoDefense):
+    "Float training whose loss is no number after the first epoch."
+
+    def loss(self, network, batch, step):
+        losses = super().loss(network, batch, step)
+        return {"clean": losses["clean"] * (1.0 if step.epoch_fraction < 0.5 else float("nan"))}
+
+
+CATALOGUES = {"defenses": {"diverges": Entry(f"{__name__}:Diverges", "never converges")}}
+"""
+
+
+def test_a_training_that_diverges_says_where_its_last_good_weights_are(tmp_path: Path) -> None:
+    (tmp_path / "diverging.py").write_text(DIVERGING)
+    suite = SUITE.replace("{epochs: 0}", "{epochs: 2, batch_size: 32}").replace("[none]", "[diverges]")
+    (tmp_path / "failing.yaml").write_text(suite.replace("{name: fails, size: 2}, ", ""))
+    environment = {
+        **os.environ,
+        "QPATCHBENCH_CACHE": str(tmp_path / "cache"),
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": str(Path(__file__).parents[2]),
+    }
+    result = subprocess.run(
+        [sys.executable, "-m", "qpatchbench", "--plugin", "diverging.py", "run", "failing.yaml", "--display", "plain"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert result.returncode == 1, result.stderr
+    (line,) = [line for line in (result.stdout + result.stderr).splitlines() if "FAILED train" in line]
+    assert "loss term 'clean' became nan in epoch 2, step 1; expected a finite number" in line
+    kept = Path(line.rpartition("The weights after epoch 1 are kept in ")[2])
+    with safe_open(kept, framework="np") as file:
+        weights = [name for name in file.keys() if name.startswith("module/")]  # noqa: SIM118 (no mapping)
+        assert weights
+        assert all(np.isfinite(file.get_tensor(name)).all() for name in weights)
