@@ -11,8 +11,9 @@ help:            ## show the targets
 demo: $(VENV)/demo.done  ## the whole pipeline on real digits: leaderboard and plots in results/quickstart
 	$(BIN)/qpatchbench run suites/quickstart.yaml
 
+# One thread for each of the two workers: more would wait for one another.
 test: $(VENV)/test.done  ## all tests
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 lint: $(VENV)/dev.done   ## lint, format and types, as continuous integration checks them
 	$(BIN)/ruff check .
