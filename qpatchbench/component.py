@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
+from pydantic.json_schema import GenerateJsonSchema
 
 from qpatchbench.registry import Registry
+from qpatchbench.types import Written
 
 ComponentT = TypeVar("ComponentT", bound="Component")
 
@@ -38,6 +40,14 @@ class Component(BaseModel):
             "version": self.version,
             **self.model_dump(mode="json", exclude={"label"}),
         }
+
+
+class PlainDefaults(GenerateJsonSchema):
+    """JSON schema whose defaults are written as in a suite: 4%, not the parts of a size."""
+
+    def encode_default(self, dft: Any) -> Any:  # noqa: ANN401 (any default)
+        """A default as JSON-ready data."""
+        return dft.plain() if isinstance(dft, Written) else super().encode_default(dft)
 
 
 def create(registry: Registry, fields: dict[str, Any]) -> Any:  # noqa: ANN401 (the class is known only at run time)

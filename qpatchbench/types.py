@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
+from typing import Any, NamedTuple, Protocol, Self, TypeAlias, runtime_checkable
 
 import torch
 from pydantic import GetCoreSchemaHandler
@@ -52,8 +52,31 @@ FLOAT_BITS = 32
 LOWEST_BITS, HIGHEST_BITS = 2, 16
 
 
+class Written:
+    """A value that a suite writes as one number or word; a field of a component may be one."""
+
+    @classmethod
+    def parse(cls, value: object) -> Self:
+        """Read what `plain` writes, or such a value.
+
+        Raises:
+            ValueError: it is neither.
+        """
+        raise NotImplementedError
+
+    def plain(self) -> int | str:
+        """As a suite writes it."""
+        raise NotImplementedError
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: type[Any], handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_plain_validator_function(
+            cls.parse, serialization=core_schema.plain_serializer_function_ser_schema(cls.plain)
+        )
+
+
 @dataclass(frozen=True, order=True)
-class Bits:
+class Bits(Written):
     """Weight and activation width in bits: 2..16, or 32 for float.
 
     Written `4` where both are equal and `w4a8` where they differ.
@@ -63,13 +86,13 @@ class Bits:
     activation: int
 
     @classmethod
-    def parse(cls, value: object) -> Bits:
+    def parse(cls, value: object) -> Self:
         """Read 4, "4", "w4a8" or a `Bits`.
 
         >>> Bits.parse("w4a8")
         Bits(weight=4, activation=8)
         """
-        if isinstance(value, Bits):
+        if isinstance(value, cls):
             return value
         match = re.fullmatch(r"(\d+)|w(\d+)a(\d+)", str(value)) if not isinstance(value, bool) else None
         if match is None:
@@ -91,19 +114,14 @@ class Bits:
         return str(self.weight) if self.weight == self.activation else f"w{self.weight}a{self.activation}"
 
     @classmethod
-    def __get_pydantic_core_schema__(cls, source: type[Any], handler: GetCoreSchemaHandler) -> CoreSchema:
-        return core_schema.no_info_plain_validator_function(
-            cls.parse, serialization=core_schema.plain_serializer_function_ser_schema(cls._plain)
-        )
-
-    @classmethod
     def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: object) -> dict[str, Any]:
         return {
             "description": "bit-width: 2..16, 32 for float, or w4a8 where weights and activations differ",
             "anyOf": [{"type": "integer"}, {"type": "string", "pattern": r"^(\d+|w\d+a\d+)$"}],
         }
 
-    def _plain(self) -> int | str:
+    def plain(self) -> int | str:
+        """As a suite writes it."""
         return self.weight if self.weight == self.activation else str(self)
 
 
@@ -111,7 +129,7 @@ FLOAT = Bits(FLOAT_BITS, FLOAT_BITS)
 
 
 @dataclass(frozen=True, order=True)
-class Size:
+class Size(Written):
     """Side of a square patch: in pixels, or as the share of the image that it covers.
 
     Written `6`, or `4%`; a share q of an H x W image gives the side floor(sqrt(q * H * W)), the "noise percentage"
@@ -122,13 +140,13 @@ class Size:
     percent: float = 0.0
 
     @classmethod
-    def parse(cls, value: object) -> Size:
+    def parse(cls, value: object) -> Self:
         """Read 6, "4%" or a `Size`.
 
         >>> Size.parse("4%").side(32)
         6
         """
-        if isinstance(value, Size):
+        if isinstance(value, cls):
             return value
         if isinstance(value, int) and not isinstance(value, bool) and value > 0:
             return cls(pixels=value)
@@ -147,19 +165,14 @@ class Size:
         return f"{self.pixels}x{self.pixels}" if self.pixels else f"{self.percent:g}%"
 
     @classmethod
-    def __get_pydantic_core_schema__(cls, source: type[Any], handler: GetCoreSchemaHandler) -> CoreSchema:
-        return core_schema.no_info_plain_validator_function(
-            cls.parse, serialization=core_schema.plain_serializer_function_ser_schema(cls._plain)
-        )
-
-    @classmethod
     def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: object) -> dict[str, Any]:
         return {
             "description": "side of a square patch in pixels, or the share of the image that it covers: 4%",
             "anyOf": [{"type": "integer", "minimum": 1}, {"type": "string", "pattern": r"^\d+(\.\d+)?\s*%$"}],
         }
 
-    def _plain(self) -> int | str:
+    def plain(self) -> int | str:
+        """As a suite writes it."""
         return self.pixels or str(self)
 
 

@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import click
-from pydantic import TypeAdapter
-from pydantic.fields import FieldInfo
 
+from qpatchbench.component import PlainDefaults
 from qpatchbench.errors import UnknownNameError, suggestion
 from qpatchbench.registry import BUILT_IN, REGISTRIES
 
@@ -100,7 +99,7 @@ def describe(kind: str, name: str, as_json: bool) -> None:
     except UnknownNameError as error:
         raise click.BadParameter(str(error), param_hint="NAME") from None
     component = registry.get(name)
-    schema = component.model_json_schema()
+    schema = component.model_json_schema(schema_generator=PlainDefaults)
     if as_json:
         click.echo(json.dumps(schema, indent=1))
         return
@@ -111,7 +110,7 @@ def describe(kind: str, name: str, as_json: bool) -> None:
     for field, facts in schema["properties"].items():
         if field in ("name", "label"):
             continue
-        default = _default_of(component.model_fields[field]) if "default" in facts else "required"
+        default = json.dumps(facts["default"]) if "default" in facts else "required"
         limits = ", ".join(f"{word} {facts[key]}" for key, word in RANGES.items() if key in facts)
         details = [
             _type_of(facts, schema),
@@ -120,12 +119,6 @@ def describe(kind: str, name: str, as_json: bool) -> None:
         ]
         click.echo(f"  {field} = {default}   ({'; '.join(details)})")
         click.echo(f"      {facts.get('description', '')}")
-
-
-def _default_of(field: FieldInfo) -> str:
-    """As it would be written in a suite: 4%, not the parts of a size."""
-    assert field.annotation is not None, "every field of a component is annotated"
-    return json.dumps(TypeAdapter(field.annotation).dump_python(field.get_default(), mode="json"))
 
 
 RANGES = {

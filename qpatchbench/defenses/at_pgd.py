@@ -18,7 +18,7 @@ from typing import ClassVar, Literal
 import torch
 from pydantic import Field
 
-from qpatchbench.defenses.base import Batch, Defense, Step, SwitchableNetwork
+from qpatchbench.defenses.base import Batch, Defense, FixedWidthDefense, Step, SwitchableNetwork
 from qpatchbench.ops.adversarial_batches import ascended_images, cross_entropies, drawn_width, partly_attacked
 from qpatchbench.ops.perturbing import random_start
 from qpatchbench.ops.randomness import ImageDraws
@@ -74,17 +74,7 @@ class FloatPgdAdversarialTraining(Defense):
         )  # fmt: skip
 
 
-class PgdAdversarialTraining(FloatPgdAdversarialTraining):
+class PgdAdversarialTraining(FixedWidthDefense, FloatPgdAdversarialTraining):
     """Adversarial training with PGD through fake quantizers, one network per bit-width."""
 
     quantization_aware: ClassVar[bool] = True
-
-    joint: bool = Field(
-        default=False,
-        description="false: one network per bit-width, attacked and trained at it; true (own choice): all share one "
-        "set of weights, each step's attack is made at one random width and trained on at every width",
-    )
-
-    def bit_groups(self, bits: tuple[Bits, ...]) -> tuple[tuple[Bits, ...], ...]:
-        """One group each, or one group of all bits."""
-        return (bits,) if self.joint else tuple((width,) for width in bits)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import ClassVar, NamedTuple, Protocol
 
 import torch
+from pydantic import Field
 
 from qpatchbench.component import Component
 from qpatchbench.ops.randomness import derive_generator
@@ -136,3 +137,17 @@ class Defense(Component, ABC):
         Where its gradient would be useless to an attack, it has an attribute `expected`: a differentiable stand-in.
         """
         raise NotImplementedError(f"{self.name} has partners and does not say how they answer together")
+
+
+class FixedWidthDefense(Defense):
+    """Adversarial training that knows one network: at one bit-width, unless all widths are asked to share it."""
+
+    joint: bool = Field(
+        default=False,
+        description="false: one network per bit-width, attacked and trained at it; true (own choice): all share one "
+        "set of weights, each step's attack is made at one random width and trained on at every width",
+    )
+
+    def bit_groups(self, bits: tuple[Bits, ...]) -> tuple[tuple[Bits, ...], ...]:
+        """One group each, or one group of all bits."""
+        return (bits,) if self.joint else tuple((width,) for width in bits)

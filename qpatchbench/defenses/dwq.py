@@ -22,7 +22,8 @@ import torch
 from pydantic import Field
 
 from qpatchbench.defenses.base import Batch, Defense, Step, SwitchableNetwork
-from qpatchbench.ops.perturbing import random_start, signed_step
+from qpatchbench.ops.adversarial_batches import ascended_images, drawn_width
+from qpatchbench.ops.perturbing import random_start
 from qpatchbench.ops.randomness import ImageDraws
 from qpatchbench.types import FLOAT, Bits, Losses, Network
 
@@ -63,7 +64,7 @@ class DoubleWinQuant(Defense):
 
     def width(self, step: Step) -> Bits:
         """The width of a step, uniform over the active ones; nothing but the step decides it."""
-        return step.bits[int(torch.randint(len(step.bits), (), generator=step.draws("width")))]
+        return drawn_width(step.bits, step.draws("width"))
 
     def passes(self, bits: tuple[Bits, ...]) -> float:
         """One width, forward and backward: once for every attack step and once for the update."""
@@ -84,12 +85,8 @@ class DoubleWinQuant(Defense):
 
         Signed ascent on the cross-entropy, Madry et al. 2018, arXiv 1706.06083, section 2.1.
         """
-        clean = batch.images
-        points = random_start(clean, ImageDraws.of(len(clean), step.draws("start"), clean.device), self.epsilon)
-        for _ in range(self.steps):
-            points = points.detach().requires_grad_()
-            # A sum, because a batch's mean could underflow in half precision; a sign does not see the difference.
-            likelihood = -torch.nn.functional.cross_entropy(network(points), batch.labels, reduction="sum")
-            (gradient,) = torch.autograd.grad(likelihood, points)
-            points = signed_step(points, gradient, clean, step_size=self.step_size, epsilon=self.epsilon)
-        return points.detach()
+        draws = ImageDraws.of(len(batch.images), step.draws("start"), batch.images.device)
+        return ascended_images(
+            network, batch.images, batch.labels, random_start(batch.images, draws, self.epsilon),
+            epsilon=self.epsilon, step_size=self.step_size, steps=self.steps,
+        )  # fmt: skip

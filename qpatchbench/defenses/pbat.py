@@ -33,7 +33,7 @@ from typing import ClassVar, Literal
 import torch
 from pydantic import Field, field_validator
 
-from qpatchbench.defenses.base import Batch, Defense, Step, SwitchableNetwork
+from qpatchbench.defenses.base import Batch, Defense, FixedWidthDefense, Step, SwitchableNetwork
 from qpatchbench.errors import AttackError, TrainingError
 from qpatchbench.ops.adversarial_batches import cross_entropies, drawn_width, fitting_side, partly_attacked
 from qpatchbench.ops.locating import Box, allowed_places, random_places, upright
@@ -145,17 +145,7 @@ class FloatPatchAdversarialTraining(Defense):
         return upright(rows, torch.full_like(rows, column))
 
 
-class PatchAdversarialTraining(FloatPatchAdversarialTraining):
+class PatchAdversarialTraining(FixedWidthDefense, FloatPatchAdversarialTraining):
     """Adversarial training with patches through fake quantizers, one network per bit-width."""
 
     quantization_aware: ClassVar[bool] = True
-
-    joint: bool = Field(
-        default=False,
-        description="false: one network per bit-width, attacked and trained at it; true (own choice): all share one "
-        "set of weights, each step's patches are made at one random width and trained on at every width",
-    )
-
-    def bit_groups(self, bits: tuple[Bits, ...]) -> tuple[tuple[Bits, ...], ...]:
-        """One group each, or one group of all bits."""
-        return (bits,) if self.joint else tuple((width,) for width in bits)

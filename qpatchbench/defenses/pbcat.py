@@ -30,7 +30,7 @@ from typing import Literal
 import torch
 from pydantic import Field
 
-from qpatchbench.defenses.base import Batch, Defense, Step, SwitchableNetwork
+from qpatchbench.defenses.base import Batch, FixedWidthDefense, Step, SwitchableNetwork
 from qpatchbench.ops.adversarial_batches import (
     ascended_images,
     cross_entropies,
@@ -46,7 +46,7 @@ from qpatchbench.ops.randomness import ImageDraws
 from qpatchbench.types import Bits, Losses, Network, Size
 
 
-class PatchCompositeTraining(Defense):
+class PatchCompositeTraining(FixedWidthDefense):
     """Adversarial training with a patch where the gradient is large and weak noise everywhere else."""
 
     size: Size = Field(
@@ -78,15 +78,6 @@ class PatchCompositeTraining(Defense):
     )  # fmt: skip
     steps: int = Field(default=10, ge=1, description="attack steps per training step")
     adversarial_share: float = Field(default=1.0, ge=0, le=1, description="share of a batch that is attacked")
-    joint: bool = Field(
-        default=False,
-        description="false: one network per bit-width, attacked and trained at it; true (own choice): all share one "
-        "set of weights, each step's attack is made at one random width and trained on at every width",
-    )
-
-    def bit_groups(self, bits: tuple[Bits, ...]) -> tuple[tuple[Bits, ...], ...]:
-        """One group each, or one group of all bits."""
-        return (bits,) if self.joint else tuple((width,) for width in bits)
 
     def passes(self, bits: tuple[Bits, ...]) -> float:
         """Training at every width, the attack, and the gradient that selects cells."""

@@ -33,7 +33,8 @@ def crafted(bench: Workbench, job: CraftJob, progress: Progress) -> Artifact:
     if not job.sources:
         return _control(bench, job)
     model = job.sources[0].checkpoint.model
-    modules = [bench.network(source) for source in (*job.sources, *job.siblings)]
+    # One that draws at random starts from the job alone, whatever it answered before.
+    modules = [bench.answering(source, "craft", job.key) for source in (*job.sources, *job.siblings)]
     before = [checks.state_hash(module.state_dict()) for module in modules]
     seen = [_as_seen(bench, job, source) for source in (*job.sources, *job.siblings)]
     per_image = job.attack.kind == "per_image"

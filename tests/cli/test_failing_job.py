@@ -41,24 +41,28 @@ evaluation: {images: 30}
 """
 
 
-def test_a_failing_attack_is_a_row_that_says_so(tmp_path: Path) -> None:
-    (tmp_path / "never.py").write_text(PLUGIN)
-    (tmp_path / "failing.yaml").write_text(SUITE)
-    environment = {
-        **os.environ,
-        "QPATCHBENCH_CACHE": str(tmp_path / "cache"),
-        "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": str(Path(__file__).parents[2]),
-    }
-    result = subprocess.run(
-        [sys.executable, "-m", "qpatchbench", "--plugin", "never.py", "run", "failing.yaml", "--display", "plain"],
-        cwd=tmp_path,
-        env=environment,
+def run_with(folder: Path, plugin: str) -> subprocess.CompletedProcess[str]:
+    """Run failing.yaml in the folder, with a plugin and a cache of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", "qpatchbench", "--plugin", plugin, "run", "failing.yaml", "--display", "plain"],
+        cwd=folder,
+        env={
+            **os.environ,
+            "QPATCHBENCH_CACHE": str(folder / "cache"),
+            "OMP_NUM_THREADS": "1",
+            "PYTHONPATH": str(Path(__file__).parents[2]),
+        },
         capture_output=True,
         text=True,
         timeout=240,
         check=False,
     )
+
+
+def test_a_failing_attack_is_a_row_that_says_so(tmp_path: Path) -> None:
+    (tmp_path / "never.py").write_text(PLUGIN)
+    (tmp_path / "failing.yaml").write_text(SUITE)
+    result = run_with(tmp_path, "never.py")
     assert result.returncode == 1, result.stderr
     # The patch that cannot be made, and its two cells; only the former is a failure of its own.
     assert "3 of " in result.stderr
@@ -107,21 +111,7 @@ def test_a_training_that_diverges_says_where_its_last_good_weights_are(tmp_path:
     (tmp_path / "diverging.py").write_text(DIVERGING)
     suite = SUITE.replace("{epochs: 0}", "{epochs: 2, batch_size: 32}").replace("[none]", "[diverges]")
     (tmp_path / "failing.yaml").write_text(suite.replace("{name: fails, size: 2}, ", ""))
-    environment = {
-        **os.environ,
-        "QPATCHBENCH_CACHE": str(tmp_path / "cache"),
-        "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": str(Path(__file__).parents[2]),
-    }
-    result = subprocess.run(
-        [sys.executable, "-m", "qpatchbench", "--plugin", "diverging.py", "run", "failing.yaml", "--display", "plain"],
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
+    result = run_with(tmp_path, "diverging.py")
     assert result.returncode == 1, result.stderr
     (line,) = [line for line in (result.stdout + result.stderr).splitlines() if "FAILED train" in line]
     assert "loss term 'clean' became nan in epoch 2, step 1; expected a finite number" in line

@@ -12,7 +12,6 @@ from torch import nn
 from qpatchbench.component import create
 from qpatchbench.data.base import Splits
 from qpatchbench.defenses.base import Batch, Defense, Step
-from qpatchbench.ops.pasting import to_float
 from qpatchbench.quantizers.qat import Qat
 from qpatchbench.quantizers.switchable import initialize, prepare
 from qpatchbench.registry import DEFENSES
@@ -222,4 +221,3 @@ def test_mixed_precision(defense: Defense, splits: Splits) -> None:
     task = TrainingTask(SmallNet, defense, quantizer, bits, settings, None, 0, pool_for(defense))
     state = train(task, splits.train, splits.calibration, device=CPU, snapshot=None, save=lambda saved: None)
     assert all(bool(torch.isfinite(value.float()).all()) for value in state.values())
-    assert to_float(splits.train.pixels).shape[-1] == SIDE

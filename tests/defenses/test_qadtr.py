@@ -175,8 +175,8 @@ def test_the_loss_by_hand(switching: str) -> None:
         logits = images.flatten(1) @ (network.weight * (1 + 1 / bits.weight)).T
         clean.append(functional.cross_entropy(logits[:5], batch().labels[:5]) / 2)
         patched.append(functional.cross_entropy(logits[5:], batch().labels[5:]) / 2)
-    assert torch.allclose(losses["clean"], torch.stack(clean).mean(), rtol=1e-6)
-    assert torch.allclose(losses["patched"], torch.stack(patched).mean(), rtol=1e-6)
+    assert torch.allclose(losses["clean"], torch.stack(clean).mean(), rtol=1e-5)
+    assert torch.allclose(losses["patched"], torch.stack(patched).mean(), rtol=1e-5)
     (gradient,) = torch.autograd.grad(losses["clean"] + losses["patched"], network.weight)
     (expected,) = torch.autograd.grad((torch.stack(clean) + torch.stack(patched)).mean(), network.weight)
     assert torch.allclose(gradient, expected, atol=1e-6)
