@@ -16,6 +16,9 @@ SET = click.option(
     metavar="KEY=VALUE",
     help="Override a field, e.g. training.epochs=5; repeatable.",
 )
+SCALE = click.option(
+    "--scale", metavar="NAME", help="One of the suite's scales, e.g. small; results go to results/<suite>_<scale>."
+)
 DATA_DIR = click.option(
     "--data-dir",
     type=click.Path(path_type=Path, file_okay=False),

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from qpatchbench.cli.options import DATA_DIR, LIMIT, SEEDS, SET, SUITE, cache_dir, data_dir, with_shorthands
+from qpatchbench.cli.options import DATA_DIR, LIMIT, SCALE, SEEDS, SET, SUITE, cache_dir, data_dir, with_shorthands
 from qpatchbench.suite.schema import Suite
 from qpatchbench.suite.source import Source
 
@@ -17,6 +17,7 @@ NAMES |= {"cost": "time", "similarity": "compare"}
 
 @click.command("plan")
 @SUITE
+@SCALE
 @SET
 @DATA_DIR
 @LIMIT
@@ -24,6 +25,7 @@ NAMES |= {"cost": "time", "similarity": "compare"}
 @click.option("--all", "everything", is_flag=True, help="Show every job, not only the first ones of each kind.")
 def plan(
     suite: Path,
+    scale: str | None,
     overrides: tuple[str, ...],
     data_dir: Path | None,
     limit: int | None,
@@ -36,7 +38,7 @@ def plan(
     """
     from qpatchbench.suite.load import load_with_source
 
-    loaded, source = load_with_source(suite, with_shorthands(overrides, limit, seeds))
+    loaded, source = load_with_source(suite, with_shorthands(overrides, limit, seeds), scale)
     show_plan(loaded, source, data_dir, everything=everything)
 
 

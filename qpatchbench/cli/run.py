@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from qpatchbench.cli.options import DATA_DIR, LIMIT, SEEDS, SET, SUITE, cache_dir, data_dir, with_shorthands
+from qpatchbench.cli.options import DATA_DIR, LIMIT, SCALE, SEEDS, SET, SUITE, cache_dir, data_dir, with_shorthands
 
 if TYPE_CHECKING:
     from qpatchbench.suite.plan import Plan
@@ -21,6 +21,7 @@ FORMATS = ("csv", "md", "tex", "html")
 @click.option(
     "--output", type=click.Path(path_type=Path, file_okay=False), help="Run folder [default: results/<suite>]."
 )
+@SCALE
 @SET
 @DATA_DIR
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
@@ -34,6 +35,7 @@ FORMATS = ("csv", "md", "tex", "html")
 def run(
     suite: Path,
     output: Path | None,
+    scale: str | None,
     overrides: tuple[str, ...],
     data_dir: Path | None,
     device: str,
@@ -53,7 +55,7 @@ def run(
     from qpatchbench.suite.load import load_with_source
 
     extra = [] if checks is None else [f"evaluation.checks={checks}"]
-    loaded, source = load_with_source(suite, [*with_shorthands(overrides, limit, seeds), *extra])
+    loaded, source = load_with_source(suite, [*with_shorthands(overrides, limit, seeds), *extra], scale)
     if dry_run:
         from qpatchbench.cli.plan import show_plan
 

@@ -13,15 +13,16 @@ from qpatchbench.errors import SuiteError
 @click.command("validate")
 @click.argument("suites", nargs=-1, required=True, type=click.Path(path_type=Path, dir_okay=False))
 def validate(suites: tuple[Path, ...]) -> int:
-    """Check suite files without touching data, weights or results.
+    """Check suite files, at every scale, without touching data, weights or results.
 
     Exit code 2 at the first invalid suite, after printing all its errors.
     """
-    from qpatchbench.suite.load import load_suite
+    from qpatchbench.suite.load import load_suite, scales_of
 
     for path in suites:
         try:
-            load_suite(path)
+            for scale in (None, *scales_of(path)):
+                load_suite(path, scale=scale)
         except SuiteError as error:
             for problem in error.problems:
                 click.echo(problem, err=True)

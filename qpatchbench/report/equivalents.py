@@ -47,6 +47,9 @@ class Setting(NamedTuple):
     name: str
     fields: Mapping[str, Any]
 
+    def __str__(self) -> str:
+        return self.name + "".join(f" with {name} {value}" for name, value in self.fields.items())
+
 
 def defenses(value: PublishedValue, row_mode: str) -> tuple[Setting, ...]:
     """What a published defense is called here.

@@ -124,16 +124,14 @@ class Source:
         stand_in = self.stand_ins.get(model) if not value.source_model else None
         models = (*MODELS.get(model, (model,)), *filter(None, (stand_in,)))
         bits = value.target_bits or DEFAULTS["target_bits"]
-        named = [
-            title
-            for setting in defenses(value, row_mode)
-            for title in protocol.titles(self.folder, "defenses", setting)
-        ]
+        settings = defenses(value, row_mode)
+        named = [title for setting in settings for title in protocol.titles(self.folder, "defenses", setting)]
         before = (value.defense,) if value.defense in PREPROCESSORS else ("none",)
         facets = [
             Facet("dataset", (dataset,), not value.dataset),
             Facet("model", models, not value.model),
-            Facet("defense", tuple(dict.fromkeys(named)) or (value.defense,)),
+            # Where the run has no such variant, words that no row can fit say what was looked for.
+            Facet("defense", tuple(dict.fromkeys(named or map(str, settings)))),
             Facet("preprocessor", before),
             Facet("quantization", quantizations(table, value), not value.quantization),
             Facet("target_bits", (bits,), not value.target_bits),

@@ -26,6 +26,8 @@ EXPECTED = {
     "string_type": "text",
     "string_too_short": "text that is not empty",
     "tuple_type": "a list",
+    "dict_type": "a mapping",
+    "mapping_type": "a mapping",
     "model_type": "a mapping",
     "model_attributes_type": "a mapping",
 }

@@ -14,21 +14,34 @@ from qpatchbench.registry import REGISTRIES, Registry
 from qpatchbench.suite.coherence import incoherences
 from qpatchbench.suite.explain import explained, shown
 from qpatchbench.suite.schema import COMPONENT_PLACES, Suite
-from qpatchbench.suite.source import KeyPath, Problem, Source, override, read_source
+from qpatchbench.suite.source import KeyPath, Problem, Source, override, read_source, scale_down
 
 
-def load_suite(path: Path, overrides: Sequence[str] = ()) -> Suite:
+def load_suite(path: Path, overrides: Sequence[str] = (), scale: str | None = None) -> Suite:
     """Read, override and check a suite file.
+
+    Args:
+        path: of the YAML file.
+        overrides: "key.path=value", applied in order.
+        scale: one of the suite's `scales`, applied before the overrides.
 
     Raises:
         SuiteError: with every problem as "file:line:column: key: what was expected, what was found".
     """
-    return load_with_source(path, overrides)[0]
+    return load_with_source(path, overrides, scale)[0]
 
 
-def load_with_source(path: Path, overrides: Sequence[str] = ()) -> tuple[Suite, Source]:
+def scales_of(path: Path) -> tuple[str, ...]:
+    """Names of the scales that a suite file lists."""
+    scales = read_source(path).data.get("scales")
+    return tuple(scales) if isinstance(scales, dict) else ()
+
+
+def load_with_source(path: Path, overrides: Sequence[str] = (), scale: str | None = None) -> tuple[Suite, Source]:
     """Like `load_suite`; the source tells later errors, such as a missing dataset, where they stand."""
     source = read_source(path)
+    if scale is not None:
+        scale_down(source, scale)
     for assignment in overrides:
         override(source, assignment)
     problems: list[Problem] = []

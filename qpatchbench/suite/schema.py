@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny
@@ -156,6 +157,11 @@ class Suite(Section):
     include: tuple[Filter, ...] = Field(default=(), description="if given, only cells that agree with one of these")
     exclude: tuple[Filter, ...] = Field(default=(), description="no cell that agrees with one of these")
     limit: int | None = Field(default=None, gt=0, description="evaluate at most this many images; marks it partial")
+    scales: Mapping[str, Mapping[str, Any]] = Field(
+        default={},
+        exclude=True,  # one of them is chosen when the file is read; results do not depend on the others
+        description="the same experiment for smaller machines: name -> key.path -> value, chosen with --scale NAME",
+    )
 
     def keeps(self, **facts: object) -> bool:
         """Whether include and exclude keep the cells of which `facts` are known."""

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import yaml
 
-from qpatchbench.errors import SuiteError
+from qpatchbench.errors import SuiteError, suggestion
 
 # Keys and list indices from the top of the file, for example ("attacks", 1, "size").
 KeyPath: TypeAlias = tuple[str | int, ...]
@@ -88,6 +88,16 @@ class Source:
     def assign(self, path: KeyPath) -> None:
         """Note that the value at `path` now comes from the command line, not from the file."""
         self.overridden.append(path)
+        self._forget(path)
+
+    def move(self, written: KeyPath, path: KeyPath) -> None:
+        """Note that the value at `path` is now the one that the file has at `written`."""
+        self._forget(path)
+        for positions in (self.keys, self.values):
+            for inner in [known for known in positions if known[: len(written)] == written]:
+                positions[(*path, *inner[len(written) :])] = positions[inner]
+
+    def _forget(self, path: KeyPath) -> None:
         for positions in (self.keys, self.values):
             for inner in [known for known in positions if known[: len(path)] == path]:
                 del positions[inner]
@@ -255,6 +265,33 @@ def override(source: Source, assignment: str) -> None:
     if not equals or not all(key.split(".")):
         raise SuiteError([f"--set {assignment}: expected key.path=value, for example training.epochs=5"])
     value = _read(text, Source(f"--set {key}"))
+    source.assign(_replace(source, key, value, f"--set {assignment}"))
+
+
+def scale_down(source: Source, name: str) -> None:
+    """Apply the overrides that the suite lists under `scales.<name>`, and name the suite `<suite>_<name>`.
+
+    Raises:
+        SuiteError: the suite has no such scale, or an override leads nowhere.
+    """
+    scales = source.data.get("scales")
+    known = list(scales) if isinstance(scales, dict) else []
+    if name not in known:
+        found = f"this suite has no scale {name!r}.{suggestion(name, known)}"
+        raise SuiteError([f"{source.where(('scales',))}: --scale {name}: {found}"])
+    if not isinstance(scales[name], dict):
+        where: KeyPath = ("scales", name)
+        raise SuiteError(
+            [source.problem(where, "expected a mapping of key.path to value, such as training.epochs: 5").text]
+        )
+    for key, value in scales[name].items():
+        written: KeyPath = ("scales", name, key)
+        source.move(written, _replace(source, key, _unshared(value), f"{source.where(written)}: {dotted(written)}"))
+    source.data["suite"] = f"{source.data.get('suite')}_{name}"
+
+
+def _replace(source: Source, key: str, value: Any, who: str) -> KeyPath:  # noqa: ANN401 (YAML data is anything)
+    """Put a value where `key.path` leads, and return that path; `who` begins the message of an error."""
     path: KeyPath = tuple(int(part) if part.isdigit() else part for part in key.split("."))
     holder: Any = source.data
     for depth, part in enumerate(path[:-1]):
@@ -269,10 +306,10 @@ def override(source: Source, assignment: str) -> None:
                 holder[part] = {"name": holder[part]}  # the one section that is a component itself
             holder = holder[part]
         else:
-            raise SuiteError([f"--set {assignment}: {dotted(path[: depth + 1])} is not there"])
+            raise SuiteError([f"{who}: {dotted(path[: depth + 1])} is not there"])
     last = path[-1]
     fits = isinstance(holder, list) and isinstance(last, int) and last < len(holder)
     if not fits and not (isinstance(holder, dict) and isinstance(last, str)):
-        raise SuiteError([f"--set {assignment}: {dotted(path)} is not there"])
+        raise SuiteError([f"{who}: {dotted(path)} is not there"])
     holder[last] = value
-    source.assign(path)
+    return path

@@ -21,7 +21,7 @@ from qpatchbench.errors import SuiteError
 from qpatchbench.registry import REGISTRIES
 
 ROOT = Path(__file__).parents[2]
-SUITES = sorted(path.relative_to(ROOT) for path in (ROOT / "suites").glob("*.yaml"))
+SUITES = sorted(path.relative_to(ROOT) for path in (ROOT / "suites").glob("**/*.yaml"))
 SUITE = """\
 # a suite for nothing but this test
 suite: small

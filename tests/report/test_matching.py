@@ -231,7 +231,7 @@ def test_ablations_are_known_by_their_fields_not_by_their_labels() -> None:
     assert number(find(published("triqdef.7", defense="triqdef", **value), run)) == 0
     found = find(published("triqdef.7", defense="triqdef_wo_gpdp", **value), run)
     assert isinstance(found, Missing), "nothing is left out but GPDP"
-    assert found.reason == "no row with defense triqdef_wo_gpdp; there: triqdef, mine, other"
+    assert found.reason == "no row with defense triqdef with lambda_gpdp 0; there: triqdef, mine, other"
 
 
 def test_a_label_of_its_own_is_another_variant() -> None:
@@ -255,6 +255,14 @@ def test_the_grid_of_weights_is_matched_by_its_fields() -> None:
     assert number(find(published("triqdef.13", param="(alpha,beta)", param_value="(1.0,1.0)", **at), run)) == 1
     lambdas = {"param": "(lambda_fdp,lambda_gpdp)", "param_value": "(0.5,0.8)"}
     assert number(find(published("triqdef.13", **lambdas, **at), run)) == 2
+
+
+def test_a_defense_as_it_is_stands_for_no_other_point_of_the_grid() -> None:
+    run = folder(row(defense="triqdef"), manifest=with_suite(defenses=[{"name": "triqdef", "alpha": 0.5, "beta": 1.0}]))
+    at = {"param": "(alpha,beta)", "metric": "clean_accuracy", "target_bits": "4"}
+    found = find(published("triqdef.13", param_value="(1.0,0.5)", **at), run)
+    assert isinstance(found, Missing)
+    assert found.reason == "no row with defense triqdef with alpha 1.0 with beta 0.5; there: triqdef"
 
 
 def test_pixel_attacks_are_matched_by_epsilon() -> None:

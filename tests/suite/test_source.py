@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from qpatchbench.errors import SuiteError
-from qpatchbench.suite.load import load_suite, load_with_source
+from qpatchbench.suite.load import load_suite, load_with_source, scales_of
 from qpatchbench.suite.source import Source, dotted, override, read_source
 from qpatchbench.types import FLOAT, Bits
 
@@ -188,3 +188,73 @@ def test_a_deeper_override_after_a_whole_one_is_told_by_itself() -> None:
     override(source, "attacks.0.size=5")
     assert source.where(("attacks", 0, "size")) == "--set attacks.0.size"
     assert source.where(("attacks", 0, "name")) == "--set attacks"
+
+
+SCALES = """\
+scales:
+  small:
+    training.epochs: 3
+    models: [{name: resnet20, label: light}]
+    attacks.1.size: 6
+    seeds: [7]
+  smaller: {training: {epochs: 1}}
+"""
+
+
+@pytest.fixture
+def scaled(path: Path) -> Path:
+    path.write_text(path.read_text() + SCALES)
+    return path
+
+
+def test_a_scale_is_a_named_set_of_overrides(scaled: Path) -> None:
+    assert scales_of(scaled) == ("small", "smaller")
+    full, small = load_suite(scaled), load_suite(scaled, scale="small")
+    assert (full.suite, small.suite) == ("small", "small_small")
+    assert (full.training.epochs, small.training.epochs) == (200, 3)
+    assert [model.title for model in small.models] == ["light"]
+    assert [str(attack.size) for attack in small.attacks] == ["4x4", "6x6"]
+    assert (full.seeds, small.seeds) == ((0,), (7,))
+    assert load_suite(scaled, scale="smaller").training.epochs == 1
+
+
+def test_the_command_line_comes_after_the_scale(scaled: Path) -> None:
+    assert load_suite(scaled, ["training.epochs=5"], "small").training.epochs == 5
+
+
+def test_scales_are_no_part_of_what_is_run(path: Path) -> None:
+    plain = load_suite(path).resolved()
+    path.write_text(path.read_text() + SCALES)
+    assert load_suite(path).resolved() == plain
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "expected"),
+    [
+        ("epochs: 3", "epochs: -3", ":13:22: training.epochs: expected a number of at least 0, found -3"),
+        ("name: resnet20, label", "name: resnt20, label", ":14:21: models[0].name: unknown model 'resnt20'. Did "),
+        ("attacks.1.size: 6", "attacks.7.size: 6", ":15:21: scales.small.attacks.7.size: attacks[7] is not there"),
+        ("seeds: [7]", "seed: [7]", ":16:5: seed: unknown key 'seed'. Did you mean: seeds? "),
+        ("  small:\n", "  smal:\n", ":12:3: --scale small: this suite has no scale 'small'. Did you mean: smal? "),
+        (
+            "small:\n    training.epochs: 3",
+            "small: 3\n  other:\n    training.epochs: 3",
+            ":12:10: scales.small: expected a mapping of key.path to value, such as training.epochs: 5",
+        ),
+        ("  smaller: {training: {epochs: 1}}", "  smaller: 4", ":17:12: scales.smaller: expected a mapping, found 4"),
+    ],
+)  # fmt: skip
+def test_a_mistake_in_a_scale_is_told_where_it_stands(scaled: Path, before: str, after: str, expected: str) -> None:
+    text = scaled.read_text()
+    assert before in text
+    scaled.write_text(text.replace(before, after))
+    with pytest.raises(SuiteError) as caught:
+        load_suite(scaled, scale="small")
+    found = "\n".join(caught.value.problems).removeprefix(str(scaled))
+    assert found.startswith(expected) if expected.endswith(" ") else found == expected
+
+
+def test_a_scale_of_a_suite_without_any(path: Path) -> None:
+    with pytest.raises(SuiteError) as caught:
+        load_suite(path, scale="small")
+    assert caught.value.problems == (f"{path}:1:1: --scale small: this suite has no scale 'small'. None is available.",)
