@@ -76,23 +76,22 @@ class _Planner:
         for seed in self.suite.seeds:
             for target in distinct([*self._targets(seed)]):
                 facts = self.networks.facts(target.checkpoint.model)
-                compared: dict[tuple[object, ...], CraftJob] = {}
+                compared: dict[tuple[object, ...], tuple[CraftJob, Transformation]] = {}
                 for attack in self.suite.sized_attacks():
                     for sources in self._sources(attack, target):
                         patch = self._patch(attack, sources, seed)
-                        if attack.covers == "square":
-                            compared[(patch.side, patch.goals)] = patch
-                        for transformation in self.suite.transformations(attack):
-                            yield self._cell(patch, target, transformation)
+                        for moved in self.suite.transformations(attack):
+                            if attack.covers == "square":
+                                compared[(patch.side, patch.goals, moved)] = patch, moved
+                            yield self._cell(patch, target, moved)
                 for patch in self._pooled(target):
-                    compared[(patch.side, patch.goals)] = patch
+                    compared[(patch.side, patch.goals, Transformation())] = patch, Transformation()
                     yield self._cell(patch, target, Transformation())
-                for patch in compared.values():
+                for patch, moved in compared.values():
                     for name in CONTROLS:
                         control = create(ATTACKS, {"name": name, "size": patch.side, "targets": patch.attack.targets})
                         crafted = CraftJob(control, patch.goals, (), seed, facts)
-                        for transformation in self.suite.transformations(control):
-                            yield EvaluateJob(crafted, target, True, facts, transformation)
+                        yield EvaluateJob(crafted, target, True, facts, moved)
 
     def analyses(self) -> Iterator[Job]:
         """Costs and similarities of the target networks."""

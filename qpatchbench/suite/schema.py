@@ -76,7 +76,7 @@ class PatchPool(Section):
 
 
 class Sweep(Section):
-    """Variations beside the patch as its attack states it: other sizes, and the finished patch moved."""
+    """Variations beside the patch as its attack states it, one at a time: its size, or the finished patch moved."""
 
     sizes: tuple[Size, ...] = Field(default=(), description="further sizes at which every patch attack is crafted")
     shifts: tuple[tuple[int, int], ...] = Field(
@@ -180,9 +180,12 @@ class Suite(Section):
         return distinct([attack for group in sized for attack in group])
 
     def transformations(self, attack: Attack) -> tuple[Transformation, ...]:
-        """How the patches of `attack` are moved before they are measured; the first is not at all."""
+        """How the patches of `attack` are moved before they are measured; the first is not at all.
+
+        One thing is varied at a time: patches of the sweep's sizes stay where they are.
+        """
         still = Transformation()
-        if attack.covers == "image":
+        if attack.covers == "image" or attack not in self.attacks:
             return (still,)
         shifts = [Transformation(rows, columns) for rows, columns in self.sweep.shifts]
         return distinct([still, *shifts, *(Transformation(angle=angle) for angle in self.sweep.rotations)])
