@@ -3,10 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test lint bench clean
+.PHONY: help demo test lint bench verify-entries clean
 
 help:            ## show the targets
-	@sed -n 's/^\([a-z]*\):.*## /\1: /p' $(MAKEFILE_LIST)
+	@sed -n 's/^\([a-z-]*\):.*## /\1: /p' $(MAKEFILE_LIST)
 
 demo: $(VENV)/demo.done  ## the whole pipeline on real digits: leaderboard and plots in results/quickstart
 	$(BIN)/qpatchbench run suites/quickstart.yaml
@@ -22,6 +22,9 @@ lint: $(VENV)/dev.done   ## lint, format and types, as continuous integration ch
 
 bench: $(VENV)/test.done ## speed, as ratios measured side by side
 	$(BIN)/python -m tests.bench
+
+verify-entries: $(VENV)/test.done ## every number of the submitted entries again
+	@for entry in results/entries/*/; do [ ! -d "$$entry" ] || $(BIN)/qpatchbench verify "$$entry" || exit 1; done
 
 clean:           ## remove the virtual environment and build leftovers
 	rm -rf $(VENV) build dist *.egg-info

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.json_schema import GenerateJsonSchema
 
+from qpatchbench.origin import is_outside, source_hash
 from qpatchbench.registry import Registry
 from qpatchbench.types import Written
 
@@ -17,11 +19,21 @@ class Component(BaseModel):
     """Base of attacks, defenses, quantizers, models, datasets and preprocessors.
 
     A component is its fields: its repr, its YAML form, its documentation and its cache key all come
-    from them. `version` is bumped when a change of code alters numbers at equal fields.
+    from them.
+
+    Attributes:
+        version: bumped when a change of code alters numbers at equal fields. A component from outside is identified by
+            its source as well: any edit of it, a comment included, redoes what depends on it.
+        reference: paper of a component from outside; those of the built-ins stand in their catalogue.
+        trial: field values at which it can be tried on tiny images within seconds, for the conformance checks.
+        expected_failures: names of conformance checks that cannot hold, and why.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
     version: ClassVar[int] = 1
+    trial: ClassVar[Mapping[str, Any]] = {}
+    expected_failures: ClassVar[Mapping[str, str]] = {}
+    reference: ClassVar[str] = ""
 
     name: str = Field(description="name under which the component is registered")
     label: str | None = Field(
@@ -35,9 +47,12 @@ class Component(BaseModel):
 
     def identity(self) -> dict[str, Any]:
         """Everything that decides what this component computes, as JSON-ready data."""
+        cls = type(self)
         return {
-            "class": f"{type(self).__module__}:{type(self).__qualname__}",
+            "class": f"{cls.__module__}:{cls.__qualname__}",
             "version": self.version,
+            # The space keeps it apart from any field.
+            **({"source hash": source_hash(cls)} if is_outside(cls) else {}),
             **self.model_dump(mode="json", exclude={"label"}),
         }
 

@@ -30,6 +30,10 @@ LAYERS = {
     "component": 1,
     "types": 1,
     "registry": 1,
+    "importing": 1,
+    "origin": 1,
+    "unimported": 1,
+    "scaffold": 2,
     "reference": 1,  # data about the papers, read by report and cli
     "errors": 0,
 }

@@ -15,7 +15,7 @@ squares of one size; `given` keeps every one at the suite's places, `searched` l
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -44,7 +44,11 @@ class Budget(NamedTuple):
     queries: int
 
 
-BUDGETS = {"standard": Budget(1000, 100, 2, 5000), "quick": Budget(200, 50, 1, 500)}
+BUDGETS = {
+    "standard": Budget(1000, 100, 2, 5000),
+    "quick": Budget(200, 50, 1, 500),
+    "trial": Budget(4, 3, 1, 40),
+}
 
 
 class AutoPatch(GradientAttack):
@@ -52,6 +56,7 @@ class AutoPatch(GradientAttack):
 
     kind: ClassVar[Literal["universal", "per_image"]] = "per_image"
     wants_siblings: ClassVar[bool] = True
+    trial: ClassVar[Mapping[str, Any]] = {"effort": "trial"}
 
     targets: Literal["all", "untargeted"] | tuple[int, ...] = Field(
         default="untargeted", description="untargeted (the standard), all classes, or a list of class ids"
@@ -60,8 +65,10 @@ class AutoPatch(GradientAttack):
         default="given",
         description="given: every patch at the suite's places; searched: per-image ones look for better",
     )
-    effort: Literal["standard", "quick"] = Field(
-        default="standard", description="standard, or quick: an eighth of the work, for trying out; say so in any table"
+    effort: Literal["standard", "quick", "trial"] = Field(
+        default="standard",
+        description="standard; quick: an eighth of the work, for trying out, say so in any table; or trial: a few "
+        "steps, which only show that it runs",
     )
 
     def identity(self) -> dict[str, Any]:

@@ -21,6 +21,7 @@ class Attack(Component, ABC):
         learns: whether it looks at the crafting images; an attack that does not gets none.
         wants_siblings: whether it also uses the same backbone at the other bit-widths.
         covers: a square, or the whole image by small changes; the latter has no size to sweep and no random control.
+        needs_attention: whether it works on vision transformers only.
     """
 
     kind: ClassVar[Literal["universal", "per_image"]] = "universal"
@@ -29,6 +30,7 @@ class Attack(Component, ABC):
     learns: ClassVar[bool] = True
     wants_siblings: ClassVar[bool] = False
     covers: ClassVar[Literal["square", "image"]] = "square"
+    needs_attention: ClassVar[bool] = False
 
     size: Size = Field(description="side of the square patch in pixels, or the share of the image it covers: 4%")
     targets: Literal["all", "untargeted"] | tuple[int, ...] = Field(

@@ -18,6 +18,7 @@ Later restarts begin with another shape and texture, on the images that are stil
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
@@ -71,6 +72,7 @@ class Dpr(GradientAttack):
 
     kind: ClassVar[Literal["universal", "per_image"]] = "per_image"
     learns: ClassVar[bool] = False
+    trial: ClassVar[Mapping[str, Any]] = {"texture_steps": 0}
 
     steps: int = Field(
         default=300, ge=0, description="steps of shape and texture together; 0 keeps the shape of the start"

@@ -9,7 +9,9 @@ iterate of the paper is replaced by the best of all of them.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
+from typing import ClassVar
 
 from pydantic import Field
 
@@ -20,6 +22,10 @@ from qpatchbench.types import CraftTask, Patch
 
 class MiFgsm(PixelAttack):
     """Steps along the sign of the accumulated gradient; made to transfer between networks."""
+
+    expected_failures: ClassVar[Mapping[str, str]] = {
+        "another_seed_gives_another_patch": "it starts at the clean image and draws nothing"
+    }
 
     steps: int = Field(default=10, gt=0, description="steps; every one is taken")
     step_size: float | None = Field(

@@ -19,7 +19,8 @@ Deviations:
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field, field_validator
@@ -42,6 +43,8 @@ class PatchFool(GradientAttack):
 
     kind: ClassVar[Literal["universal", "per_image"]] = "per_image"
     learns: ClassVar[bool] = False
+    needs_attention: ClassVar[bool] = True
+    trial: ClassVar[Mapping[str, Any]] = {"size": 4}  # a whole token
 
     steps: int = Field(default=250, gt=0, description="optimisation steps; every one is taken")
     step_size: float = Field(default=0.05, gt=0, le=1, description="Adam learning rate, times 0.95 every 10 steps")

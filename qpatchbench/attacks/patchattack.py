@@ -20,7 +20,8 @@ outcome a matter of the draw, and the policy can choose. `ops.textures` says how
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -44,6 +45,7 @@ class PatchAttack(Attack):
 
     kind: ClassVar[Literal["universal", "per_image"]] = "per_image"
     access: ClassVar[Literal["gradient", "scores", "none"]] = "scores"
+    trial: ClassVar[Mapping[str, Any]] = {"texture_steps": 0}
 
     agent: Literal["tpa", "mpa"] = Field(default="tpa", description="cut from a texture (tpa), or of one colour (mpa)")
     queries: int = Field(default=10_000, gt=0, description="images shown to the network for each attacked image")

@@ -21,8 +21,14 @@ COMMANDS = {
     "describe": ("qpatchbench.cli.catalogue", "Show the fields of one component."),
     "report": ("qpatchbench.cli.report", "Write leaderboards, plots and the HTML report of a run again."),
     "table": ("qpatchbench.cli.table", "Print a table of the papers, measured values beside the published."),
+    "figure": ("qpatchbench.cli.figure", "Draw a figure of the papers from what runs measured, as PDF and PNG."),
     "claims": ("qpatchbench.cli.claims", "Test the papers' claims on what runs measured."),
+    "compare": ("qpatchbench.cli.compare", "Compare two runs row by row, paired on the same images."),
+    "verify": ("qpatchbench.cli.verify", "Recompute every number of a run or an entry from its bytes."),
+    "explain": ("qpatchbench.cli.explain", "Trace a leaderboard row to its counts, patch, checkpoint and suite lines."),
+    "entry": ("qpatchbench.cli.entry", "Write a leaderboard entry from a finished run."),
     "apply": ("qpatchbench.cli.apply", "Paste a stored patch on images and write them as PNG."),
+    "plugin": ("qpatchbench.cli.plugin", "Write a component of your own, or check one."),
     "schema": ("qpatchbench.cli.validate", "Print a JSON schema, for editors."),
 }
 

@@ -8,11 +8,13 @@ from typing import Any
 
 import click
 
-from qpatchbench.component import PlainDefaults
-from qpatchbench.errors import UnknownNameError, suggestion
-from qpatchbench.registry import BUILT_IN, REGISTRIES
+from qpatchbench.component import Component, PlainDefaults
+from qpatchbench.errors import PluginError, UnknownNameError, suggestion
+from qpatchbench.origin import source_hash
+from qpatchbench.registry import BUILT_IN, REGISTRIES, Entry, Registry
+from qpatchbench.unimported import Line, first_sentence, line_of
 
-LISTS = (*REGISTRIES, "suites", "plugins", "tables")
+LISTS = (*REGISTRIES, "suites", "plugins", "tables", "figures")
 
 
 class _Kind(click.ParamType[str]):
@@ -32,10 +34,15 @@ class _Kind(click.ParamType[str]):
 
 @click.command("list")
 @click.argument("kind", type=_Kind(LISTS))
-@click.option("--json", "as_json", is_flag=True, help="A list of objects with name, summary, reference, plugin.")
+@click.option("--json", "as_json", is_flag=True, help="A list of objects with name, summary, reference, plugin, ...")
 def list_(kind: str, as_json: bool) -> None:
-    """List attacks, defenses, quantizers, preprocessors, models, datasets, suites, plugins or the papers' tables."""
-    rows = {"suites": _suites, "plugins": _plugins, "tables": _tables}.get(kind, lambda: _components(kind))()
+    """List components of a kind (attacks, defenses, ...), suites, plugins, or the papers' tables or figures.
+
+    What a plugin brings is followed by the plugin's name and version. No component is imported, except by
+    `list plugins`, which says of each whether it can be.
+    """
+    others = {"suites": _suites, "plugins": _plugins, "tables": _tables, "figures": _figures}
+    rows = others.get(kind, lambda: _components(kind))()
     if as_json:
         click.echo(json.dumps(rows, indent=1))
         return
@@ -43,15 +50,33 @@ def list_(kind: str, as_json: bool) -> None:
         click.echo(f"no {kind} are registered", err=True)
     width = max((len(row["name"]) for row in rows), default=0)
     for row in rows:
-        origin = "" if row["plugin"] == BUILT_IN else f"  [{row['plugin']}]"
+        version = row.get("version", "")
+        origin = "" if row["plugin"] == BUILT_IN else f"  [{row['plugin']}{f' {version}' if version else ''}]"
         click.echo(f"{row['name']:{width}}  {row['summary']}{origin}")
+        for reason in row.get("broken", "").splitlines():
+            click.echo(f"    broken: {reason}")
 
 
 def _components(kind: str) -> list[dict[str, str]]:
-    return [
-        {"name": name, "summary": entry.summary, "reference": entry.reference, "plugin": entry.plugin}
-        for name, entry in REGISTRIES[kind].entries.items()
-    ]
+    rows = []
+    for name, entry in REGISTRIES[kind].entries.items():
+        line, broken = _line(entry)
+        facts = {"name": name, "summary": line.summary, "reference": line.reference, "plugin": entry.plugin}
+        rows.append({**facts, "version": entry.version, "broken": broken})
+    return rows
+
+
+def _line(entry: Entry) -> tuple[Line, str]:
+    """Summary and reference of a component, without importing it, and why it cannot be read, if so."""
+    line, broken = Line(entry.summary, entry.reference), ""
+    if entry.plugin != BUILT_IN and not (entry.summary and entry.reference):
+        try:
+            found = line_of(entry.target)
+        except PluginError as error:
+            found, broken = Line(), str(error)
+        unknown = f"from the plugin {entry.plugin}"
+        line = Line(entry.summary or found.summary or unknown, entry.reference or found.reference)
+    return line, broken
 
 
 def _suites() -> list[dict[str, str]]:
@@ -65,16 +90,34 @@ def _suites() -> list[dict[str, str]]:
 
 
 def _plugins() -> list[dict[str, str]]:
-    """Distributions that register components from outside, and what they register."""
-    found: dict[str, list[str]] = {}
+    """Distributions and modules that register components from outside, what they register, and what is broken."""
+    found: dict[tuple[str, str], list[str]] = {}
+    broken: dict[tuple[str, str], list[str]] = {}
     for kind, registry in REGISTRIES.items():
         for name, entry in registry.entries.items():
             if entry.plugin != BUILT_IN:
-                found.setdefault(entry.plugin, []).append(f"{kind}/{name}")
+                plugin = (entry.plugin, entry.version)
+                found.setdefault(plugin, []).append(f"{kind}/{name}")
+                broken.setdefault(plugin, []).extend(_reasons(registry, name))
     return [
-        {"name": plugin, "summary": ", ".join(names), "reference": "", "plugin": plugin}
-        for plugin, names in sorted(found.items())
+        {
+            "name": plugin,
+            "summary": ", ".join(found[plugin, version]),
+            "reference": "",
+            "plugin": plugin,
+            "version": version,
+            "broken": "\n".join(broken[plugin, version]),
+        }
+        for plugin, version in sorted(found)
     ]
+
+
+def _reasons(registry: Registry, name: str) -> list[str]:
+    try:
+        registry.get(name)
+    except PluginError as error:
+        return [str(error)]
+    return []
 
 
 def _tables() -> list[dict[str, str]]:
@@ -84,6 +127,16 @@ def _tables() -> list[dict[str, str]]:
     return [
         {"name": name, "summary": table.caption, "reference": CITATIONS[table.paper], "plugin": BUILT_IN}
         for name, table in published_tables().items()
+    ]
+
+
+def _figures() -> list[dict[str, str]]:
+    """The figures that can be drawn, as `qpatchbench figure` calls them."""
+    from qpatchbench.report.figures import CATALOGUE
+
+    return [
+        {"name": name, "summary": entry.summary, "reference": entry.reference, "plugin": BUILT_IN}
+        for name, entry in CATALOGUE.items()
     ]
 
 
@@ -98,15 +151,19 @@ def describe(kind: str, name: str, as_json: bool) -> None:
         entry = registry.entry(name)
     except UnknownNameError as error:
         raise click.BadParameter(str(error), param_hint="NAME") from None
-    component = registry.get(name)
+    component: type[Component] = registry.get(name)
     schema = component.model_json_schema(schema_generator=PlainDefaults)
     if as_json:
         click.echo(json.dumps(schema, indent=1))
         return
-    click.echo(f"{name} ({registry.kind}, {entry.plugin}): {entry.summary}")
-    if entry.reference:
-        click.echo(f"source: {entry.reference}")
-    click.echo(f"version {component.version}; {entry.target}\n")
+    click.echo(f"{name} ({registry.kind}, {entry.plugin}): {entry.summary or first_sentence(component.__doc__ or '')}")
+    if entry.reference or component.reference:
+        click.echo(f"source: {entry.reference or component.reference}")
+    click.echo(f"version {component.version}; {entry.target}")
+    if entry.plugin != BUILT_IN:
+        digest = source_hash(component) or "unknown"
+        click.echo(f"package {entry.plugin} {entry.version or 'without version'}; source SHA-256 {digest}")
+    click.echo()
     for field, facts in schema["properties"].items():
         if field in ("name", "label"):
             continue

@@ -12,7 +12,8 @@ from qpatchbench.suite.source import Source
 
 _data_dir = data_dir
 NAMES = {"checkpoint": "train", "network": "deploy", "patch": "craft", "cell": "evaluate"}
-NAMES |= {"cost": "time", "similarity": "compare"}
+NAMES |= {"cost": "time", "similarity": "compare", "maps": "map"}
+NAMES |= {"ladder": "try other budgets", "gradients": "try other gradients"}
 
 
 @click.command("plan")

@@ -86,7 +86,8 @@ def is_complete(output: Path, plan: Plan) -> bool:
     if not isinstance(manifest, dict) or not isinstance(report, dict):
         return False
     unchanged = report.get("plan") == manifest.get("plan") == plan.key and manifest.get("complete") is True
-    return unchanged and all((output / name).is_file() for name in report.get("files", ["?"]))
+    written = [*report.get("files", ["?"]), *manifest.get("files", ["?"])]
+    return unchanged and all((output / name).is_file() for name in written)
 
 
 COMMANDS = {"run": run}

@@ -66,7 +66,7 @@ def _compute(
     from qpatchbench.suite.export import export
     from qpatchbench.suite.work import BenchWorker
 
-    bench = Workbench(suite, Store(cache), data_dir, _device(device))
+    bench = Workbench(suite, Store(cache), data_dir, device_named(device))
     if plan is None:
         plan = make_plan(suite, loaded_data_keys(bench, source), weights)
     if fresh:
@@ -90,7 +90,12 @@ def _compute(
     return 0
 
 
-def _device(name: str) -> torch.device:
+def device_named(name: str) -> torch.device:
+    """The device to compute on; auto is a GPU where there is one.
+
+    Raises:
+        click.BadParameter: no such device.
+    """
     import torch
 
     if name == "auto":

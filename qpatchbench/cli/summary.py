@@ -29,7 +29,8 @@ def print_leaderboard(output: Path) -> None:
         table.add_row(
             _patch(row),
             _source(row),
-            f"{row['model']} {row['defense']} {row['quantization']}@{row['target_bits']}",
+            f"{row['model']} {row['defense']} {row['quantization']}@{row['target_bits']}"
+            + _behind(row["preprocessor"]),
             f"{_percent(row['asr'])} [{_percent(row['asr_low'])}, {_percent(row['asr_high'])}]" if row["asr"] else "",
             _percent(row["asr_control"]),
             _percent(row["clean_accuracy"]),
@@ -49,7 +50,14 @@ def _patch(row: dict[str, str]) -> str:
 def _source(row: dict[str, str]) -> str:
     """The source network, with what it does not share with the target."""
     foreign = [row[f"source_{name}"] for name in ("model", "defense") if row[f"source_{name}"] != row[name]]
-    return " ".join([*foreign, f"{row['source_quantization']}@{row['source_bits']}"]) if row["source_bits"] else ""
+    if not row["source_bits"]:
+        return ""
+    own = f"{row['source_quantization']}@{row['source_bits']}"
+    return " ".join([*foreign, own]) + _behind(row["source_preprocessor"])
+
+
+def _behind(preprocessor: str) -> str:
+    return "" if preprocessor == "none" else f" + {preprocessor}"
 
 
 def _percent(text: str) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
@@ -21,6 +22,9 @@ HIGHEST_FREQUENCY = 2.0  # periods per image side
 
 class Fake(CachedSource):
     """Seeded synthetic images; label i % classes."""
+
+    trial: ClassVar[Mapping[str, Any]] = {"image_size": 8}
+    expected_failures: ClassVar[Mapping[str, str]] = {"a_source_is_named": "made up; there is nothing to cite"}
 
     name: str = "fake"
     classes: int = Field(default=10, ge=2, description="number of classes")

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import re
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -116,6 +116,8 @@ class ImageNet(_FolderSource):
 
 class ImageFolder(_FolderSource):
     """Any images, one folder per class; classes are the sorted folder names."""
+
+    trial: ClassVar[Mapping[str, Any]] = {"path": "images", "classes": 2}
 
     name: str = "imagefolder"
     path: str = Field(min_length=1, description="folder, absolute or relative to the data folder")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -34,6 +35,7 @@ from qpatchbench.data.splitting import (
     split_two_pools,
 )
 from qpatchbench.errors import QPatchBenchError
+from qpatchbench.origin import is_outside, source_hash
 from qpatchbench.types import ImageSet
 
 
@@ -98,9 +100,11 @@ class CachedSource(DatasetSource):
         return Sizes(self.train_images, self.calibration_images, self.craft_images, evaluation_images)
 
     def _folder(self, cache_dir: Path, origin: Origin) -> Path:
-        kind = f"{type(self).__module__}:{type(self).__qualname__}"
-        signature = _short_hash([kind, self.version, FORMAT, origin.recipe, origin.listing])
-        return cache_dir / "datasets" / f"{self.name.replace('/', '-')}-{signature}"
+        cls = type(self)
+        code = [source_hash(cls)] if is_outside(cls) else []
+        kind = f"{cls.__module__}:{cls.__qualname__}"
+        signature = _short_hash([kind, self.version, FORMAT, origin.recipe, origin.listing, *code])
+        return cache_dir / "datasets" / f"{re.sub(r'[^A-Za-z0-9_.-]+', '-', self.name)}-{signature}"
 
     def _split_path(self, folder: Path, evaluation_images: int) -> Path:
         sizes = self._sizes(evaluation_images)

@@ -32,6 +32,10 @@ class AnyPrecision(Defense):
         default="mean", description="how the losses of the bit-widths are put together; the authors' code sums"
     )
 
+    def baseline(self) -> Defense:
+        """No width teaches another."""
+        return self.model_copy(update={"distillation": "none", "reduction": "mean"})
+
     def loss(self, network: SwitchableNetwork, batch: Batch, step: Step) -> Losses:
         """Cross-entropy with the labels as `clean` and with softmaxes as `distillation`; parts of one mean or sum."""
         cross_entropy = torch.nn.functional.cross_entropy

@@ -46,6 +46,10 @@ class FloatPgdAdversarialTraining(Defense):
         default=1.0, ge=0, le=1, description="share of a batch that is attacked; the paper trains on nothing else"
     )
 
+    def baseline(self) -> Defense:
+        """No image is attacked."""
+        return self.model_copy(update={"adversarial_share": 0.0})
+
     def passes(self, bits: tuple[Bits, ...]) -> float:
         """Training at every width, and the attack on its share of the batch."""
         return 3.0 * (len(bits) + self.adversarial_share * self.steps)

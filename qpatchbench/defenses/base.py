@@ -124,6 +124,13 @@ class Defense(Component, ABC):
     def loss(self, network: SwitchableNetwork, batch: Batch, step: Step) -> Losses:
         """Named loss terms, scalars with a graph; the loop sums and differentiates them."""
 
+    def baseline(self) -> Defense | None:
+        """The same defense with every penalty weight at zero, which trains as plain cross-entropy does, bit for bit.
+
+        None, where no values of its fields do that.
+        """
+        return None
+
     def after_backward(self, parameters: list[torch.nn.Parameter], step: Step) -> None:  # noqa: B027
         """Change gradients in place before the optimiser step; by default nothing."""
 

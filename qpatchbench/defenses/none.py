@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
@@ -14,6 +15,7 @@ class NoDefense(Defense):
     """Float training. Deploy it with fp, ptq or dynamic."""
 
     quantization_aware: ClassVar[bool] = False
+    expected_failures: ClassVar[Mapping[str, str]] = {"a_source_is_named": "ordinary training; there is nothing to cite"}
 
     def loss(self, network: SwitchableNetwork, batch: Batch, step: Step) -> Losses:
         """Mean cross-entropy at 32 bits."""

@@ -88,6 +88,10 @@ class FloatPatchAdversarialTraining(Defense):
             raise ValueError(f"expected row, column >= 0 and height, width >= 1, found {list(excluded)}")
         return excluded
 
+    def baseline(self) -> Defense:
+        """No image is attacked."""
+        return self.model_copy(update={"adversarial_share": 0.0})
+
     def passes(self, bits: tuple[Bits, ...]) -> float:
         """Training at every width, and the attack on the patched share of the batch."""
         moves = DIRECTIONS[self.location] + 1 if DIRECTIONS[self.location] and self.stride else 0

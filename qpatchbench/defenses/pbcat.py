@@ -30,7 +30,7 @@ from typing import Literal
 import torch
 from pydantic import Field
 
-from qpatchbench.defenses.base import Batch, FixedWidthDefense, Step, SwitchableNetwork
+from qpatchbench.defenses.base import Batch, Defense, FixedWidthDefense, Step, SwitchableNetwork
 from qpatchbench.ops.adversarial_batches import (
     ascended_images,
     cross_entropies,
@@ -78,6 +78,10 @@ class PatchCompositeTraining(FixedWidthDefense):
     )  # fmt: skip
     steps: int = Field(default=10, ge=1, description="attack steps per training step")
     adversarial_share: float = Field(default=1.0, ge=0, le=1, description="share of a batch that is attacked")
+
+    def baseline(self) -> Defense:
+        """No image is attacked."""
+        return self.model_copy(update={"adversarial_share": 0.0})
 
     def passes(self, bits: tuple[Bits, ...]) -> float:
         """Training at every width, the attack, and the gradient that selects cells."""

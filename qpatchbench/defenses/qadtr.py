@@ -123,6 +123,11 @@ class Qadtr(Defense):
         reached = math.floor(epoch_fraction * len(bits) + 1e-9) + 1
         return tuple(sorted(bits, reverse=True)[:reached])
 
+    def baseline(self) -> Defense:
+        """No patch, no changed gradient, all widths in every step."""
+        changes = {"patches": "none", "gradient_inconsistency": "none", "switching": "joint"}
+        return type(self).model_validate({**self.model_dump(), **changes})
+
     def passes(self, bits: tuple[Bits, ...]) -> float:
         """Training at the widths of a step, and the patch steps on half the batch."""
         trained = 3.0 * (len(bits) if self.switching == "joint" else 1)

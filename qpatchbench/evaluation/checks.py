@@ -45,6 +45,13 @@ def patch_is_valid(patch: Patch, size: int, flipped: int, predictions: int) -> C
     return check
 
 
+def storage_is_faithful(textures: torch.Tensor, stored: torch.Tensor) -> Check:
+    """V1: every stored 8-bit value is the nearest one to what was crafted; cutting off instead would darken it."""
+    largest = float((to_float(stored) - textures).abs().max()) if len(textures) else 0.0
+    problems = [f"stored values are off by up to {255 * largest:.3g}/255, expected at most 0.5/255"]
+    return _verdict("V1", problems if largest > 0.5 / 255 + 1e-6 else [], {"stored_off": largest})
+
+
 def outside_is_untouched(images: torch.Tensor, patch: Patch, placement: Placement) -> Check:
     """V1: every pixel outside the patch's square is the image's own, bit for bit."""
     pasted = paste(images, patch.textures[:1], patch.masks[:1], placement)

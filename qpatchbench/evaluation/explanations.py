@@ -1,4 +1,4 @@
-"""What every validity check says: raised if, what it means, what to do. Shown in reports beside a failed check."""
+"""What every validity check says: raised if, what it means, what to do, and where it says nothing. Shown in reports."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ class Explanation(NamedTuple):
     raised_if: str
     means: str
     do: str
+    not_run: str = "evaluation.checks is off"
 
 
 EXPLANATIONS: dict[str, Explanation] = {
@@ -29,24 +30,29 @@ EXPLANATIONS: dict[str, Explanation] = {
         "the patch does nothing beyond occlusion: on its own network the attack is broken or gradients are masked, on "
         "another one it may simply not transfer",
         "look at the white-box row of the same target, raise the steps, and try a score-based attack",
+        "no random control was evaluated: changes of the whole image have none",
     ),
     "V3": Explanation(
         "Gradients at the patch are usable",
         "more than 5 % of the images give a zero gradient at the patch, or any gradient is not finite",
         "the attack was blind on these images; a low ASR says nothing about robustness",
         "check the straight-through estimator and saturated quantizers; attack with other surrogate gradients",
+        "the attack follows no gradient",
     ),
     "V4": Explanation(
         "No transferred patch beats the white-box one",
         "a patch of the same attack and size, crafted elsewhere, fools significantly more images than the target's own",
         "the white-box attack is not the worst case: its gradient is masked, or its crafting did not converge",
         "report the worst of both; craft on a surrogate or without gradients",
+        "the row is no white box, or no patch of the same attack and size was transferred to its network",
     ),
     "V5": Explanation(
         "The attack has converged",
-        "the loss still improves beyond noise in the last tenth of the steps",
-        "more steps would give a stronger patch",
-        "raise the steps",
+        "the mean loss of the last tenth of the steps is below that of the tenth before, beyond noise (99 %) and by "
+        "more than 2 % of its whole fall; a warning",
+        "more steps would give a stronger patch, so that the ASR is a lower bound",
+        "raise the steps; the best iterate is kept, a universal one by crafting images held out for that",
+        "the attack records fewer than 50 steps",
     ),
     "V6": Explanation(
         "Clean accuracy is above chance",
@@ -81,15 +87,22 @@ EXPLANATIONS: dict[str, Explanation] = {
     ),
     "V11": Explanation(
         "A larger budget never hurts the attack",
-        "a larger patch, more steps or more restarts lower the ASR significantly",
-        "the optimisation does not use its budget",
-        "tune the attack before any claim of robustness",
+        "on 128 images of the network it was crafted on, a patch of twice the side fools significantly fewer, or one "
+        "crafted with a quarter of the steps or a single restart fools significantly more, by 5 points at least; fewer "
+        "steps give the very same patch although images are left to fool; a patch of the whole image fools less than "
+        "95 %; a warning where the attack refuses such a budget",
+        "the optimisation does not use its budget, or its gradient is zero: a low ASR is no robustness",
+        "tune or mend the attack before any claim of robustness; look at V3 and V12",
+        "needs evaluation.checks: full; white-box rows of attacks that follow gradients",
     ),
     "V12": Explanation(
-        "Surrogate gradients agree",
-        "variants of the backward pass give ASRs that differ beyond their intervals",
-        "the result depends on the surrogate; the strongest is the honest one",
-        "use the strongest variant",
+        "No other gradient serves the attack better",
+        "on 128 images of the network it was crafted on, the same attack fools significantly more, by 5 points at "
+        "least, when it follows another gradient: the straight-through one of the quantizers (network), that of the "
+        "32-bit path (float), or one that passes clipped activations too (identity); a warning",
+        "the gradient of the row is masked, at least in part: its ASR is no worst case",
+        "use the strongest, which the message names, for example with backward: float",
+        "needs evaluation.checks: full; white-box rows of attacks that follow gradients, on quantized networks",
     ),
     "V13": Explanation(
         "A black-box patch does not beat the white-box one",
@@ -98,23 +111,30 @@ EXPLANATIONS: dict[str, Explanation] = {
         "after gradients did what they could",
         "gradients are masked: a low white-box ASR is no robustness",
         "report the black-box number; follow another gradient (backward: float), or another loss",
+        "no attack without gradients was run on this network",
     ),
     "V14": Explanation(
         "A second implementation agrees",
         "the same attack from another library gives an ASR outside the joint interval",
         "one of the two implementations is wrong or tuned differently",
         "compare them step by step",
+        "no second implementation was run",
     ),
     "V15": Explanation(
         "The network has the bits it claims",
-        "a layer has more distinct weight or activation levels than its bit-width allows, or is not quantized",
+        "a layer has more distinct weights per channel, or more distinct inputs, than its bit-width allows, or more "
+        "than half of the multiply-accumulates between the first and the last layer are wider than the row says; a "
+        "warning where single layers were left in float",
         "the row compares something else than its label says",
-        "look at the layers named; quantize them or change the label",
+        "look at the layers named; quantize them or change the label. First and last layers may be wider, and count in "
+        "the mean width, weighted by multiply-accumulates, that the manifest states",
+        "a float network, or one that was deployed before widths were checked",
     ),
     "V16": Explanation(
         "Deployment agrees with the simulation",
         "an integer runtime changes 0.5 % of the labels or more, or its ASR leaves the interval",
         "simulated quantization does not describe the deployed network",
         "compare scales, zero points and rounding with the runtime's",
+        "simulated only: no integer runtime was run",
     ),
 }

@@ -40,7 +40,7 @@ def beats_control(optimised: Array, control: Array | None, eligible: Array, *, w
         "control_fooled": float((eligible & control).sum()),
         "eligible": float(total),
     }
-    better, evidence, found = _fools_more(optimised, control, eligible)
+    better, evidence, found = fools_more(optimised, control, eligible)
     figures |= found
     if better:
         return Check(id="V2", verdict="pass", figures=figures)
@@ -72,7 +72,7 @@ def own_patch_holds_up(own: Array, foreign: Sequence[tuple[str, Array]], eligibl
         "foreign_fooled": float((eligible & best).sum()),
         "eligible": float(total),
     }
-    inverted, evidence, found = _fools_more(best, own, eligible, LEVEL / len(foreign))
+    inverted, evidence, found = fools_more(best, own, eligible, LEVEL / len(foreign))
     figures |= found
     if not inverted:
         return Check(id="V4", verdict="pass", figures=figures)
@@ -106,7 +106,7 @@ def gradients_hold_up(gradient: Array | None, scores: Array, eligible: Array) ->
         "gradient_fooled": float((eligible & gradient).sum()),
         "eligible": float(total),
     }
-    masked, evidence, found = _fools_more(scores, gradient, eligible)
+    masked, evidence, found = fools_more(scores, gradient, eligible)
     figures |= found
     if not masked:
         return Check(id="V13", verdict="pass", figures=figures)
@@ -117,7 +117,7 @@ def gradients_hold_up(gradient: Array | None, scores: Array, eligible: Array) ->
     return Check(id="V13", verdict="fail", message=message, figures=figures)
 
 
-def _fools_more(
+def fools_more(
     first: Array, second: Array, eligible: Array, level: float = LEVEL
 ) -> tuple[bool, str, dict[str, float]]:
     """Whether `first` fools significantly more than `second`, the evidence in words, and its figures.

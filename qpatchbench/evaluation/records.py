@@ -56,7 +56,7 @@ class CellRecord(_Record):
     dataset: str
     model: str
     defense: str
-    preprocessor: str = "none"
+    preprocessor: str = Field(default="none", description="what stands before the target; none: the bare network")
     quantization: str = Field(description="fp, qat, ptq-minmax, ptq-percentile, dynamic, ...")
     target_bits: str = Field(description="32, 4, w4a8, ...")
     seed: int
@@ -76,6 +76,9 @@ class CellRecord(_Record):
     image_width: int
     source_model: str = Field(description="empty for controls, like the other source_ fields")
     source_defense: str
+    source_preprocessor: str = Field(
+        default="none", description="what stood before the source while crafting; none for controls too"
+    )
     source_quantization: str
     source_bits: str
     seen: str = Field(default="", description="seen or unseen in training; empty where no patch was trained on")
@@ -84,6 +87,11 @@ class CellRecord(_Record):
     )
     patch: str = Field(description="key of the patch")
     network: str = Field(description="key of the target network")
+    plugins: str = Field(
+        default="",
+        description="components from outside that had a part in it: kind, name, package, version, SHA-256 of the "
+        "source; empty where all are built in",
+    )
     n_images: int = 0
     n_clean_correct: int = 0
     counts: tuple[GoalCounts, ...] = ()

@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from qpatchbench.errors import QPatchBenchError, suggestion
 from qpatchbench.ops.edges import hard_edges, soft_edges
 from qpatchbench.ops.hog import SMALLEST_SIDE, hog, soft_hog
+from qpatchbench.ops.loss_gradient import loss_gradient
 from qpatchbench.ops.pasting import to_float
 from qpatchbench.ops.randomness import derive_generator
 from qpatchbench.ops.similarity import (
@@ -183,16 +184,7 @@ def _view(taps: Taps, images: torch.Tensor, labels: torch.Tensor, layers: tuple[
         logits, features = taps.observed(taps.module, images, layers)
         if not bool(torch.isfinite(logits).all()):
             raise QPatchBenchError("the network's logits are not finite: its features and gradients say nothing")
-        # Cross-entropy is log(1 + exp(d)), so its gradient is that of d times sigmoid(d). Where the answer is sure, its
-        # probability is 1 in single precision, and the gradient of the cross-entropy itself would lack a term.
-        sought = labels.view(-1, 1)
-        others = logits.scatter(1, sought, -torch.inf).logsumexp(dim=1)
-        difference = others - logits.gather(1, sought).squeeze(1)
-        (direction,) = torch.autograd.grad(difference.sum(), images)
-    gradient = difference.detach().sigmoid().view(-1, 1, 1, 1) * direction
-    # What `prepared` and `cosine` take for zero is an absolute size, and a direction has none.
-    largest = direction.flatten(1).abs().amax(dim=1).view(-1, 1, 1, 1)
-    direction = direction / torch.where(largest > 0, largest, 1)
+        gradient, direction = loss_gradient(logits, images, labels)
     structure = _place(direction)
     places = {layer: _place(features[layer].detach()) for layer in layers}
     return {

@@ -25,16 +25,18 @@ _MULTIPLYING = (nn.modules.conv._ConvNd, nn.Linear, nn.Bilinear, nn.MultiheadAtt
 
 @dataclass(frozen=True)
 class LayerAudit:
-    """One layer that stores quantized weights or quantizes its inputs.
+    """One layer that multiplies its inputs by weights.
 
     Attributes:
         name: module name.
         weight_bits, activation_bits: declared; 8 for the input of the first layer, which is the image.
-        weight_levels: most distinct weights of one output channel, None if float.
+        weight_levels: most distinct weights of one output channel, None if declared as float.
         activation_levels: most distinct inputs: of the tensor, or of one image for a run-time scale; None
-            if not rounded.
+            if declared as not rounded.
         signed: whether its activation codes include negative ones.
         multiplications: multiply-accumulates per image.
+        declares: whether a quantizer froze it, which declared its widths; 32 bits among them. Else its widths are 32,
+            and its levels, those of inputs by image, show whether it is quantized all the same.
     """
 
     name: str
@@ -44,6 +46,7 @@ class LayerAudit:
     activation_levels: int | None
     signed: bool
     multiplications: int
+    declares: bool = True
 
 
 class EffectiveBits(NamedTuple):
@@ -53,43 +56,58 @@ class EffectiveBits(NamedTuple):
     activation: float
 
 
-@torch.no_grad()
 def audit(network: nn.Module, images: torch.Tensor) -> tuple[LayerAudit, ...]:
-    """Count levels in a frozen network, in order of execution.
+    """Count levels in the layers that a quantizer froze, in order of execution; empty for a float network.
 
     Args:
-        network: what a quantizer deployed; empty result for a float network. One that has `members`, of which it uses
-            some or all for an image, is audited member by member.
+        network: what a quantizer deployed. One that has `members`, of which it uses some or all for an image, is
+            audited member by member.
         images: (N, 3, H, W), run as one batch.
     """
+    return tuple(row for row in operations(network, images) if row.declares)
+
+
+@torch.no_grad()
+def operations(network: nn.Module, images: torch.Tensor) -> tuple[LayerAudit, ...]:
+    """Every layer that multiplies by weights, frozen or left in float, in order of execution; arguments as `audit`."""
     members = getattr(network, "members", None)
     if isinstance(members, nn.ModuleDict | nn.ModuleList):
         return tuple(
             replace(row, name=f"members.{name}.{row.name}")
             for name, member in members.named_children()
-            for row in audit(member, images)
+            for row in operations(member, images)
         )
-    layers: dict[nn.Module, tuple[str, FrozenLayer]] = {layer: (name, layer) for name, layer in frozen_layers(network)}
+    layers: dict[nn.Module, str] = {
+        part: name for name, part in network.named_modules() if isinstance(part, _MULTIPLYING)
+    }
     found: dict[str, LayerAudit] = {}
 
-    def look(module: nn.Module, arguments: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
-        name, layer = layers[module]
-        weight = layer.stored_weight
-        multiplications = output.numel() // len(images) * weight[0].numel()
+    def look(
+        module: nn.Module, arguments: tuple[torch.Tensor, ...], named: dict[str, torch.Tensor], output: object
+    ) -> None:
+        name, received = layers[module], next(iter((*arguments, *named.values())))
+        multiplications = _multiplications(module, received, output) // len(images)
         if name in found:
             multiplications += found[name].multiplications
-        is_first = next(iter(found), name) == name
-        found[name] = LayerAudit(
-            name=name,
-            weight_bits=layer.weight_bits,
-            activation_bits=IMAGE_BITS if is_first else layer.activation_quantizer.width,
-            weight_levels=None if layer.weight_bits == FLOAT_BITS else _levels(weight),
-            activation_levels=_activation_levels(layer.activation_quantizer, arguments[0]),
-            signed=layer.activation_quantizer.signed,
-            multiplications=multiplications,
-        )
+        inputs = IMAGE_BITS if next(iter(found), name) == name else FLOAT_BITS
+        if isinstance(module, FrozenLayer):
+            quantizer = module.activation_quantizer
+            found[name] = LayerAudit(
+                name=name,
+                weight_bits=module.weight_bits,
+                activation_bits=IMAGE_BITS if inputs == IMAGE_BITS else quantizer.width,
+                weight_levels=None if module.weight_bits == FLOAT_BITS else _levels(module.stored_weight),
+                activation_levels=_activation_levels(quantizer, received),
+                signed=quantizer.signed,
+                multiplications=multiplications,
+            )
+        else:
+            weights = [part for part in module.parameters(recurse=False) if part.ndim > 1]
+            levels = max((_levels(part) for part in weights), default=None)
+            seen = _levels(received)
+            found[name] = LayerAudit(name, FLOAT_BITS, inputs, levels, seen, True, multiplications, declares=False)
 
-    hooks = [layer.register_forward_hook(look) for layer in layers]
+    hooks = [layer.register_forward_hook(look, with_kwargs=True) for layer in layers]
     try:
         with evaluating(network):
             network(images)
@@ -115,6 +133,20 @@ def effective_bits(layers: Iterable[LayerAudit]) -> EffectiveBits:
         sum(row.weight_bits * row.multiplications for row in rows) / total,
         sum(row.activation_bits * row.multiplications for row in rows) / total,
     )
+
+
+def _multiplications(module: nn.Module, inputs: torch.Tensor, output: object) -> int:
+    """Multiply-accumulates with weights; of attention and recurrence all weights at every position of the output."""
+    first = output[0] if isinstance(output, tuple) else output
+    assert isinstance(first, torch.Tensor), "what multiplies by weights returns a tensor, or a tuple with one"
+    if isinstance(module, nn.Embedding):
+        return 0  # it looks weights up
+    if isinstance(module, nn.MultiheadAttention | nn.RNNBase):
+        weights = sum(parameter.numel() for parameter in module.parameters() if parameter.ndim > 1)
+        return first.numel() // first.shape[-1] * weights
+    assert isinstance(module.weight, torch.Tensor), "a convolution, linear or bilinear layer"
+    spread = inputs if getattr(module, "transposed", False) else first
+    return spread.numel() * module.weight[0].numel()
 
 
 def _activation_levels(quantizer: FrozenActivation, inputs: torch.Tensor) -> int | None:

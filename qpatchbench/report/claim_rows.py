@@ -46,7 +46,7 @@ class ClaimSource:
         self.sampler = Sampler(Path(self.folder.name))
         self.rows = Rows([_with_source(row) for row in self.folder.rows])
         base = base_name(self.folder.dataset)
-        self.costs = Rows([{**row, "base": base} for row in self.folder.costs])
+        self.costs = Rows([{**row, "base": base} for row in self.folder.whole_costs])
 
 
 class Stand(NamedTuple):

@@ -28,8 +28,8 @@ def is_white_box(cell: CellRecord) -> bool:
 class Comparisons:
     """Lookups over the finished cells of a run.
 
-    A comparison is all target networks of one dataset, model, defense and seed whose clean accuracy has not collapsed;
-    their common images are those that each of them classifies correctly.
+    A comparison is all target networks of one dataset, model, defense, preprocessor and seed whose clean accuracy has
+    not collapsed; their common images are those that each of them classifies correctly.
     """
 
     def __init__(self, run: Run) -> None:
@@ -96,7 +96,7 @@ class Comparisons:
 
 
 def _comparison(cell: CellRecord) -> tuple[object, ...]:
-    return cell.dataset, cell.model, cell.defense, cell.seed
+    return cell.dataset, cell.model, cell.defense, cell.preprocessor, cell.seed
 
 
 def _rivals_key(cell: CellRecord) -> tuple[object, ...]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from qpatchbench.errors import ArtifactError
+from qpatchbench.report.manifests import read_manifest
 
 LEADERBOARD = "leaderboard.csv"
 Row = Mapping[str, str]
@@ -38,6 +38,11 @@ class RunFolder:
         return str(self.manifest.get("dataset_note") or "")
 
     @property
+    def whole_costs(self) -> tuple[Mapping[str, Any], ...]:
+        """Costs of trainings with all their bit-widths; a run may have measured them with fewer, too."""
+        return tuple(row for row in self.costs if row.get("all_widths") is not False)
+
+    @property
     def suite(self) -> Mapping[str, Any]:
         """The resolved suite; empty where the manifest has none."""
         found: Mapping[str, Any] = self.manifest.get("resolved") or {}
@@ -57,14 +62,9 @@ def read_folder(directory: Path) -> RunFolder:
     if not path.is_file() or not (cells.is_file() or board.is_file()):
         raise ArtifactError(
             f"{directory}: expected a run folder with manifest.json and {LEADERBOARD} or cells.parquet, found "
-            f"{_listing(directory)}"
+            f"{listing(directory)}"
         )
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ArtifactError(f"{path}: expected JSON: {error}") from None
-    if not isinstance(manifest, dict):
-        raise ArtifactError(f"{path}: expected a JSON object, found {type(manifest).__name__}")
+    manifest = read_manifest(path)
     fresh = board.is_file() and not (cells.is_file() and cells.stat().st_mtime > board.stat().st_mtime)
     text = board.read_text(encoding="utf-8") if fresh else _computed(directory)
     rows = list(csv.DictReader(text.splitlines()))
@@ -91,7 +91,8 @@ def base_name(dataset: str) -> str:
 def _with_facets(row: dict[str, str]) -> Row:
     # Folders from before patches were moved, or pre-processed, lack those columns.
     return {
-        **{"transformation": "", "seen": "", "preprocessor": "none", "status": "ok", "checks": ""},
+        **{"transformation": "", "seen": "", "preprocessor": "none", "source_preprocessor": "none"},
+        **{"status": "ok", "checks": ""},
         **row,
         "size": f"{row['patch_height']}x{row['patch_width']}",
         "base": base_name(row["dataset"]),
@@ -115,7 +116,8 @@ def _analysis(path: Path) -> tuple[Mapping[str, Any], ...]:
     return tuple(pq.read_table(path).to_pylist())
 
 
-def _listing(directory: Path) -> str:
+def listing(directory: Path) -> str:
+    """What a message says of a folder: its first files."""
     if not directory.is_dir():
         return "no such folder"
     names = sorted(path.name for path in directory.iterdir())

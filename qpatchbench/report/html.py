@@ -12,6 +12,7 @@ import jinja2
 
 from qpatchbench.evaluation.explanations import EXPLANATIONS
 from qpatchbench.evaluation.records import CellRecord
+from qpatchbench.report.check_overview import overview
 from qpatchbench.report.definitions import DEFINITIONS
 from qpatchbench.report.leaderboard import Leaderboard
 from qpatchbench.report.plots import Plots
@@ -32,6 +33,7 @@ def page(run: Run, board: Leaderboard, plots: Plots) -> str:
         stamps=stamps(manifest, frame),
         ran=_ran(run),
         failures=_failures(board),
+        checks=overview([_row_label(row) for row in frame.to_dict("records")], board.checks),
         total=len(frame),
         definitions=DEFINITIONS,
         columns=[(name, "number" if name in RIGHT else "text") for name in COLUMNS],
@@ -61,6 +63,7 @@ def _ran(run: Run) -> list[tuple[str, str]]:
         ("dataset", manifest.get("dataset_note") or ", ".join(sorted({cell.dataset for cell in cells}))),
         ("models", ", ".join(sorted({cell.model for cell in cells}))),
         ("defenses", ", ".join(sorted({cell.defense for cell in cells}))),
+        ("preprocessors", ", ".join(sorted({cell.preprocessor for cell in cells} - {"none"}))),
         ("quantization", ", ".join(sorted({cell.quantization for cell in cells}))),
         ("attacks", ", ".join(sorted({cell.attack for cell in cells if not cell.control}))),
         ("evaluation images", ", ".join(str(count) for count in sorted({c.n_images for c in cells if c.n_images}))),
@@ -88,15 +91,20 @@ def _failures(board: Leaderboard) -> list[Mapping[str, Any]]:
 
 def _row_label(row: Mapping[Any, Any]) -> str:
     size = " ".join(filter(None, (f"{row['patch_height']}x{row['patch_width']}", row["transformation"])))
-    target = f"{row['model']} {row['defense']} {row['quantization']}@{row['target_bits']}"
+    target = f"{row['model']} {row['defense']} {row['quantization']}@{row['target_bits']}{_behind(row['preprocessor'])}"
     return f"{row['attack']} {size} from {source_text(row)} on {target}"
 
 
 def _label(cell: CellRecord) -> str:
     source = f" from {cell.source_model} {cell.source_defense} {cell.source_quantization}@{cell.source_bits}"
-    target = f"{cell.model} {cell.defense} {cell.quantization}@{cell.target_bits}"
+    source += _behind(cell.source_preprocessor)
+    target = f"{cell.model} {cell.defense} {cell.quantization}@{cell.target_bits}{_behind(cell.preprocessor)}"
     size = " ".join(filter(None, (f"{cell.patch_height}x{cell.patch_width}", cell.transformation)))
     return f"{cell.attack} {size}{source if cell.source_model else ''} on {target}, seed {cell.seed}"
+
+
+def _behind(preprocessor: str) -> str:
+    return "" if preprocessor == "none" else f" + {preprocessor}"
 
 
 def _text(value: object) -> str:

@@ -187,12 +187,13 @@ def _compared(cells: Sequence[CellRecord], measured: Measured) -> Iterator[Check
 
 
 def _contest(cell: CellRecord) -> tuple[object, ...]:
-    """Rows ranked together: the same attack, size and bits, on their own or on the same foreign source."""
+    """Rows ranked together: the same attack, size and bits, on themselves, their own or the same foreign source."""
     source_model = "own" if cell.source_model == cell.model else cell.source_model
     source_defense = "own" if cell.source_defense == cell.defense else cell.source_defense
     size = (cell.patch_height, cell.patch_width)
     bits = (cell.source_bits, cell.target_bits)
-    return (cell.dataset, cell.attack, *size, *bits, source_model, source_defense, cell.seen, cell.transformation)
+    source = (source_model, source_defense, is_white_box(cell))
+    return (cell.dataset, cell.attack, *size, *bits, *source, cell.seen, cell.transformation)
 
 
 def _target(cell: CellRecord) -> tuple[object, ...]:

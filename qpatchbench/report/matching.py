@@ -159,6 +159,7 @@ class Source:
             Facet("source_bits", (value.source_bits,) if value.source_bits else ()),
             Facet("seen", tuple(dict.fromkeys(known))),
             Facet("transformation", (transformation(value),)),
+            Facet("source_preprocessor", ("none",)),  # the papers craft on bare networks
         ]
 
     def _measured(self, value: PublishedValue, rows: Sequence[Row], facets: Sequence[Facet]) -> Measured:

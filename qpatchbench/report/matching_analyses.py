@@ -36,7 +36,7 @@ GRADIENT = "input gradient"
 
 def find_cost(folder: RunFolder, value: PublishedValue) -> Measured | Missing:
     """The cost of a training step."""
-    found = _of_dataset(folder, value.dataset, folder.costs, "costs")
+    found = _of_dataset(folder, value.dataset, folder.whole_costs, "costs")
     if isinstance(found, Missing):
         return found
     named = [title for each in defenses(value, "") for title in protocol.titles(folder, "defenses", each)]

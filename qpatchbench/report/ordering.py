@@ -21,6 +21,7 @@ ROW_KEY = (
     "target_bits",
     "seen",
     "transformation",
+    "source_preprocessor",
 )
 FLOAT_BITS = "32"
 

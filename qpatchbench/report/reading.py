@@ -19,6 +19,8 @@ from qpatchbench.errors import ArtifactError
 from qpatchbench.evaluation.comparison import Outcomes, assert_identities
 from qpatchbench.evaluation.records import SCHEMA_VERSION, CellRecord
 from qpatchbench.evaluation.statistics import Array
+from qpatchbench.evaluation.verification import StoredOutcomes
+from qpatchbench.report.manifests import read_manifest
 
 _COUNTED = ("n_eligible", "n_fooled", "n_hit", "n_robust")
 _KEPT = 24  # cells whose outcomes stay in memory: one row's cells, controls and sources
@@ -53,13 +55,26 @@ class Run:
         key = cell.cell
         if key not in self._recent:
             table = self._table(key, ["goal", "image", "label", "clean_prediction", "patched_prediction"])
-            outcomes, ids = _arranged(cell, table)
+            outcomes, ids, _ = _arranged(cell, table)
             self._check(cell, outcomes, ids)
             self._recent[key] = outcomes
             if len(self._recent) > _KEPT:
                 self._recent.popitem(last=False)
         self._recent.move_to_end(key)
         return self._recent[key]
+
+    def stored(self, cell: CellRecord) -> StoredOutcomes:
+        """Predictions of a cell with where its patches lay, as they are in the file: not held against the record.
+
+        Raises:
+            ArtifactError: they are missing, or not one for every goal and image.
+        """
+        names = ["goal", "image", "label", "clean_prediction", "patched_prediction", "row", "column"]
+        spent = "queries" in self._file.schema_arrow.names
+        outcomes, ids, others = _arranged(cell, self._table(cell.cell, [*names, *(["queries"] if spent else [])]))
+        queries = others.get("queries")
+        known = queries is not None and not np.isnan(queries.astype(float)).any()
+        return StoredOutcomes(outcomes, ids, others["row"], others["column"], queries if known else None)
 
     def placed(self, cell: CellRecord, images: tuple[str, ...]) -> dict[str, tuple[int, int, int, int]]:
         """Of some images: row, column, clean prediction and prediction under the cell's first goal."""
@@ -126,13 +141,7 @@ def _expect(path: Path) -> None:
 
 def _manifest(path: Path) -> Mapping[str, Any]:
     _expect(path)
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ArtifactError(f"{path}: expected JSON: {error}") from None
-    if not isinstance(manifest, dict):
-        raise ArtifactError(f"{path}: expected a JSON object, found {type(manifest).__name__}")
-    return manifest
+    return read_manifest(path)
 
 
 def _cells(path: Path) -> tuple[CellRecord, ...]:
@@ -169,8 +178,8 @@ def _groups_by_cell(file: pq.ParquetFile) -> dict[str, tuple[list[int], bool]]:
     return groups
 
 
-def _arranged(cell: CellRecord, table: pa.Table) -> tuple[Outcomes, tuple[str, ...]]:
-    """Rows as arrays [goal, image], goals in the record's order, images in the order of their ids."""
+def _arranged(cell: CellRecord, table: pa.Table) -> tuple[Outcomes, tuple[str, ...], dict[str, Array]]:
+    """Rows as arrays [goal, image], goals in the record's order, images in that of their ids; and other columns."""
     goals = tuple(count.goal for count in cell.counts)
     goal, goal_names = _codes(table["goal"])
     image, image_names = _codes(table["image"])
@@ -194,7 +203,12 @@ def _arranged(cell: CellRecord, table: pa.Table) -> tuple[Outcomes, tuple[str, .
     )
     if (label != label[0]).any() or (clean != clean[0]).any():
         raise ArtifactError(f"cell {cell.cell}: labels or clean predictions differ between goals")
-    return Outcomes(label[0], clean[0], patched, goals), ids
+    others = {
+        name: table[name].to_numpy()[order].reshape(len(goals), len(ids))
+        for name in ("row", "column", "queries")
+        if name in table.column_names
+    }
+    return Outcomes(label[0], clean[0], patched, goals), ids, others
 
 
 def _codes(column: pa.ChunkedArray) -> tuple[Array, list[str]]:

@@ -124,12 +124,13 @@ def _verdict(status: str, checks: str) -> str:
 
 
 def source_text(row: Mapping[Any, Any]) -> str:
-    """Where a patch comes from; model and defense only where they are not the target's own."""
+    """Where a patch comes from, with what stood before it; model and defense only where they are not the target's."""
     if not row["source_model"]:
         return "none"
     names = [row[f"source_{name}"] for name in ("model", "defense") if row[f"source_{name}"] != row[name]]
     seen = f" ({row['seen']})" if row["seen"] else ""
-    return " ".join([*names, f"{row['source_quantization']}@{row['source_bits']}"]) + seen
+    behind = "" if row["source_preprocessor"] == "none" else f" + {row['source_preprocessor']}"
+    return " ".join([*names, f"{row['source_quantization']}@{row['source_bits']}"]) + behind + seen
 
 
 def _number(value: float) -> str:

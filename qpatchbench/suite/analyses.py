@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -14,7 +14,7 @@ from qpatchbench.types import distinct
 COST_STEPS = 14  # of every training: warm-up, timing and memory
 
 # Bumped when the runner itself changes numbers.
-ANALYSIS_VERSIONS = {"cost": 1, "similarity": 1}
+ANALYSIS_VERSIONS = {"cost": 1, "similarity": 1, "maps": 1}
 
 
 @dataclass(frozen=True)
@@ -24,10 +24,12 @@ class CostJob:
     Attributes:
         trainings: of one model and seed, each a different defense or group of bit-widths.
         reference: the one that the others are compared with.
+        narrowed: the same trainings with fewer of their bit-widths, where that is asked for.
     """
 
     trainings: tuple[TrainJob, ...]
     reference: TrainJob
+    narrowed: tuple[TrainJob, ...] = ()
 
     kind: Literal["cost"] = "cost"
 
@@ -39,6 +41,7 @@ class CostJob:
                 "job": ["cost", ANALYSIS_VERSIONS["cost"]],
                 "trainings": [training.key for training in self.trainings],
                 "reference": self.reference.key,
+                **({"narrowed": [training.key for training in self.narrowed]} if self.narrowed else {}),
             }
         )
 
@@ -54,7 +57,8 @@ class CostJob:
 
     def cost(self, sizes: Sizes) -> float:
         """Forward passes of one image, a backward pass counted as two."""
-        each = [training.defense.passes(training.bits) * training.settings.batch_size for training in self.trainings]
+        measured = (*self.trainings, *self.narrowed)
+        each = [training.defense.passes(training.bits) * training.settings.batch_size for training in measured]
         return COST_STEPS * sum(each)
 
 
@@ -104,8 +108,14 @@ class SimilarityJob:
         return 3.0 * min(self.images, sizes.evaluation) * len(self.networks) * (2 if self.patch else 1)
 
 
-def cost_jobs(networks: Sequence[DeployJob], reference: str) -> Iterator[CostJob]:
-    """One job per model and seed. Of a defense that trains a network per bit-width, one network is measured."""
+def cost_jobs(networks: Sequence[DeployJob], reference: str, widths: bool = False) -> Iterator[CostJob]:
+    """One job per model and seed. Of a defense that trains a network per bit-width, one network is measured.
+
+    Args:
+        networks: all networks of a suite.
+        reference: title of the defense that the others are compared with.
+        widths: whether networks with several bit-widths are measured with fewer of them too.
+    """
     trainings = distinct([network.checkpoint for network in networks if network.checkpoint.trains])
     for model, seed in distinct([(training.model.title, training.seed) for training in trainings]):
         own: dict[str, TrainJob] = {}
@@ -114,8 +124,16 @@ def cost_jobs(networks: Sequence[DeployJob], reference: str) -> Iterator[CostJob
                 known = own.get(training.defense.title)
                 if known is None or len(training.bits) > len(known.bits):
                     own[training.defense.title] = training
-        if reference in own and len(own) > 1:
-            yield CostJob(tuple(own.values()), own[reference])
+        narrowed = [fewer for training in own.values() for fewer in _narrowed(training)] if widths else []
+        if reference in own and len(own) + len(narrowed) > 1:
+            yield CostJob(tuple(own.values()), own[reference], tuple(narrowed))
+
+
+def _narrowed(training: TrainJob) -> Iterator[TrainJob]:
+    """The training with its first bit-width, its first two, ..., 32 before all others."""
+    ordered = sorted(training.bits, key=lambda bits: not bits.is_float)
+    for count in range(1, len(ordered)):
+        yield replace(training, bits=tuple(ordered[:count]))
 
 
 def similarity_jobs(
@@ -130,6 +148,17 @@ def similarity_jobs(
         patches: (model title, seed) -> a universal patch.
         images: how many evaluation images.
     """
+    for own in backbones(networks):
+        if len(own) > 1:
+            patch = patches.get((own[0].checkpoint.model.title, own[0].checkpoint.seed))
+            yield SimilarityJob(own, patch, images, own[0].facts)
+
+
+def backbones(networks: Sequence[DeployJob]) -> Iterator[tuple[DeployJob, ...]]:
+    """The bit-widths of every model, defense, seed and quantizer, and 32 where there is such a network.
+
+    Networks that draw at random, and ensembles, are left out. At least one of each group is quantized.
+    """
     alone = [network for network in networks if not network.partners and not network.quantizer.randomized]
     for network in distinct([network for network in alone if not network.bits.is_float]):
         own = [
@@ -137,9 +166,8 @@ def similarity_jobs(
             for other in alone
             if _owner(other) == _owner(network) and (other.bits.is_float or other.quantizer == network.quantizer)
         ]
-        if own.index(network) == min(own.index(other) for other in own if not other.bits.is_float) and len(own) > 1:
-            patch = patches.get((network.checkpoint.model.title, network.checkpoint.seed))
-            yield SimilarityJob(tuple(own), patch, images, network.facts)
+        if own.index(network) == min(own.index(other) for other in own if not other.bits.is_float):
+            yield tuple(own)
 
 
 def _owner(network: DeployJob) -> tuple[str, str, int]:

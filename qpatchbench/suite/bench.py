@@ -18,6 +18,7 @@ from qpatchbench.models.base import ModelSource
 from qpatchbench.ops.pasting import to_float
 from qpatchbench.ops.placing import sample_placement
 from qpatchbench.ops.randomness import derive_generator, derive_seed
+from qpatchbench.preprocessors.base import Preprocessor
 from qpatchbench.quantizers.base import Checkpoint
 from qpatchbench.suite.decoding import decoding_for
 from qpatchbench.suite.jobs import DeployJob
@@ -47,6 +48,7 @@ class Workbench:
     _evaluation: dict[Decoding, ImageSet] = field(default_factory=dict)
     _networks: OrderedDict[str, torch.nn.Module] = field(default_factory=OrderedDict)
     _disjoint: dict[Decoding, Check] = field(default_factory=dict)
+    _fitted: dict[tuple[Preprocessor, Decoding], Mapping[str, torch.Tensor]] = field(default_factory=dict)
 
     def splits(self, model: ModelSource) -> Splits:
         """The images, decoded as `model` wants them; evaluation images cut to the suite's limit."""
@@ -91,11 +93,7 @@ class Workbench:
         """The deployed network, built again from its checkpoint or kept from an earlier job."""
         key = job.network_key
         if key not in self._networks:
-            network = self._deployed(job)
-            if job.partners:
-                partners = [self._deployed(partner) for partner in job.partners]
-                network = job.checkpoint.defense.combined([network, *partners]).eval()
-            self._networks[key] = network.to(self.device)
+            self._networks[key] = self._built(job).to(self.device)
             if len(self._networks) > NETWORKS_IN_MEMORY:
                 self._networks.popitem(last=False)
         self._networks.move_to_end(key)
@@ -108,8 +106,29 @@ class Workbench:
             network.restart(derive_seed(self.suite.evaluation.placement_seed, "answers", *role))
         return network
 
+    def _built(self, job: DeployJob) -> torch.nn.Module:
+        if job.preprocessor is not None:
+            from qpatchbench.preprocessors.preprocessed import preprocessed
+
+            return preprocessed(self.network(job.bare), job.preprocessor, self._state(job.preprocessor, job))
+        network = self._deployed(job)
+        if not job.partners:
+            return network
+        partners = [self._deployed(partner) for partner in job.partners]
+        return job.checkpoint.defense.combined([network, *partners]).eval()
+
+    def _state(self, preprocessor: Preprocessor, job: DeployJob) -> Mapping[str, torch.Tensor]:
+        """What the preprocessor learns from the calibration images, learnt once."""
+        model = job.checkpoint.model
+        known = (preprocessor, decoding_for(model, self.suite.dataset.side))
+        if known not in self._fitted:
+            calibration = to_float(self.splits(model).calibration.pixels)
+            with torch.random.fork_rng(devices=[]):
+                self._fitted[known] = preprocessor.fit(calibration)
+        return self._fitted[known]
+
     def _deployed(self, job: DeployJob) -> torch.nn.Module:
-        """The network of the job's own checkpoint, without partners."""
+        """The network of the job's own checkpoint, without partners or preprocessor."""
         source, dataset = job.checkpoint, self.suite.dataset
         checkpoint = Checkpoint(
             build=lambda: source.model.build(dataset.num_classes, dataset.side),

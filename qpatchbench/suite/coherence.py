@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import importlib.util
 from collections.abc import Iterator
 
 from qpatchbench.attacks.base import Attack
@@ -11,6 +12,7 @@ from qpatchbench.suite.source import KeyPath
 from qpatchbench.types import FLOAT, Bits, Size
 
 UNDEFENDED = "none"
+BARE = "none"  # the preprocessor that leaves a network as it is
 
 
 def incoherences(suite: Suite) -> Iterator[tuple[KeyPath, str]]:
@@ -36,6 +38,18 @@ def _analysis(suite: Suite) -> Iterator[tuple[KeyPath, str]]:
             ("analysis", "costs"),
             f"expected a defense of this suite, {', '.join(titles)}, found {suite.analysis.costs!r}{hint}",
         )
+    if suite.analysis.widths and suite.analysis.costs is None:
+        yield (
+            ("analysis", "widths"),
+            f"expected costs beside it, the defense that times are relative to, for example costs: {titles[0]}",
+        )
+    if suite.analysis.maps > suite.analysis.images:
+        yield (
+            ("analysis", "maps"),
+            f"expected at most as many as analysis.images, {suite.analysis.images}, found {suite.analysis.maps}",
+        )
+    if suite.analysis.maps and importlib.util.find_spec("captum") is None:
+        yield ("analysis", "maps"), "Grad-CAM needs the library captum, which is not installed: pip install captum"
 
 
 def _repeated_titles(suite: Suite) -> Iterator[tuple[KeyPath, str]]:
@@ -43,6 +57,7 @@ def _repeated_titles(suite: Suite) -> Iterator[tuple[KeyPath, str]]:
         ("models", [model.title for model in suite.models]),
         ("defenses", [defense.title for defense in suite.defenses]),
         ("quantizers", [quantizer.mode for quantizer in suite.quantizers]),
+        ("preprocessors", [preprocessor.title for preprocessor in suite.preprocessors]),
         ("attacks", [f"{attack.title}, {attack.size}" for attack in suite.attacks]),
     ):
         for index, title in enumerate(titles):
@@ -214,6 +229,7 @@ def _filters(suite: Suite) -> Iterator[tuple[KeyPath, str]]:
         "model": {model.title for model in suite.models},
         "defense": {defense.title for defense in suite.defenses},
         "quantizer": {name for quantizer in suite.quantizers for name in names_of(quantizer)} | {"fp"},
+        "preprocessor": {preprocessor.title for preprocessor in suite.preprocessors} or {BARE},
         "attack": {attack.title for attack in suite.attacks},
     }
     if suite.pool is not None:

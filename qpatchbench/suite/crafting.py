@@ -36,10 +36,37 @@ def crafted(bench: Workbench, job: CraftJob, progress: Progress) -> Artifact:
     # One that draws at random starts from the job alone, whatever it answered before.
     modules = [bench.answering(source, "craft", job.key) for source in (*job.sources, *job.siblings)]
     before = [checks.state_hash(module.state_dict()) for module in modules]
+    attacked = bench.evaluation_images(model) if job.attack.kind == "per_image" else None
+    patch = patch_of(bench, job, attacked, progress)
+    found: list[Check] = []
+    if bench.suite.evaluation.checks != "off":
+        after = [checks.state_hash(module.state_dict()) for module in modules]
+        found.append(checks.state_is_unchanged("".join(before), "".join(after)))
+        learnt = bench.splits(model).craft.to(bench.device)
+        found += _vet(bench, job, attacked if attacked is not None else learnt, patch)
+        found.append(checks.storage_is_faithful(patch.textures, to_uint8(patch.textures)))
+    facts = {"history": list(patch.history), "checks": [check.model_dump() for check in checks.merged(found)]}
+    return _artifact(patch, facts)
+
+
+def patch_of(bench: Workbench, job: CraftJob, attacked: ImageSet | None, progress: Progress) -> Patch:
+    """What the attack of a job returns, on the CPU.
+
+    Args:
+        bench: where images and networks are.
+        job: one with sources.
+        attacked: the first evaluation images, for a per-image attack; else None.
+        progress: told how far it is.
+
+    Raises:
+        AttackError: the attack gave up, or its patches are not finite.
+    """
+    model = job.sources[0].checkpoint.model
     seen = [_as_seen(bench, job, source) for source in (*job.sources, *job.siblings)]
-    per_image = job.attack.kind == "per_image"
-    attacked = bench.evaluation_images(model) if per_image else None
     crafting = bench.splits(model).craft.to(bench.device)
+    placement = None
+    if attacked is not None:
+        placement = bench.placement(bench.evaluation_images(model), job.side)[: len(attacked)]
     patch = job.attack.craft(
         CraftTask(
             networks=tuple(seen[: len(job.sources)]),
@@ -48,20 +75,17 @@ def crafted(bench: Workbench, job: CraftJob, progress: Progress) -> Artifact:
             generator=derive_generator(job.seed, "craft", job.attack.name),
             siblings=tuple(seen[len(job.sources) :]),
             attacked=attacked,
-            placement=bench.placement(attacked, job.side) if attacked is not None else None,
+            placement=placement,
             progress=progress,
         )
     )
     patch = _on_cpu(patch)
     if not bool(torch.isfinite(patch.textures).all()):
         raise AttackError(f"{job.label}: the patch is not finite")
-    found: list[Check] = []
-    if bench.suite.evaluation.checks != "off":
-        after = [checks.state_hash(module.state_dict()) for module in modules]
-        found.append(checks.state_is_unchanged("".join(before), "".join(after)))
-        found += _vet(bench, job, attacked if attacked is not None else crafting, patch)
-    facts = {"history": list(patch.history), "checks": [check.model_dump() for check in checks.merged(found)]}
-    return _artifact(patch, facts)
+    height, width = patch.textures.shape[-2:]
+    if patch.placement is None and (height, width) != (job.side, job.side):
+        raise AttackError(f"{job.label}: expected a patch of {job.side}x{job.side} pixels, found {height}x{width}")
+    return patch
 
 
 def _as_seen(bench: Workbench, job: CraftJob, source: DeployJob) -> Network:
@@ -115,7 +139,10 @@ def _steady(network: torch.nn.Module) -> Network:
 def _float_sibling(bench: Workbench, job: DeployJob) -> torch.nn.Module | None:
     """The 32-bit path of the same weights, where there is one."""
     sibling = float_deployment(job)
-    return bench.network(sibling) if sibling is not None else None
+    if sibling is None:
+        return None
+    network = bench.network(sibling)
+    return getattr(network, "expected", network)
 
 
 def patch_from(artifact: Artifact) -> Patch:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
 from qpatchbench.evaluation import checks
+from qpatchbench.evaluation.bit_widths import widths_are_as_claimed
 from qpatchbench.evaluation.measure import clean_predictions
 from qpatchbench.evaluation.records import Check
 from qpatchbench.ops.pasting import to_float
-from qpatchbench.quantizers.audit import audit, effective_bits, unquantized_operations
+from qpatchbench.quantizers.audit import LayerAudit, effective_bits, operations, unquantized_operations
 from qpatchbench.suite.bench import Workbench
 from qpatchbench.suite.jobs import DeployJob
 from qpatchbench.suite.store import Artifact
@@ -33,15 +35,20 @@ def deployed(bench: Workbench, job: DeployJob) -> Artifact:
         found += checks.network_is_sound(network, sample)
         found.append(checks.accuracy_is_above_chance(correct, len(images), classes))
         found.append(bench.parts_are_disjoint(job.checkpoint.model))
-        facts["audit"] = _audit_facts(network, sample[:AUDITED_IMAGES])
+        # What is deployed at the row's bit-width stands behind the preprocessor. A float network claims no width.
+        bare = bench.network(job.bare)
+        layers = () if job.bits.is_float else operations(bare, sample[:AUDITED_IMAGES])
+        if layers:
+            claimed = [job.bits, *(partner.bits for partner in job.partners)]
+            found.append(widths_are_as_claimed(layers, claimed))
+        facts["audit"] = _audit_facts(bare, layers)
     facts["checks"] = [check.model_dump() for check in checks.merged(found)]
     return Artifact({"predictions": predictions.numpy()}, facts)
 
 
-def _audit_facts(network: torch.nn.Module, images: torch.Tensor) -> dict[str, Any]:
+def _audit_facts(network: torch.nn.Module, layers: Sequence[LayerAudit]) -> dict[str, Any]:
     """What the network really computes with: counted levels, mean widths, and layers left in float."""
-    layers = audit(network, images)
-    if not layers:
+    if not any(layer.declares for layer in layers):
         return {}
     return {
         "most_weight_levels": max((layer.weight_levels or 0 for layer in layers), default=0),

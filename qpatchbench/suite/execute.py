@@ -11,6 +11,7 @@ from typing import Protocol
 from qpatchbench.errors import ArtifactError, QPatchBenchError, StorageError
 from qpatchbench.suite.jobs import Job
 from qpatchbench.suite.plan import Plan
+from qpatchbench.suite.plugins import plugins_of
 from qpatchbench.suite.provenance import provenance
 from qpatchbench.suite.store import Artifact, Store
 from qpatchbench.types import Progress
@@ -89,7 +90,9 @@ class Execution:
         try:
             artifact = self._work(job)
             seconds = time.monotonic() - started
-            kept = replace(artifact, facts={**artifact.facts, "made": provenance(seconds)})
+            outside = plugins_of(job)
+            made = {**provenance(seconds), **({"plugins": outside} if outside else {})}
+            kept = replace(artifact, facts={**artifact.facts, "made": made})
             self.store.write(job.kind, job.key, kept)
         except StorageError:
             raise

@@ -12,19 +12,23 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from safetensors.numpy import save as serialize_tensors
 
+from qpatchbench.evaluation.checks import merged
 from qpatchbench.evaluation.records import CellRecord
+from qpatchbench.suite.analysis_files import ANALYSIS_FILES, parquet, write_analyses
 from qpatchbench.suite.bench import Workbench
 from qpatchbench.suite.execute import Execution
-from qpatchbench.suite.jobs import DeployJob, EvaluateJob
+from qpatchbench.suite.jobs import DeployJob, EvaluateJob, TrainJob
+from qpatchbench.suite.later_checks import LaterChecks
 from qpatchbench.suite.measuring import record_of
+from qpatchbench.suite.network_facts import checkpoint_facts, network_facts
+from qpatchbench.suite.patch_files import remove_other_patches, write_patch
+from qpatchbench.suite.plugins import plugins_of
 from qpatchbench.suite.provenance import git_state, versions
-from qpatchbench.suite.store import Artifact, storage_errors, write_atomically
-from qpatchbench.types import distinct
+from qpatchbench.suite.store import Artifact, sha256_of, storage_errors, write_atomically
 
 EXAMPLES = 8
 MEASURED = ("n_images", "n_clean_correct", "counts", "queries", "queries_median", "places", "checks")
 MANIFEST = "manifest.json"
-ANALYSES = {"cost": "costs.parquet", "similarity": "similarity.parquet"}
 
 
 def export(execution: Execution, bench: Workbench, output: Path, typed: Mapping[str, Any]) -> None:
@@ -40,17 +44,21 @@ def export(execution: Execution, bench: Workbench, output: Path, typed: Mapping[
         StorageError: the folder cannot be written.
     """
     artifacts = {job.key: execution.artifact(job) for job in execution.plan.cells}
-    records = [_record(job, artifacts[job.key], execution, bench) for job in execution.plan.cells]
+    later = LaterChecks(execution)
+    records = [_record(job, artifacts[job.key], execution, bench, later) for job in execution.plan.cells]
     table = pa.Table.from_pylist([record.row() for record in records])
-    write_atomically(output / "cells.parquet", _parquet(table))
+    write_atomically(output / "cells.parquet", parquet(table))
+    patches = _write_patches(execution, output)
     _write_outcomes(execution, bench, artifacts, output / "outcomes.parquet")
     write_atomically(output / "examples.safetensors", _examples(execution, bench))
-    _write_analyses(execution, output)
-    manifest = {**_manifest(execution, bench), "typed": typed}
+    write_analyses(execution, output)
+    manifest = {**_manifest(execution, bench), "patches": patches, "files": _hashes(output), "typed": typed}
     write_atomically(output / MANIFEST, (json.dumps(manifest, indent=1) + "\n").encode())
 
 
-def _record(job: EvaluateJob, artifact: Artifact | None, execution: Execution, bench: Workbench) -> CellRecord:
+def _record(
+    job: EvaluateJob, artifact: Artifact | None, execution: Execution, bench: Workbench, later: LaterChecks
+) -> CellRecord:
     if artifact is None:
         dataset = bench.dataset_title(job.target.checkpoint.model)
         failed = record_of(job, bench.suite, dataset)
@@ -59,6 +67,7 @@ def _record(job: EvaluateJob, artifact: Artifact | None, execution: Execution, b
     # Labels are for people and no part of a key: the same cell may be known by other names in another suite.
     named = record_of(job, bench.suite, record.dataset)
     measured = {name: getattr(record, name) for name in MEASURED}
+    measured["checks"] = merged([*record.checks, *later.of(job)])
     return named.model_copy(update=measured)
 
 
@@ -85,12 +94,19 @@ def _write_outcomes(
         temporary.replace(path)
 
 
-def _write_analyses(execution: Execution, output: Path) -> None:
-    """costs.parquet and similarity.parquet, where the suite asks for them."""
-    for kind in distinct([job.kind for job in execution.plan.analyses]):
-        found = [execution.artifact(job) for job in execution.plan.analyses if job.kind == kind]
-        rows = [row for artifact in found if artifact is not None for row in artifact.facts["rows"]]
-        write_atomically(output / ANALYSES[kind], _parquet(pa.Table.from_pylist(rows)))
+def _write_patches(execution: Execution, output: Path) -> list[dict[str, Any]]:
+    """Every patch of the run as a file of its own, and what the manifest says of them."""
+    jobs = {job.patch.key: job.patch for job in execution.plan.cells}
+    found = [(job, execution.artifact(job)) for job in jobs.values()]
+    entries = [write_patch(artifact, job, output) for job, artifact in found if artifact is not None]
+    remove_other_patches(output, {entry["file"] for entry in entries})
+    return entries
+
+
+def _hashes(output: Path) -> dict[str, str]:
+    """SHA-256 of the files whose numbers everything else is computed from."""
+    names = ["cells.parquet", "outcomes.parquet", *ANALYSIS_FILES]
+    return {name: sha256_of(output / name) for name in names if (output / name).is_file()}
 
 
 def _outcomes(job: EvaluateJob, artifact: Artifact, target: Artifact, bench: Workbench, schema: pa.Schema) -> pa.Table:
@@ -116,12 +132,6 @@ def _outcomes(job: EvaluateJob, artifact: Artifact, target: Artifact, bench: Wor
         ),
     }
     return pa.table(columns, schema=schema)
-
-
-def _parquet(table: pa.Table) -> bytes:
-    buffer = pa.BufferOutputStream()
-    pq.write_table(table, buffer, compression="zstd")
-    return bytes(buffer.getvalue())
 
 
 def _examples(execution: Execution, bench: Workbench) -> bytes:
@@ -164,7 +174,9 @@ def _manifest(execution: Execution, bench: Workbench) -> dict[str, Any]:
         "resolved": suite.resolved(),
         "versions": versions(),
         "git": git_state(),
+        "plugins": plugins_of(suite),
         "device": str(bench.device),
+        "checkpoints": [checkpoint_facts(job, bench.store) for job in plan.jobs if isinstance(job, TrainJob)],
         "networks": [_network_facts(job, execution) for job in plan.jobs if isinstance(job, DeployJob)],
         "jobs": [_job_facts(job, execution) for job in plan.jobs],
     }
@@ -174,7 +186,7 @@ def _network_facts(job: DeployJob, execution: Execution) -> dict[str, Any]:
     artifact = execution.artifact(job)
     facts = dict(artifact.facts) if artifact else {}
     names = ("n_images", "n_clean_correct", "audit")
-    return {"label": job.label, "network": job.key[:16], **{name: facts[name] for name in names if name in facts}}
+    return {**network_facts(job), **{name: facts[name] for name in names if name in facts}}
 
 
 def _job_facts(job: Any, execution: Execution) -> dict[str, Any]:  # noqa: ANN401 (any kind of job)
@@ -182,4 +194,6 @@ def _job_facts(job: Any, execution: Execution) -> dict[str, Any]:  # noqa: ANN40
     if job.key in execution.errors:
         return {**entry, "error": execution.errors[job.key].strip().splitlines()[-1]}
     made = execution.store.facts(job.kind, job.key).get("made", {})
+    if made.get("git", {}).get("dirty"):
+        entry["dirty"] = True  # computed with uncommitted changes
     return {**entry, **{name: made[name] for name in ("seconds", "device") if name in made}}

@@ -7,7 +7,7 @@ Nothing here reads data or weights, or imports torch.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal, Protocol
 
@@ -16,14 +16,16 @@ from qpatchbench.component import create
 from qpatchbench.defenses.base import Defense
 from qpatchbench.evaluation.records import Lineage
 from qpatchbench.models.base import ModelSource
+from qpatchbench.preprocessors.base import Preprocessor
 from qpatchbench.quantizers.base import Quantizer
 from qpatchbench.registry import QUANTIZERS
+from qpatchbench.suite.coherence import BARE
 from qpatchbench.suite.store import key_of
 from qpatchbench.training.settings import TrainingSettings
 from qpatchbench.types import FLOAT, Bits, Goal, Transformation
 
 # Bumped when the runner itself, rather than a component, changes numbers.
-JOB_VERSIONS = {"train": 1, "deploy": 1, "craft": 2, "evaluate": 2}
+JOB_VERSIONS = {"train": 1, "deploy": 1, "preprocess": 1, "craft": 2, "evaluate": 2}
 
 
 @dataclass(frozen=True)
@@ -128,6 +130,7 @@ class DeployJob:
 
     Attributes:
         partners: networks that answer together with this one, where the defense is an ensemble.
+        preprocessor: what stands before all of them; None: the bare network.
     """
 
     checkpoint: TrainJob
@@ -135,6 +138,7 @@ class DeployJob:
     bits: Bits
     facts: dict[str, Any] = field(compare=False, repr=False)
     partners: tuple[DeployJob, ...] = ()
+    preprocessor: Preprocessor | None = None
 
     kind: Literal["network"] = "network"
 
@@ -150,8 +154,13 @@ class DeployJob:
                 "bits": str(self.bits),
                 "calibration": self.facts["calibration"] if quantized and not self.quantizer.wants_trained else None,
                 **({"partners": [partner.network_key for partner in self.partners]} if self.partners else {}),
+                **({"preprocessor": self._preprocessing(self.preprocessor)} if self.preprocessor else {}),
             }
         )
+
+    def _preprocessing(self, preprocessor: Preprocessor) -> dict[str, Any]:
+        calibration = self.facts["calibration"] if preprocessor.learns else None
+        return {"job": JOB_VERSIONS["preprocess"], **preprocessor.identity(), "calibration": calibration}
 
     @cached_property
     def key(self) -> str:
@@ -160,11 +169,22 @@ class DeployJob:
         return key_of({"network": self.network_key, **facts})
 
     @property
+    def bare(self) -> DeployJob:
+        """The same network with nothing before it."""
+        return replace(self, preprocessor=None) if self.preprocessor else self
+
+    @property
+    def preprocessor_title(self) -> str:
+        """What results call that which stands before it."""
+        return self.preprocessor.title if self.preprocessor else BARE
+
+    @property
     def label(self) -> str:
         """For people."""
+        after = f" after {self.preprocessor.title}" if self.preprocessor else ""
         return (
             f"{self.checkpoint.model.title} {self.checkpoint.defense.title} "
-            f"{self.quantizer.mode}@{self.bits}, seed {self.checkpoint.seed}"
+            f"{self.quantizer.mode}@{self.bits}{after}, seed {self.checkpoint.seed}"
         )
 
     @property
@@ -347,8 +367,8 @@ def _ancestor(job: TrainJob) -> str:
 
 
 def float_deployment(job: DeployJob) -> DeployJob | None:
-    """The 32-bit deployment of the same checkpoint, or None if it has no 32-bit path."""
+    """The 32-bit deployment of the same checkpoint, after the same preprocessor; None if it has no 32-bit path."""
     if FLOAT not in job.checkpoint.bits:
         return None
     quantizer: Quantizer = create(QUANTIZERS, {"name": "fp", "bits": (FLOAT,)})
-    return DeployJob(job.checkpoint, quantizer, FLOAT, job.facts)
+    return DeployJob(job.checkpoint, quantizer, FLOAT, job.facts, preprocessor=job.preprocessor)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import copy
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,27 @@ def load_with_source(path: Path, overrides: Sequence[str] = (), scale: str | Non
         scale_down(source, scale)
     for assignment in overrides:
         override(source, assignment)
+    return _loaded(source), source
+
+
+def suite_from(resolved: Mapping[str, Any], name: str) -> Suite:
+    """The suite that `Suite.resolved` wrote, for example into a manifest; `name` is how messages call it.
+
+    Raises:
+        SuiteError: it is none that this version, with the plugins at hand, can run.
+    """
+    data = copy.deepcopy(dict(resolved))
+    for place in COMPONENT_PLACES:
+        *above, last = place
+        holder: Any = data
+        for part in above:
+            holder = holder.get(part) if isinstance(holder, dict) else None
+        if isinstance(holder, dict) and holder.get(last, "") is None:
+            del holder[last]  # a component that is not there is left out of a suite, not written as nothing
+    return _loaded(Source(name, data))
+
+
+def _loaded(source: Source) -> Suite:
     problems: list[Problem] = []
     fields: dict[str, Any] = dict(source.data)
     explained_already = set()
@@ -70,7 +92,7 @@ def load_with_source(path: Path, overrides: Sequence[str] = (), scale: str | Non
     ]
     if problems:
         raise SuiteError(_in_file_order(problems))
-    return suite, source
+    return suite
 
 
 def _components(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 
@@ -10,9 +12,11 @@ from qpatchbench.evaluation.measure import count_outcomes, count_queries, fooled
 from qpatchbench.evaluation.records import CellRecord, Check
 from qpatchbench.ops.placing import moved
 from qpatchbench.suite.bench import Workbench
+from qpatchbench.suite.coherence import BARE
 from qpatchbench.suite.crafting import patch_from
 from qpatchbench.suite.jobs import EvaluateJob
 from qpatchbench.suite.plan import ENSEMBLE
+from qpatchbench.suite.plugins import plugins_text
 from qpatchbench.suite.schema import Suite
 from qpatchbench.suite.store import Artifact
 from qpatchbench.types import ImageSet, Patch, Placement, distinct
@@ -24,13 +28,7 @@ def measured(bench: Workbench, job: EvaluateJob) -> Artifact:
     stored = bench.store.read(job.patch.kind, job.patch.key)
     target = bench.store.read(job.target.kind, job.target.key)
     patch = patch_from(stored)
-    placements = [places(bench, job, patch.for_goal(index), images) for index in range(len(patch.goals))]
-    network, batch_size = bench.answering(job.target, "patched"), bench.suite.evaluation.batch_size
-    rows = [
-        patched_predictions(network, images, patch.for_goal(index), placement, batch_size)
-        for index, placement in enumerate(placements)
-    ]
-    predictions = torch.cat(rows).numpy()
+    predictions, placements = predicted(bench, job, patch, images)
     labels, clean = images.labels.cpu().numpy(), target.arrays["predictions"]
     found = [Check(**check) for artifact in (stored, target) for check in artifact.facts["checks"]]
     if bench.suite.evaluation.checks != "off":
@@ -62,6 +60,19 @@ def measured(bench: Workbench, job: EvaluateJob) -> Artifact:
     return Artifact(arrays, {"record": record.model_dump(mode="json")})
 
 
+def predicted(
+    bench: Workbench, job: EvaluateJob, patch: Patch, images: ImageSet
+) -> tuple[np.ndarray[Any, Any], list[Placement]]:
+    """Predictions of the target under every goal's patch, (goals, N) int32, and where each of the patches lay."""
+    placements = [places(bench, job, patch.for_goal(index), images) for index in range(len(patch.goals))]
+    network, batch_size = bench.answering(job.target, "patched"), bench.suite.evaluation.batch_size
+    rows = [
+        patched_predictions(network, images, patch.for_goal(index), placement, batch_size)
+        for index, placement in enumerate(placements)
+    ]
+    return torch.cat(rows).numpy(), placements
+
+
 def places(bench: Workbench, job: EvaluateJob, patch: Patch, images: ImageSet) -> Placement:
     """Where one goal's patch lies on each image: where its attack put it, else the suite's places; then moved."""
     placement = patch.placement if patch.placement is not None else bench.placement(images, job.patch.side)
@@ -78,6 +89,7 @@ def record_of(job: EvaluateJob, suite: Suite, dataset: str) -> CellRecord:
         dataset=dataset,
         model=target.checkpoint.model.title,
         defense=target.checkpoint.defense.title,
+        preprocessor=target.preprocessor_title,
         quantization=target.quantizer.mode,
         target_bits=str(target.bits),
         seed=target.checkpoint.seed,
@@ -92,12 +104,14 @@ def record_of(job: EvaluateJob, suite: Suite, dataset: str) -> CellRecord:
         image_width=suite.dataset.side,
         source_model=_names([source.checkpoint.model.title for source in sources]),
         source_defense=_names([source.checkpoint.defense.title for source in sources]),
+        source_preprocessor=_names([source.preprocessor_title for source in sources]) or BARE,
         source_quantization=_names([source.quantizer.mode for source in sources]),
         source_bits=ENSEMBLE if len(sources) > 1 else _names([str(source.bits) for source in sources]),
         seen=job.seen,
         lineage=job.lineage,
         patch=job.patch.key[:16],
         network=target.key[:16],
+        plugins=plugins_text((job, suite.dataset)),
     )
 
 

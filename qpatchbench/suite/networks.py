@@ -10,9 +10,10 @@ from qpatchbench.attacks.base import Attack
 from qpatchbench.component import create
 from qpatchbench.defenses.base import Defense
 from qpatchbench.models.base import ModelSource
+from qpatchbench.preprocessors.base import Preprocessor
 from qpatchbench.quantizers.base import Quantizer
-from qpatchbench.registry import DEFENSES, QUANTIZERS
-from qpatchbench.suite.coherence import UNDEFENDED
+from qpatchbench.registry import DEFENSES, PREPROCESSORS, QUANTIZERS
+from qpatchbench.suite.coherence import BARE, UNDEFENDED
 from qpatchbench.suite.jobs import CraftJob, DataKeys, DeployJob, TrainJob
 from qpatchbench.suite.schema import Suite
 from qpatchbench.training.settings import TrainingSettings
@@ -34,12 +35,24 @@ class Networks:
     def __init__(self, suite: Suite, data: Mapping[str, DataKeys], weights: Mapping[str, str]) -> None:
         self.suite, self.data, self.weights = suite, data, weights
         self.float_quantizer: Quantizer = create(QUANTIZERS, {"name": "fp", "bits": (FLOAT,)})
+        self._nothing: Preprocessor = create(PREPROCESSORS, {"name": BARE})
         self._splits: dict[tuple[str, int], dict[str, Literal["seen", "unseen"]]] = {}
 
     def network(self, model: ModelSource, defense: Defense, quantizer: Quantizer, bits: Bits, seed: int) -> DeployJob:
         """A defended model, deployed at `bits`."""
         own = self._alone(model, defense, quantizer, bits, seed)
         return dataclasses.replace(own, partners=self._partners(model, defense, quantizer, bits, seed))
+
+    @property
+    def preprocessors(self) -> tuple[Preprocessor, ...]:
+        """What stands before the target networks, each in turn."""
+        return self.suite.preprocessors or (self._nothing,)
+
+    def behind(self, preprocessor: Preprocessor, network: DeployJob) -> DeployJob:
+        """A bare network with `preprocessor` before it; itself where that is none."""
+        if preprocessor.identity() == self._nothing.identity():
+            return network
+        return dataclasses.replace(network, preprocessor=preprocessor)
 
     def _alone(
         self, model: ModelSource, defense: Defense, quantizer: Quantizer, bits: Bits, seed: int, member: int = 0

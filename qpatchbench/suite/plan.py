@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
@@ -11,8 +11,10 @@ from qpatchbench.attacks.base import Attack
 from qpatchbench.component import create
 from qpatchbench.registry import ATTACKS
 from qpatchbench.suite.analyses import CostJob, SimilarityJob, cost_jobs, similarity_jobs
+from qpatchbench.suite.auditing_jobs import AuditJob, audit_jobs
 from qpatchbench.suite.coherence import UNDEFENDED, names_of
 from qpatchbench.suite.jobs import CraftJob, DataKeys, DeployJob, EvaluateJob, Job
+from qpatchbench.suite.mapping_jobs import MapsJob, maps_jobs
 from qpatchbench.suite.networks import Networks
 from qpatchbench.suite.schema import Suite
 from qpatchbench.suite.store import key_of
@@ -40,9 +42,14 @@ class Plan:
         return tuple(job for job in self.jobs if isinstance(job, EvaluateJob))
 
     @property
-    def analyses(self) -> tuple[CostJob | SimilarityJob, ...]:
-        """Costs and similarities."""
-        return tuple(job for job in self.jobs if isinstance(job, CostJob | SimilarityJob))
+    def analyses(self) -> tuple[CostJob | SimilarityJob | MapsJob, ...]:
+        """Costs, similarities and maps."""
+        return tuple(job for job in self.jobs if isinstance(job, CostJob | SimilarityJob | MapsJob))
+
+    @property
+    def audits(self) -> tuple[AuditJob, ...]:
+        """Jobs of the full checks."""
+        return tuple(job for job in self.jobs if isinstance(job, AuditJob))
 
 
 def make_plan(suite: Suite, data: Mapping[str, DataKeys], weights: Mapping[str, str]) -> Plan:
@@ -55,7 +62,9 @@ def make_plan(suite: Suite, data: Mapping[str, DataKeys], weights: Mapping[str, 
     """
     planner = _Planner(suite, Networks(suite, data, weights))
     found: dict[str, Job] = {}
-    for job in (*planner.cells(), *planner.analyses()):
+    cells = tuple(planner.cells())
+    audits = audit_jobs(cells) if suite.evaluation.checks == "full" else ()
+    for job in (*cells, *planner.analyses(cells), *audits):
         _add(job, found)
     return Plan(suite, tuple(found.values()))
 
@@ -93,20 +102,22 @@ class _Planner:
                         crafted = CraftJob(control, patch.goals, (), seed, facts)
                         yield EvaluateJob(crafted, target, True, facts, moved)
 
-    def analyses(self) -> Iterator[Job]:
-        """Costs and similarities of the target networks."""
-        targets = distinct([target for seed in self.suite.seeds for target in self._targets(seed)])
+    def analyses(self, cells: tuple[EvaluateJob, ...]) -> Iterator[Job]:
+        """Costs, similarities and maps of the target networks, without what stands before them."""
+        targets = distinct([target.bare for seed in self.suite.seeds for target in self._targets(seed)])
         wanted = self.suite.analysis
         if wanted.costs is not None:
-            yield from cost_jobs(targets, wanted.costs)
+            yield from cost_jobs(targets, wanted.costs, wanted.widths)
+        patches = {
+            (model.title, seed): patch
+            for seed in self.suite.seeds
+            for model in self.suite.models
+            for patch in self.networks.seen_patches(model, seed)[:1]
+        }
         if wanted.similarity:
-            patches = {
-                (model.title, seed): patch
-                for seed in self.suite.seeds
-                for model in self.suite.models
-                for patch in self.networks.seen_patches(model, seed)[:1]
-            }
             yield from similarity_jobs(targets, patches, wanted.images)
+        if wanted.maps:
+            yield from maps_jobs(targets, patches, cells, wanted.images, wanted.maps)
 
     def _cell(self, patch: CraftJob, target: DeployJob, transformation: Transformation) -> EvaluateJob:
         facts = self.networks.facts(target.checkpoint.model)
@@ -127,6 +138,7 @@ class _Planner:
                 model=checkpoint.model.title,
                 defense=checkpoint.defense.title,
                 quantizer=names_of(target.quantizer),
+                preprocessor=target.preprocessor_title,
                 target_bits=target.bits,
                 attack=patch.attack.title,
                 source_model=checkpoint.model.title,
@@ -147,8 +159,10 @@ class _Planner:
                 for quantizer in self.suite.quantizers:
                     for bits in quantizer.bits:
                         facts = {"model": model.title, "defense": defense.title, "quantizer": names_of(quantizer)}
-                        if self.suite.keeps(**facts, target_bits=bits):
-                            yield self.networks.network(model, defense, quantizer, bits, seed)
+                        for preprocessor in self.networks.preprocessors:
+                            if self.suite.keeps(**facts, target_bits=bits, preprocessor=preprocessor.title):
+                                bare = self.networks.network(model, defense, quantizer, bits, seed)
+                                yield self.networks.behind(preprocessor, bare)
 
     def _sources(self, attack: Attack, target: DeployJob) -> Iterator[tuple[DeployJob, ...]]:
         """The networks that `attack` is crafted on for `target`, one or several at a time."""
@@ -167,6 +181,7 @@ class _Planner:
                 model=target.checkpoint.model.title,
                 defense=target.checkpoint.defense.title,
                 quantizer=names_of(target.quantizer),
+                preprocessor=target.preprocessor_title,
                 target_bits=target.bits,
                 attack=attack.title,
                 source_model=tuple(network.checkpoint.model.title for network in networks),
@@ -191,8 +206,11 @@ class _Planner:
         return [members for members in found if len(members) > 1]
 
     def _backbone(self, network: DeployJob) -> tuple[DeployJob, ...]:
-        """Every bit-width of the network's own backbone."""
-        return tuple({job.network_key: job for members in self._ensembles(network) for job in members}.values())
+        """Every bit-width of the network's own backbone, after the same preprocessor."""
+        members = [job for members in self._ensembles(network) for job in members]
+        if network.preprocessor is not None:
+            members = [replace(job, preprocessor=network.preprocessor) for job in members]
+        return tuple({job.network_key: job for job in members}.values())
 
     def _other_models(self, target: DeployJob) -> list[tuple[DeployJob, ...]]:
         """The 32-bit networks of every other model: an ensemble that has not seen the target's architecture."""

@@ -11,6 +11,7 @@ from qpatchbench.attacks.base import Attack
 from qpatchbench.data.base import DatasetSource
 from qpatchbench.defenses.base import Defense
 from qpatchbench.models.base import ModelSource
+from qpatchbench.preprocessors.base import Preprocessor
 from qpatchbench.quantizers.base import Quantizer
 from qpatchbench.training.settings import TrainingSettings
 from qpatchbench.types import FLOAT, Bits, Size, Transformation, distinct
@@ -97,7 +98,16 @@ class Analysis(Section):
     similarity: bool = Field(
         default=False, description="how similar features and input gradients of every backbone's bit-widths are"
     )
-    images: int = Field(default=256, gt=0, description="evaluation images on which similarity is measured")
+    widths: bool = Field(
+        default=False, description="costs of networks with several bit-widths also with fewer of them active"
+    )
+    maps: int = Field(
+        default=0,
+        ge=0,
+        description="evaluation images of which feature maps, input gradients and Grad-CAM are kept and drawn, and how "
+        "well the bit-widths agree in them is measured; 0 for none",
+    )
+    images: int = Field(default=256, gt=0, description="evaluation images on which similarity and maps are measured")
 
 
 class Filter(Section):
@@ -106,6 +116,9 @@ class Filter(Section):
     model: tuple[str, ...] | str | None = Field(default=None, description="target model")
     defense: tuple[str, ...] | str | None = Field(default=None, description="target defense")
     quantizer: tuple[str, ...] | str | None = Field(default=None, description="quantizer by label or mode")
+    preprocessor: tuple[str, ...] | str | None = Field(
+        default=None, description="what stands before the target network; none is the bare network"
+    )
     target_bits: tuple[Bits, ...] | Bits | None = Field(default=None, description="target bit-widths")
     attack: tuple[str, ...] | str | None = Field(default=None, description="attack")
     source_model: tuple[str, ...] | str | None = Field(default=None, description="source model")
@@ -147,6 +160,12 @@ class Suite(Section):
     )
     defenses: tuple[SerializeAsAny[Defense], ...] = Field(min_length=1, description="how weights are learned")
     quantizers: tuple[SerializeAsAny[Quantizer], ...] = Field(min_length=1, description="how networks are deployed")
+    preprocessors: tuple[SerializeAsAny[Preprocessor], ...] = Field(
+        default=(),
+        description="what stands before the target networks, each in turn; none is the bare network, and all there is "
+        "by default. Patches of the source `same` are crafted through the preprocessor (an adaptive attack), those of "
+        "all other sources on bare networks, by an attacker who does not know of it",
+    )
     attacks: tuple[SerializeAsAny[Attack], ...] = Field(min_length=1, description="how patches are made")
     transfer: Transfer = Field(default=Transfer(), description="which patches meet which networks")
     pool: PatchPool | None = Field(default=None, description="patches to train on, and patches kept from training")
@@ -201,6 +220,7 @@ COMPONENT_PLACES: dict[tuple[str, ...], tuple[str, bool]] = {
     ("models",): ("models", True),
     ("defenses",): ("defenses", True),
     ("quantizers",): ("quantizers", True),
+    ("preprocessors",): ("preprocessors", True),
     ("attacks",): ("attacks", True),
     ("pool", "seen"): ("attacks", True),
     ("pool", "unseen"): ("attacks", True),

@@ -274,10 +274,10 @@ def scale_down(source: Source, name: str) -> None:
     Raises:
         SuiteError: the suite has no such scale, or an override leads nowhere.
     """
-    scales = source.data.get("scales")
-    known = list(scales) if isinstance(scales, dict) else []
-    if name not in known:
-        found = f"this suite has no scale {name!r}.{suggestion(name, known)}"
+    listed = source.data.get("scales")
+    scales: dict[str, Any] = listed if isinstance(listed, dict) else {}
+    if name not in scales:
+        found = f"this suite has no scale {name!r}.{suggestion(name, scales)}"
         raise SuiteError([f"{source.where(('scales',))}: --scale {name}: {found}"])
     if not isinstance(scales[name], dict):
         where: KeyPath = ("scales", name)

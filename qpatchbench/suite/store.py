@@ -86,6 +86,14 @@ class Store:
             return {}
         return stored["facts"] if isinstance(stored, dict) and isinstance(stored.get("facts"), dict) else {}
 
+    def digest(self, kind: str, key: str) -> str:
+        """SHA-256 of the arrays' file as it was written; empty if there is no such artifact."""
+        try:
+            stored = json.loads(self._path(kind, key, ".json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return ""
+        return str(stored.get("sha256", "")) if isinstance(stored, dict) else ""
+
     def write(self, kind: str, key: str, artifact: Artifact) -> None:
         """Write an artifact; when this returns it survives a crash of the process.
 
@@ -126,6 +134,12 @@ class Store:
 
 def _hash_of(facts: object) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def sha256_of(path: Path) -> str:
+    """Hash of a file's bytes; 64 hex digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_atomically(path: Path, data: bytes) -> None:

@@ -6,11 +6,15 @@ from dataclasses import dataclass
 
 from qpatchbench.suite.analyses import CostJob, SimilarityJob
 from qpatchbench.suite.analysing import costs, similarities
+from qpatchbench.suite.auditing import audited
+from qpatchbench.suite.auditing_jobs import AuditJob
 from qpatchbench.suite.bench import Workbench
 from qpatchbench.suite.crafting import crafted
 from qpatchbench.suite.deploying import deployed
 from qpatchbench.suite.jobs import CraftJob, DeployJob, EvaluateJob, Job, TrainJob
 from qpatchbench.suite.learning import trained
+from qpatchbench.suite.mapping import mapped
+from qpatchbench.suite.mapping_jobs import MapsJob
 from qpatchbench.suite.measuring import measured
 from qpatchbench.suite.store import Artifact
 from qpatchbench.types import Progress
@@ -33,8 +37,12 @@ class BenchWorker:
                 return crafted(self.bench, job, progress)
             case EvaluateJob():
                 return measured(self.bench, job)
+            case AuditJob():
+                return audited(self.bench, job, progress)
             case CostJob():
                 return costs(self.bench, job, progress)
             case SimilarityJob():
                 return similarities(self.bench, job, progress)
+            case MapsJob():
+                return mapped(self.bench, job, progress)
         raise TypeError(f"expected a job that this worker knows, found {job.kind!r}")

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 import torch
 from pydantic import ValidationError
 
 from qpatchbench.attacks.base import Attack
 from qpatchbench.attacks.dpr import Dpr
+from qpatchbench.component import Component
 from qpatchbench.errors import AttackError
 from qpatchbench.ops import crafting
 from qpatchbench.ops.deforming import boxes_around, fitted_mask, sectors_of
@@ -17,7 +16,7 @@ from qpatchbench.ops.locating import upright
 from qpatchbench.ops.pasting import paste, round_to_8_bit, to_float
 from qpatchbench.ops.placing import sample_placement
 from qpatchbench.ops.randomness import ImageDraws, forked
-from qpatchbench.testing.conformance import ATTACK_CHECKS
+from qpatchbench.testing import Check, parametrize_with_checks
 from qpatchbench.testing.oracles import linear_network
 from qpatchbench.types import CraftTask, Goal, ImageSet, Network, Patch, Placement, Targeted, Untargeted
 
@@ -342,12 +341,9 @@ def test_an_error_says_where(bad_step: int, message: str) -> None:
         crafted(dpr(steps=5, texture_steps=4), breaking, images_of(), Untargeted())
 
 
-@pytest.mark.parametrize("check", ATTACK_CHECKS, ids=lambda check: check.__name__)
-@pytest.mark.parametrize("targets", ["all", "untargeted"])
-def test_conformance_with_both_phases(check: Callable[[Attack, torch.nn.Module, ImageSet], None], targets: str) -> None:
-    network = linear_network(0.1 * torch.randn(4, PIXELS, generator=draws(9)))
-    images = ImageSet(images_of().pixels, torch.arange(COUNT) % 4, tuple(map(str, range(COUNT))))
-    check(dpr(steps=3, texture_steps=3, restarts=2, targets=targets), network, images)
+@parametrize_with_checks([dpr(steps=3, texture_steps=3, restarts=2)])
+def test_conformance_with_both_phases(component: Component, check: Check) -> None:
+    check(component)
 
 
 @pytest.mark.parametrize(

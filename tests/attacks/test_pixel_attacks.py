@@ -25,7 +25,7 @@ from qpatchbench.evaluation.measure import patched_predictions
 from qpatchbench.ops import crafting
 from qpatchbench.ops.pasting import to_float
 from qpatchbench.ops.randomness import forked
-from qpatchbench.testing.conformance import task_for
+from qpatchbench.testing.attack_tasks import task_for
 from qpatchbench.testing.oracles import linear_network
 from qpatchbench.types import ImageSet, Network, Patch, Size, Targeted, Untargeted
 

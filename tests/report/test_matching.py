@@ -40,7 +40,8 @@ def row(**facts: object) -> dict[str, str]:
         "base": "cifar10", "dataset": "cifar10", "model": "resnet56", "defense": "qat", "preprocessor": "none",
         "quantization": "qat", "target_bits": "8", "attack": "lavan", "patch_height": 6, "size": "6x6",
         "area_percent": 3.5156, "source_model": "resnet56", "source_defense": "qat", "source_bits": "32", "seen": "",
-        "transformation": "", "status": "ok", "checks": "ok", "asr": 83, "asr_low": 82, "asr_high": 84,
+        "source_preprocessor": "none", "transformation": "", "status": "ok", "checks": "ok",
+        "asr": 83, "asr_low": 82, "asr_high": 84,
         "n_eligible": 9000, "clean_accuracy": 80, "robust_accuracy": 20, "n_images": 10_000, "seeds": 3,
     } | facts  # fmt: skip
     return {name: str(value) for name, value in whole.items()}

@@ -39,6 +39,24 @@ def test_costs_compare_one_training_of_every_defense(plan_of: MakePlan) -> None:
     assert job.reference.defense.title == "qat"
 
 
+def test_costs_with_fewer_widths_begin_with_the_float_network(plan_of: MakePlan) -> None:
+    sections = {**SECTIONS, "quantizers": [{"name": "qat", "bits": [8, 32, 4]}]}
+    (plain,) = cost_jobs(plan_of(**sections))
+    (job,) = cost_jobs(plan_of(**{**sections, "analysis": {"costs": "qat", "widths": True}}))
+    assert job.trainings == plain.trainings
+    widths = [(training.defense.title, " ".join(map(str, training.bits))) for training in job.narrowed]
+    assert widths == [("qat", "32"), ("qat", "32 8"), ("any_precision", "32"), ("any_precision", "32 8")]
+    assert job.key != plain.key
+    assert job.upstream == plain.upstream, "what is narrowed starts from the same weights"
+
+
+def test_widths_alone_are_worth_a_measurement(plan_of: MakePlan) -> None:
+    sections = {**SECTIONS, "defenses": ["qat"]}
+    assert cost_jobs(plan_of(**sections)) == []
+    (job,) = cost_jobs(plan_of(**{**sections, "analysis": {"costs": "qat", "widths": True}}))
+    assert len(job.narrowed) == 2
+
+
 def test_costs_need_no_finished_training(plan_of: MakePlan) -> None:
     plan = plan_of(**SECTIONS, finetuning={"epochs": 1})
     (job,) = cost_jobs(plan)

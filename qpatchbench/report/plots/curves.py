@@ -73,6 +73,7 @@ def _viewed(frame: pd.DataFrame, view: str) -> pd.DataFrame:
     if view == "white-box":
         return frame[frame["lineage"] == "same-network"]
     own = (frame["source_model"] == frame["model"]) & (frame["source_defense"] == frame["defense"])
+    own &= frame["source_preprocessor"] == "none"
     return frame[own & (frame["source_bits"] == FLOAT_BITS) & (frame["source_quantization"] == FLOAT)]
 
 

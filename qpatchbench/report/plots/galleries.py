@@ -65,11 +65,11 @@ def patches(cells: Sequence[CellRecord], examples: Examples, classes: Sequence[s
 
 def pasted_groups(run: Run) -> Iterator[list[CellRecord]]:
     """Cells of one patch on the networks of its own model and defense; of every attack the patch made at most bits."""
-    by_patch: dict[str, list[CellRecord]] = defaultdict(list)
+    by_patch: dict[tuple[str, str], list[CellRecord]] = defaultdict(list)
     for cell in run.cells:
         same = (cell.source_model, cell.source_defense) == (cell.model, cell.defense)
         if cell.status == "ok" and not cell.control and same and not cell.transformation:
-            by_patch[cell.patch].append(cell)
+            by_patch[(cell.patch, cell.preprocessor)].append(cell)
     chosen: dict[tuple[str | int, ...], list[CellRecord]] = {}
     for cells in sorted(by_patch.values(), key=lambda cells: (cells[0].seed, *_source_order(cells[0]))):
         first = cells[0]
@@ -108,9 +108,10 @@ def pasted(cells: Sequence[CellRecord], run: Run, examples: Examples, classes: S
         rows.append((f"{cell.quantization}@{cell.target_bits}", tiles))
     size = f"{first.patch_height}x{first.patch_width}"
     goal = _aim(first.counts[0].goal, classes)
+    behind = "" if first.preprocessor == "none" else f" + {first.preprocessor}"
     title = (
         f"{first.attack} {size}, {goal}, crafted on {_source_label(first, ' ')}\n"
-        f"evaluated on {first.model} {first.defense}, {first.dataset}: label → prediction"
+        f"evaluated on {first.model} {first.defense}{behind}, {first.dataset}: label → prediction"
     )
     note = (
         "✗ solid frame: fooled   ✓ dotted frame: not fooled   ○ thin frame: wrong without a patch, or the target class"
@@ -147,11 +148,13 @@ def _seen(texture: Array, mask: Array) -> Array:
 
 
 def _source_label(cell: CellRecord, between: str = "\n") -> str:
-    return f"{cell.source_model} {cell.source_defense}{between}{cell.source_quantization}@{cell.source_bits}"
+    behind = "" if cell.source_preprocessor == "none" else f" + {cell.source_preprocessor}"
+    return f"{cell.source_model} {cell.source_defense}{behind}{between}{cell.source_quantization}@{cell.source_bits}"
 
 
 def _source_order(cell: CellRecord) -> tuple[Any, ...]:
-    return cell.source_model, cell.source_defense, bits_order(cell.source_bits), cell.source_quantization, cell.seen
+    names = cell.source_model, cell.source_defense, cell.source_preprocessor
+    return *names, bits_order(cell.source_bits), cell.source_quantization, cell.seen
 
 
 def _goal_name(goal: str, classes: Sequence[str]) -> str:

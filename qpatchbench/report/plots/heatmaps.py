@@ -16,7 +16,7 @@ from qpatchbench.report.plots.drawing import MAP, Plot, file_name, fixed_setting
 
 FLOAT = "fp"
 _PANEL = ("dataset", "model", "defense", "preprocessor", "quantization", "attack", "patch_height", "patch_width")
-_SOURCE = ("source_model", "source_defense", "source_quantization", "source_bits", "seen")
+_SOURCE = ("source_model", "source_defense", "source_quantization", "source_bits", "source_preprocessor", "seen")
 
 
 def panels(frame: pd.DataFrame) -> Iterator[tuple[dict[str, Any], pd.DataFrame]]:
@@ -92,16 +92,17 @@ def _labels(sources: Sequence[tuple[str, ...]], mode: str) -> list[str]:
     several = [len({source[place] for source in sources}) > 1 for place in (0, 1)]
     foreign = any(source[2] not in (mode, FLOAT) for source in sources)
     labels = []
-    for model, defense, quantization, bits, seen in sources:
+    for model, defense, quantization, bits, before, seen in sources:
         names = [name for name, shown in zip((model, defense), several, strict=True) if shown]
         width = f"{quantization}@{bits}" if foreign else f"@{bits}" if names else bits
-        labels.append(" ".join([*names, width, *([f"({seen})"] if seen else [])]))
+        behind = [f"+ {before}"] if before != "none" else []
+        labels.append(" ".join([*names, width, *behind, *([f"({seen})"] if seen else [])]))
     return labels
 
 
 def _source_order(source: tuple[str, ...]) -> tuple[object, ...]:
-    model, defense, quantization, bits, seen = source
-    return model, defense, bits_order(bits), quantization, seen
+    model, defense, quantization, bits, before, seen = source
+    return model, defense, before != "none", bits_order(bits), quantization, before, seen
 
 
 def _size(facts: dict[str, Any]) -> str:

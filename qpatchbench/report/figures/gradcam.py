@@ -1,0 +1,81 @@
+"""Grad-CAM for the true class at every bit-width, clean and patched.
+
+Regenerates figure 3 of "TriQDef: Disrupting semantic and gradient alignment" (anonymous manuscript under review), and
+adds what that figure lacks: how alike the maps are, and how alike the maps of different images are, which is chance.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from qpatchbench.report.figures import Drawing
+from qpatchbench.report.figures.mapped import MappedBackbone, pages
+from qpatchbench.report.figures.picture_grid import (
+    Column,
+    Group,
+    Panel,
+    as_picture,
+    difference_box,
+    page,
+    short,
+)
+from qpatchbench.report.folders import RunFolder
+from qpatchbench.report.plots.drawing import shortened
+
+IMAGES = 4  # on one page
+
+
+def gradcam(folders: Sequence[RunFolder]) -> Iterator[Drawing]:
+    """One drawing per backbone and IMAGES images."""
+    return pages("gradcam", folders, IMAGES, _page)
+
+
+def _page(backbone: MappedBackbone, images: range) -> Figure:
+    means, widest = backbone.means("gradcam"), backbone.bits[0]
+    contents = [content for content in ("clean", "patched") if content in backbone.facts["contents"]]
+    groups = [_group(backbone, content, images, means) for content in contents]
+    patch = f"; {backbone.patch}" if backbone.patch else ""
+    layer = backbone.facts["cam_layer"].removeprefix("backbone.")
+    title = f"{backbone.family.title}, seed {backbone.seed}{patch}"
+    caption = (
+        f"Grad-CAM of {layer} for the true class; above each map: the answer, cosine and IoU of the top fifth with the "
+        f"map at {widest} bits"
+    )
+    return page(title, [f"{bits} bits" for bits in backbone.bits], groups, caption)
+
+
+def _group(
+    backbone: MappedBackbone,
+    content: str,
+    images: range,
+    means: Mapping[tuple[str, str, str], Mapping[str, Any]],
+) -> Group:
+    pixels, clean = backbone.array("pixels", content), backbone.array("pixels", "clean")
+    labels = backbone.array("labels")
+    cams = {bits: backbone.array("cams", content, bits) for bits in backbone.bits}
+    cosines, overlaps = (
+        {bits: backbone.array("cams", metric, content, bits) for bits in backbone.bits} for metric in ("cosine", "iou")
+    )
+    answers = {bits: backbone.predicted(content, bits) for bits in backbone.bits}
+    columns = []
+    for index in images:
+        panels = []
+        for bits in backbone.bits:
+            alike = f"{short(float(cosines[bits][index]))}   {short(float(overlaps[bits][index]))}"
+            panels.append(Panel(cams[bits][index], f"{shortened(answers[bits][index], 14)}\n{alike}"))
+        name = shortened(backbone.class_name(int(labels[index])), 12)
+        columns.append(Column(name, as_picture(pixels[index]), panels, difference_box(clean[index], pixels[index])))
+    notes = [_note(means, content, bits, widest=bits == backbone.bits[0]) for bits in backbone.bits]
+    return Group(content, columns, (0.0, 1.0), "Grad-CAM, relative to the panel's largest", notes, smooth=True)
+
+
+def _note(means: Mapping[tuple[str, str, str], Mapping[str, Any]], content: str, bits: str, *, widest: bool) -> str:
+    if widest:
+        return "reference"
+    rows = [means[content, bits, metric] for metric in ("cosine", "iou")]
+    found = [f"{name} {short(row['value'])}" for name, row in zip(("cos", "IoU"), rows, strict=True)]
+    chances = " ".join(short(row["chance"]) for row in rows if row["chance"] is not None)
+    return "\n".join([f"mean of {rows[0]['n_images']}", *found, *(["chance", chances] if chances else [])])

@@ -1,0 +1,104 @@
+"""The hash that identifies the code of a component from outside."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from qpatchbench.component import Component
+from qpatchbench.origin import is_outside, source_hash
+from qpatchbench.registry import REGISTRIES
+from tests.distributions import as_if_started_now, write
+
+SMALL = "from qpatchbench.component import Component\n\n\nclass Small(Component):\n    'Small.'\n"
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder on the Python path, whose modules are forgotten afterwards."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with as_if_started_now():
+        yield tmp_path
+
+
+def loaded(module: str, name: str = "Small") -> Any:  # noqa: ANN401 (a class of a module just written)
+    return getattr(importlib.import_module(module), name)
+
+
+def sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def test_a_module_that_stands_alone_has_the_hash_of_its_file(folder: Path) -> None:
+    write(folder, {"alone_plugin.py": SMALL, "beside.py": "x = 1\n"})
+    assert source_hash(loaded("alone_plugin")) == sha256(SMALL.encode())
+
+
+def test_a_package_has_the_hash_of_what_sha256sum_prints(folder: Path) -> None:
+    files = {
+        "several_plugin/__init__.py": "",
+        "several_plugin/deep/__init__.py": "from several_plugin.deep.part import Small\n",
+        "several_plugin/deep/part.py": SMALL,
+        "several_plugin/arithmetic.py": "x = 1\n",
+    }
+    write(folder, {**files, "several_plugin/README.md": "no source", "other.py": "x = 1\n"})
+    lines = [f"{sha256(text.encode())}  {path}\n" for path, text in sorted(files.items())]
+    expected = sha256("".join(lines).encode())
+    assert source_hash(loaded("several_plugin.deep.part")) == expected
+    write(folder, {"several_plugin/arithmetic.py": "x = 2\n"})
+    source_hash.cache_clear()
+    assert source_hash(loaded("several_plugin.deep.part")) != expected
+
+
+def test_a_class_in_the_package_itself_has_the_same_hash_as_one_below(folder: Path) -> None:
+    write(folder, {"own_plugin/__init__.py": SMALL, "own_plugin/part.py": SMALL})
+    assert source_hash(loaded("own_plugin")) == source_hash(loaded("own_plugin.part"))
+
+
+def test_a_namespace_that_distributions_share_is_not_hashed_as_a_whole(folder: Path) -> None:
+    write(folder, {"shared_namespace/one.py": SMALL, "shared_namespace/two/__init__.py": SMALL})
+    assert source_hash(loaded("shared_namespace.one")) == sha256(SMALL.encode())
+    before = source_hash(loaded("shared_namespace.two"))
+    write(folder, {"shared_namespace/one.py": f"{SMALL}# changed\n"})
+    source_hash.cache_clear()
+    assert source_hash(loaded("shared_namespace.two")) == before
+
+
+def test_what_a_component_inherits_from_belongs_to_it(folder: Path) -> None:
+    child = "from parent_plugin import Small\n\n\nclass Child(Small):\n    'Child.'\n"
+    write(folder, {"parent_plugin.py": SMALL, "child_plugin.py": child})
+    lines = [f"{sha256(child.encode())}  child_plugin.py\n", f"{sha256(SMALL.encode())}  parent_plugin.py\n"]
+    assert source_hash(loaded("child_plugin", "Child")) == sha256("".join(lines).encode())
+
+
+def test_code_without_a_file_has_no_hash() -> None:
+    typed: dict[str, Any] = {"__name__": "typed_in"}
+    exec(SMALL, typed)
+    assert is_outside(typed["Small"])
+    assert source_hash(typed["Small"]) == ""
+
+
+def test_the_source_is_part_of_the_identity_of_components_from_outside(folder: Path) -> None:
+    write(folder, {"identified_plugin.py": SMALL})
+    small: Component = loaded("identified_plugin")(name="small")
+    assert small.identity() == {
+        "class": "identified_plugin:Small",
+        "version": 1,
+        "source hash": sha256(SMALL.encode()),
+        "name": "small",
+    }
+
+
+@pytest.mark.parametrize("kind", REGISTRIES)
+def test_built_in_components_are_identified_by_their_version_alone(kind: str) -> None:
+    for name in REGISTRIES[kind].entries:
+        cls = REGISTRIES[kind].get(name)
+        given = {"name": name.replace("<name>", "resnet18"), "size": 2, "bits": [4], "classes": 3, "path": "folder"}
+        component = cls(**{field: given[field] for field, facts in cls.model_fields.items() if facts.is_required()})
+        assert component.identity()["class"].startswith("qpatchbench.")
+        assert "source hash" not in component.identity()
