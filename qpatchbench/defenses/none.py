@@ -15,7 +15,9 @@ class NoDefense(Defense):
     """Float training. Deploy it with fp, ptq or dynamic."""
 
     quantization_aware: ClassVar[bool] = False
-    expected_failures: ClassVar[Mapping[str, str]] = {"a_source_is_named": "ordinary training; there is nothing to cite"}
+    expected_failures: ClassVar[Mapping[str, str]] = {
+        "a_source_is_named": "ordinary training; there is nothing to cite"
+    }
 
     def loss(self, network: SwitchableNetwork, batch: Batch, step: Step) -> Losses:
         """Mean cross-entropy at 32 bits."""

@@ -14,8 +14,9 @@ from qpatchbench.errors import QPatchBenchError, SuiteError
 from qpatchbench.registry import REGISTRIES, Registry
 from qpatchbench.suite.coherence import incoherences
 from qpatchbench.suite.explain import explained, shown
+from qpatchbench.suite.overriding import override, scale_down
 from qpatchbench.suite.schema import COMPONENT_PLACES, Suite
-from qpatchbench.suite.source import KeyPath, Problem, Source, override, read_source, scale_down
+from qpatchbench.suite.source import KeyPath, Problem, Source, read_source
 
 
 def load_suite(path: Path, overrides: Sequence[str] = (), scale: str | None = None) -> Suite:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import yaml
 
-from qpatchbench.errors import SuiteError, suggestion
+from qpatchbench.errors import SuiteError
 
 # Keys and list indices from the top of the file, for example ("attacks", 1, "size").
 KeyPath: TypeAlias = tuple[str | int, ...]
@@ -139,7 +139,7 @@ def read_source(path: Path) -> Source:
     except (OSError, UnicodeDecodeError) as error:
         raise SuiteError([f"{path}: expected a YAML text file, found one that cannot be read: {error}"]) from None
     source = Source(str(path))
-    source.data = _read(text, source)
+    source.data = read_value(text, source)
     if source.data is None:
         raise SuiteError([f"{path}:1:1: expected a suite, found an empty file"])
     if not isinstance(source.data, dict):
@@ -148,7 +148,7 @@ def read_source(path: Path) -> Source:
     return source
 
 
-def _read(text: str, source: Source) -> Any:  # noqa: ANN401 (YAML data is anything)
+def read_value(text: str, source: Source) -> Any:  # noqa: ANN401 (YAML data is anything)
     """Parse one document and record its positions in `source`; None if it is empty.
 
     Raises:
@@ -159,7 +159,7 @@ def _read(text: str, source: Source) -> Any:  # noqa: ANN401 (YAML data is anyth
         problems = [] if root is None else list(_walk(root, (), source))
         if problems:
             raise SuiteError(problems)
-        return None if root is None else _unshared(_construct(root))
+        return None if root is None else unshared(_construct(root))
     except yaml.YAMLError as error:
         raise SuiteError([f"{source.name}:{_explained(error, text)}"]) from None
     except RecursionError:
@@ -192,11 +192,11 @@ def _construct(node: yaml.Node) -> Any:  # noqa: ANN401 (YAML data is anything)
         loader.dispose()
 
 
-def _unshared(value: Any) -> Any:  # noqa: ANN401 (YAML data is anything)
+def unshared(value: Any) -> Any:  # noqa: ANN401 (YAML data is anything)
     """Copies where the file has aliases, so that overriding one place changes no other."""
     if isinstance(value, dict):
-        return {key: _unshared(item) for key, item in value.items()}
-    return [_unshared(item) for item in value] if isinstance(value, list) else value
+        return {key: unshared(item) for key, item in value.items()}
+    return [unshared(item) for item in value] if isinstance(value, list) else value
 
 
 def _walk(node: yaml.Node, path: KeyPath, source: Source) -> Iterator[str]:
@@ -253,63 +253,3 @@ def _pairs(node: yaml.MappingNode, *, merged: bool) -> Iterator[tuple[yaml.Node,
 
 def _position(node: yaml.Node) -> tuple[int, int]:
     return node.start_mark.line + 1, node.start_mark.column + 1
-
-
-def override(source: Source, assignment: str) -> None:
-    """Apply one `--set key.path=value`; list items are named by index, for example attacks.0.steps=10.
-
-    Raises:
-        SuiteError: no `=`, a value that is not plain YAML, or a path that leads nowhere.
-    """
-    key, equals, text = assignment.partition("=")
-    if not equals or not all(key.split(".")):
-        raise SuiteError([f"--set {assignment}: expected key.path=value, for example training.epochs=5"])
-    value = _read(text, Source(f"--set {key}"))
-    source.assign(_replace(source, key, value, f"--set {assignment}"))
-
-
-def scale_down(source: Source, name: str) -> None:
-    """Apply the overrides that the suite lists under `scales.<name>`, and name the suite `<suite>_<name>`.
-
-    Raises:
-        SuiteError: the suite has no such scale, or an override leads nowhere.
-    """
-    listed = source.data.get("scales")
-    scales: dict[str, Any] = listed if isinstance(listed, dict) else {}
-    if name not in scales:
-        found = f"this suite has no scale {name!r}.{suggestion(name, scales)}"
-        raise SuiteError([f"{source.where(('scales',))}: --scale {name}: {found}"])
-    if not isinstance(scales[name], dict):
-        where: KeyPath = ("scales", name)
-        raise SuiteError(
-            [source.problem(where, "expected a mapping of key.path to value, such as training.epochs: 5").text]
-        )
-    for key, value in scales[name].items():
-        written: KeyPath = ("scales", name, key)
-        source.move(written, _replace(source, key, _unshared(value), f"{source.where(written)}: {dotted(written)}"))
-    source.data["suite"] = f"{source.data.get('suite')}_{name}"
-
-
-def _replace(source: Source, key: str, value: Any, who: str) -> KeyPath:  # noqa: ANN401 (YAML data is anything)
-    """Put a value where `key.path` leads, and return that path; `who` begins the message of an error."""
-    path: KeyPath = tuple(int(part) if part.isdigit() else part for part in key.split("."))
-    holder: Any = source.data
-    for depth, part in enumerate(path[:-1]):
-        if isinstance(holder, list) and isinstance(part, int) and part < len(holder):
-            if isinstance(holder[part], str):
-                holder[part] = {"name": holder[part]}  # a component given by name alone gets fields
-            holder = holder[part]
-        elif isinstance(holder, dict) and isinstance(part, str):
-            if holder.setdefault(part, {}) is None:
-                holder[part] = {}  # a section whose fields are all commented out
-            if isinstance(holder[part], str) and path[: depth + 1] == ("dataset",):
-                holder[part] = {"name": holder[part]}  # the one section that is a component itself
-            holder = holder[part]
-        else:
-            raise SuiteError([f"{who}: {dotted(path[: depth + 1])} is not there"])
-    last = path[-1]
-    fits = isinstance(holder, list) and isinstance(last, int) and last < len(holder)
-    if not fits and not (isinstance(holder, dict) and isinstance(last, str)):
-        raise SuiteError([f"{who}: {dotted(path)} is not there"])
-    holder[last] = value
-    return path

@@ -8,7 +8,8 @@ import pytest
 
 from qpatchbench.errors import SuiteError
 from qpatchbench.suite.load import load_suite, load_with_source, scales_of
-from qpatchbench.suite.source import Source, dotted, override, read_source
+from qpatchbench.suite.overriding import override
+from qpatchbench.suite.source import Source, dotted, read_source
 from qpatchbench.types import FLOAT, Bits
 
 SUITE = """\
