@@ -13,7 +13,7 @@ from qpatchbench.reference.files import read_yaml
 from qpatchbench.reference.settings import PAPERS
 
 Statistic: TypeAlias = Literal["level", "difference", "ratio"]
-Quantity: TypeAlias = Literal["asr", "asr_common", "asr_net", "clean_accuracy", "robust_accuracy", "step_seconds"]
+Quantity: TypeAlias = Literal["asr", "asr_common", "asr_net", "clean_accuracy", "robust_accuracy", "relative_time"]
 Quantifier: TypeAlias = Literal["every", "some"]
 COMPONENTS = ("defense", "attack")
 
@@ -44,7 +44,7 @@ class Hypothesis:
 
     Attributes:
         statistic: level: the quantity in `rows`; difference: in rows - in baseline; ratio: in rows / in baseline.
-        quantity: a rate in percent, or the seconds of a training step.
+        quantity: a rate in percent, or the time of a training step relative to that of the run's reference.
         rows, baseline: what is compared; no baseline for a level.
         vary: facets in which a row may differ from its baseline; in all others they agree.
         direction: on which side of the threshold the effect has to lie.

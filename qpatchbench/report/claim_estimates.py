@@ -32,7 +32,7 @@ _WITH_BOUNDS = ("asr", "asr_common", "asr_net")
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number with its 95 % interval; in percent, points, times or seconds.
+    """A number with its 95 % interval; in percent, points or times.
 
     Attributes:
         value, low, high: the number and its bounds.
@@ -100,8 +100,9 @@ def estimate(row: Row, quantity: Quantity, sampler: Sampler) -> Estimate | None:
 
     Accuracies have no interval in a leaderboard: Wilson's, over the images of one seed, stands in.
     """
-    if quantity == "step_seconds":
-        return Estimate(row[quantity], row["step_seconds_low"], row["step_seconds_high"])
+    if quantity == "relative_time":
+        # Runs of before have no quartiles of ratios.
+        return Estimate(row[quantity], *(row.get(f"{quantity}_{end}", math.nan) for end in ("low", "high")))
     if not row.get(quantity):
         return None
     value = float(row[quantity])
@@ -180,4 +181,4 @@ def _ratio(rows: Estimate, baseline: Estimate) -> tuple[float, Estimate]:
 
 
 def _log(number: float) -> float:
-    return math.log(number) if number > 0 else -math.inf
+    return -math.inf if number <= 0 else math.log(number)  # of what is not known: not known

@@ -91,7 +91,7 @@ def group_of(row: Row, each: Sequence[str]) -> tuple[str, ...]:
 def departures(claim: Claim, found: Sequence[Stand]) -> list[str]:
     """In what the protocol of the rows is not the paper's, and which checks they failed."""
     assert claim.hypothesis is not None
-    patched = claim.hypothesis.quantity not in ("clean_accuracy", "step_seconds")
+    patched = claim.hypothesis.quantity not in ("clean_accuracy", "relative_time")
     told: dict[str, None] = {}
     for stand in found:
         for row in (*stand.rows, *stand.baseline):
@@ -108,7 +108,7 @@ def _departures(claim: Claim, folder: RunFolder, row: Row, *, patched: bool) -> 
         yield f"dataset: {row['base']} instead of {' or '.join(sorted(datasets))}"
     if not any(row["model"] in MODELS.get(model, (model,)) for model in models):
         yield f"architecture: {row['model']} instead of {' or '.join(sorted(models))}"
-    if claim.hypothesis.quantity == "step_seconds":
+    if claim.hypothesis.quantity == "relative_time":
         yield from protocol.of_costs(folder, row)
         return
     yield from protocol.of_run(folder, values[0], row["base"])
@@ -126,7 +126,7 @@ def _sides(hypothesis: Hypothesis) -> Iterator[Selection]:
 
 
 def _selected(hypothesis: Hypothesis, selection: Selection, source: ClaimSource) -> list[Row] | Missing:
-    cost = hypothesis.quantity == "step_seconds"
+    cost = hypothesis.quantity == "relative_time"
     if cost and not source.folder.costs:
         return Missing("the run has no costs")
     clean = hypothesis.quantity == "clean_accuracy"
@@ -163,7 +163,7 @@ def _titles(folder: RunFolder, kind: str, selection: Selection) -> Iterator[str]
 
 def _agreeing(hypothesis: Hypothesis) -> list[str]:
     """Columns in which a row and its baseline agree."""
-    if hypothesis.quantity == "step_seconds":
+    if hypothesis.quantity == "relative_time":
         return ["base", "model", "seed"]
     known: Mapping[str, tuple[str, ...]] = _NETWORK if hypothesis.quantity == "clean_accuracy" else _NETWORK | _PATCH
     varied = {column for facet in hypothesis.vary for column in (_NETWORK | _PATCH)[facet]}

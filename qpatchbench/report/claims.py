@@ -175,8 +175,8 @@ def _points(hypothesis: Hypothesis, group: Group, alone: Verdict) -> str:
 
 
 def _method(hypothesis: Hypothesis, groups: Sequence[Group]) -> str:
-    if hypothesis.quantity == "step_seconds":
-        kind = "quartiles of the timed rounds, combined as if independent"
+    if hypothesis.quantity == "relative_time":
+        kind = "quartiles of the timed rounds, side by side with the reference"
     elif hypothesis.statistic == "level":
         kind = "intervals of the leaderboard"
     elif all(group.paired for group in groups):
@@ -194,7 +194,7 @@ def _here(hypothesis: Hypothesis, groups: Sequence[Group], decisive: Group) -> s
     digits = 2 if hypothesis.statistic == "ratio" else 1
     if decisive.baseline is None:
         sides = quantity
-    elif quantity == "step_seconds":
+    elif quantity == "relative_time":
         sides = f"{quantity} {decisive.rows:.3g} against {decisive.baseline:.3g}"
     else:
         sides = f"{quantity} {decisive.rows:.1f} % against {decisive.baseline:.1f} %"

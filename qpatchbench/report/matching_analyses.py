@@ -46,8 +46,8 @@ def find_cost(folder: RunFolder, value: PublishedValue) -> Measured | Missing:
         return rows
     row, unit = rows[0], COSTS[value.metric]
     number = unit.factor * row[unit.column]
-    low, high = _bounds(row, found, value.metric) if unit.timed else (math.nan, math.nan)
-    if value.metric in ("time_x", "mem_x") and row["defense"] == row["reference"]:
+    low, high = _bounds(row, value.metric) if unit.timed else (math.nan, math.nan)
+    if value.metric == "mem_x" and row["defense"] == row["reference"]:
         low = high = number  # by definition
     told = [*protocol.of_costs(folder, row)]
     described = f"{row['model']}, {row['defense']}, bits {row['bits']}"
@@ -101,17 +101,13 @@ def _of_dataset(
     return rows if own == dataset else Missing(f"no {what} with dataset {dataset}; there: {own or 'unknown'}")
 
 
-def _bounds(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], metric: str) -> tuple[float, float]:
-    """From the quartiles of the timed rounds, of both trainings for a ratio."""
+def _bounds(row: Mapping[str, Any], metric: str) -> tuple[float, float]:
+    """From the quartiles of the timed rounds."""
+    if metric == "time_x":
+        # Runs of before have no quartiles of ratios.
+        return row.get("relative_time_low", math.nan), row.get("relative_time_high", math.nan)
     low, high = row["step_seconds_low"], row["step_seconds_high"]
     if metric == "iter_ms":
         return 1000 * low, 1000 * high
-    if metric == "images_per_s":
-        images = row["images_per_second"] * row["step_seconds"]
-        return images / high, images / low
-    own = (row["reference"], row["model"], row["seed"])
-    same = (each for each in rows if (each["defense"], each["model"], each["seed"]) == own)
-    reference = next(same, None)
-    if reference is None:
-        return math.nan, math.nan
-    return low / reference["step_seconds_high"], high / reference["step_seconds_low"]
+    images = row["images_per_second"] * row["step_seconds"]
+    return images / high, images / low

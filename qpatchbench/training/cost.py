@@ -11,7 +11,7 @@ import gc
 import os
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -37,6 +37,7 @@ class Cost:
         peak_bytes: most memory that the largest measured step holds at once beyond weights, optimiser state and
             images; its gradients are counted.
         relative_time: median over rounds of this task's time divided by the reference's of the same round.
+        relative_time_low, relative_time_high: first and third quartile.
         relative_memory: `peak_bytes` divided by the reference's.
         active_bits: the bit-widths that were active, as a suite writes them, separated by spaces.
     """
@@ -47,6 +48,8 @@ class Cost:
     images_per_second: float
     peak_bytes: int
     relative_time: float
+    relative_time_low: float
+    relative_time_high: float
     relative_memory: float
     active_bits: str
 
@@ -175,16 +178,26 @@ def _quiet_profiler() -> Iterator[None]:
 
 
 def _cost(one: _Measured, reference: _Measured, peak: int, reference_peak: int) -> Cost:
-    middle = statistics.median(one.seconds)
-    # A single round has no spread.
-    low, _, high = statistics.quantiles(one.seconds, method="inclusive") if len(one.seconds) > 1 else [middle] * 3
+    low, middle, high = _quartiles(one.seconds)
+    # Within a round, so that a machine that slows down does not count.
+    ratios = _quartiles([own / other for own, other in zip(one.seconds, reference.seconds, strict=True)])
     return Cost(
         step_seconds=middle,
         step_seconds_low=low,
         step_seconds_high=high,
         images_per_second=one.batch_size / middle,
         peak_bytes=peak,
-        relative_time=statistics.median(a / b for a, b in zip(one.seconds, reference.seconds, strict=True)),
+        relative_time=ratios[1],
+        relative_time_low=ratios[0],
+        relative_time_high=ratios[2],
         relative_memory=peak / reference_peak,
         active_bits=" ".join(map(str, one.step().bits)),
     )
+
+
+def _quartiles(values: Sequence[float]) -> tuple[float, float, float]:
+    """First quartile, median and third; a single value has no spread."""
+    if len(values) == 1:
+        return values[0], values[0], values[0]
+    low, middle, high = statistics.quantiles(values, method="inclusive")
+    return low, middle, high

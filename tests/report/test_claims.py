@@ -288,9 +288,9 @@ def test_costs_are_ratios_of_timed_steps(tmp_path: Path) -> None:
     folder = new(tmp_path)
     add(folder, 5)
     facts = {"model": "resnet56", "seed": 0, "batch_size": 256, "reference": "qat"}
-    timed = {"qat": (1.0, 0.9, 1.1), "triqdef": (9.0, 8.8, 9.2), "pbat": (13.0, 12.0, 14.0), "dwq": (1.05, 1.0, 1.2)}
+    timed = {"qat": (1.0, 1.0, 1.0), "triqdef": (9.0, 8.8, 9.2), "pbat": (13.0, 12.0, 14.0), "dwq": (1.05, 1.0, 1.2)}
     rows = [
-        {**facts, "defense": name, "step_seconds": value, "step_seconds_low": low, "step_seconds_high": high}
+        {**facts, "defense": name, "relative_time": value, "relative_time_low": low, "relative_time_high": high}
         for name, (value, low, high) in timed.items()
     ]
     folder.path.mkdir()
@@ -299,9 +299,22 @@ def test_costs_are_ratios_of_timed_steps(tmp_path: Path) -> None:
     assert result(folder, "triqdef-cost-pbat").verdict == "holds"
     found = result(folder, "triqdef-cost-dwq")
     assert (found.verdict, found.points) == ("cannot tell", "towards it")
-    below = math.hypot(math.log(1.05 / 1.0), math.log(1.1 / 1.0))
-    assert effect(found).low == pytest.approx(1.05 * math.exp(-below))
-    assert found.method == "quartiles of the timed rounds, combined as if independent"
+    # Beside the reference itself, its quartiles are the interval.
+    assert (effect(found).value, effect(found).low, effect(found).high) == pytest.approx((1.05, 1.0, 1.2))
+    assert found.method == "quartiles of the timed rounds, side by side with the reference"
+    above = math.hypot(math.log(9.2 / 9), math.log(13 / 12))
+    assert effect(result(folder, "triqdef-cost-pbat")).high == pytest.approx(9 / 13 * math.exp(above))
+
+
+def test_costs_without_quartiles_decide_nothing(tmp_path: Path) -> None:
+    folder = new(tmp_path)
+    add(folder, 5)
+    facts = {"model": "resnet56", "seed": 0, "batch_size": 256, "reference": "qat"}
+    rows = [{**facts, "defense": name, "relative_time": time} for name, time in (("qat", 1.0), ("triqdef", 9.0))]
+    folder.path.mkdir()
+    pq.write_table(pa.Table.from_pylist(rows), folder.path / "costs.parquet")
+    found = result(folder, "triqdef-cost")
+    assert (found.verdict, found.reason) == ("cannot tell", "no interval was measured")
 
 
 def test_rows_of_several_runs_count(tmp_path: Path) -> None:

@@ -336,9 +336,11 @@ COST = {
 }  # fmt: skip
 COSTS = (
     {**COST, "defense": "qat", "step_seconds": 0.1, "step_seconds_low": 0.08, "step_seconds_high": 0.125,
-     "images_per_second": 2560.0, "relative_time": 1.0, "relative_memory": 1.0},
+     "images_per_second": 2560.0, "relative_time": 1.0, "relative_time_low": 1.0, "relative_time_high": 1.0,
+     "relative_memory": 1.0},
     {**COST, "defense": "triqdef", "step_seconds": 0.2, "step_seconds_low": 0.18, "step_seconds_high": 0.24,
-     "images_per_second": 1280.0, "relative_time": 2.0, "relative_memory": 1.5},
+     "images_per_second": 1280.0, "relative_time": 2.0, "relative_time_low": 1.9, "relative_time_high": 2.2,
+     "relative_memory": 1.5},
 )  # fmt: skip
 
 
@@ -351,7 +353,7 @@ def cost(metric: str) -> PublishedValue:
     [
         ("iter_ms", (200, 180, 240)),
         ("images_per_s", (1280, 256 / 0.24, 256 / 0.18)),
-        ("time_x", (2, 0.18 / 0.125, 0.24 / 0.08)),
+        ("time_x", (2, 1.9, 2.2)),
         ("mem_x", (1.5, math.nan, math.nan)),
         ("peak_mem_gb", (3, math.nan, math.nan)),
     ],
@@ -361,6 +363,13 @@ def test_costs_in_the_published_units(metric: str, numbers: tuple[float, float, 
     assert isinstance(found, Measured)
     assert (found.value, found.low, found.high) == pytest.approx(numbers, nan_ok=True)
     assert found.departures == ()
+
+
+def test_runs_of_before_have_no_quartiles_of_ratios() -> None:
+    older = [{name: value for name, value in row.items() if "time_" not in name} for row in COSTS]
+    found = find_cost(folder(costs=older), cost("time_x"))
+    assert isinstance(found, Measured)
+    assert (found.value, found.low, found.high) == pytest.approx((2, math.nan, math.nan), nan_ok=True)
 
 
 def test_what_costs_lack_is_named() -> None:

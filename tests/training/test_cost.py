@@ -133,7 +133,7 @@ def test_time_by_a_clock_that_only_the_network_moves(measure: Measure) -> None:
     assert list(costs) == ["1", "2", "5"]
     for work, cost in zip((1, 2, 5), costs.values(), strict=True):
         assert cost.step_seconds == cost.step_seconds_low == cost.step_seconds_high == work
-        assert cost.relative_time == work / 2
+        assert cost.relative_time == cost.relative_time_low == cost.relative_time_high == work / 2
         assert cost.images_per_second == BATCH / work
 
 
@@ -156,7 +156,8 @@ def test_a_machine_that_slows_down_hurts_all_alike(measure: Measure) -> None:
 
     tasks = {str(work): task(repeating(work), lambda: Ticking(clock, seconds)) for work in (1, 3)}
     costs = measure(tasks, "1", steps=2, repeats=5, clock=clock)
-    assert costs["3"].relative_time == 3
+    three = costs["3"]
+    assert three.relative_time_low == three.relative_time == three.relative_time_high == 3
     one = costs["1"]
     assert (one.step_seconds_low, one.step_seconds, one.step_seconds_high) == (2, 3, 4), "quartiles of 1, 2, 3, 4, 100"
 
@@ -172,6 +173,21 @@ def test_one_disturbed_round_does_not_move_the_medians(measure: Measure) -> None
     costs = measure(tasks, "1", repeats=5, clock=clock)
     assert [cost.relative_time for cost in costs.values()] == [1, 3]
     assert [cost.step_seconds for cost in costs.values()] == [1, 3]
+
+
+def test_quartiles_of_ratios_within_rounds(measure: Measure) -> None:
+    """The other task takes 1, 5, 2, 4 and 3 times as long as the reference, which itself gets slower and slower."""
+    clock = Clock()
+    reference, factors = [1.0, 10.0, 100.0, 1000.0, 10000.0], [1.0, 5.0, 2.0, 4.0, 3.0]
+
+    def seconds(clock: Clock) -> float:
+        turn, other = divmod(max(clock.reads - 1, 0) // 2, 2)
+        place = min(turn, 4)
+        return reference[place] * (factors[place] if other else 1)
+
+    tasks = {name: task(repeating(), lambda: Ticking(clock, seconds)) for name in ("reference", "other")}
+    other = measure(tasks, "reference", repeats=5, clock=clock)["other"]
+    assert (other.relative_time_low, other.relative_time, other.relative_time_high) == (2, 3, 4)
 
 
 def test_tasks_take_turns_after_warming_up(measure: Measure) -> None:
@@ -418,5 +434,6 @@ def test_a_cost_is_a_row_of_a_table(measure: Measure) -> None:
     row = asdict(cost)
     assert {name: type(value) for name, value in row.items()} == {
         "step_seconds": float, "step_seconds_low": float, "step_seconds_high": float, "images_per_second": float,
-        "peak_bytes": int, "relative_time": float, "relative_memory": float, "active_bits": str,
+        "peak_bytes": int, "relative_time": float, "relative_time_low": float, "relative_time_high": float,
+        "relative_memory": float, "active_bits": str,
     }  # fmt: skip

@@ -55,12 +55,8 @@ def active_count(row: Cost) -> int:
 
 
 def ratio(row: Cost, name: str, x: float) -> Point:
-    """A relative cost; that of time with the quartiles of its steps, over the median of the reference's."""
-    low = high = math.nan
-    if name == "relative_time" and row["step_seconds"]:
-        scale = row["relative_time"] / row["step_seconds"]
-        low, high = scale * row["step_seconds_low"], scale * row["step_seconds_high"]
-    return Point(x, row[name], low, high)
+    """A relative cost; that of time with the quartiles of the timed rounds, where the run has them."""
+    return Point(x, row[name], row.get(f"{name}_low", math.nan), row.get(f"{name}_high", math.nan))
 
 
 def _grows(rows: Sequence[Cost]) -> bool:
