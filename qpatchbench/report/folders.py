@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -74,8 +75,8 @@ def read_folder(directory: Path) -> RunFolder:
         str(directory),
         manifest,
         tuple(_with_facets(row) for row in rows),
-        _analysis(directory / "costs.parquet"),
-        _analysis(directory / "similarity.parquet"),
+        _analysis(directory / "costs"),
+        _analysis(directory / "similarity"),
     )
 
 
@@ -108,12 +109,29 @@ def _computed(directory: Path) -> str:
     return as_csv(Leaderboard(Run(directory)).frame)
 
 
-def _analysis(path: Path) -> tuple[Mapping[str, Any], ...]:
-    if not path.is_file():
-        return ()
-    import pyarrow.parquet as pq
+def _analysis(stem: Path) -> tuple[Mapping[str, Any], ...]:
+    """Rows of an analysis; of the rounded .csv where that is all that was published."""
+    whole, readable = stem.with_suffix(".parquet"), stem.with_suffix(".csv")
+    if whole.is_file():
+        import pyarrow.parquet as pq
 
-    return tuple(pq.read_table(path).to_pylist())
+        return tuple(pq.read_table(whole).to_pylist())
+    if not readable.is_file():
+        return ()
+    rows = csv.DictReader(readable.read_text(encoding="utf-8").splitlines())
+    return tuple({name: _value(name, text) for name, text in row.items()} for row in rows)
+
+
+def _value(name: str, text: str) -> Any:  # noqa: ANN401 (what the text says)
+    """A cell of a .csv as the type that it was written from; bit-widths are text: `32`, `w8a4`, `32 8 4`."""
+    if name.endswith("bits"):
+        return text
+    if text in (known := {"": None, "True": True, "False": False}):
+        return known[text]
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
 
 
 def listing(directory: Path) -> str:

@@ -116,13 +116,17 @@ class Source:
         chosen.sort(key=lambda row: row["source_defense"] != row["defense"])
         return self._measured(value, chosen if _varies(value) else chosen[:1], facets)
 
-    def facets(self, table: str, value: PublishedValue, row_mode: str) -> list[Facet]:
-        """What a row has to fit, in the order in which it is looked for."""
-        dataset = value.dataset or DATASETS.get(table, "")
+    def models(self, value: PublishedValue, dataset: str) -> tuple[str, ...]:
+        """What the published architecture is called in a run, and what stands in for it."""
         model = value.model or MAIN_MODELS[dataset]
         # Between architectures a stand-in could turn out to be the source itself.
         stand_in = self.stand_ins.get(model) if not value.source_model else None
-        models = (*MODELS.get(model, (model,)), *filter(None, (stand_in,)))
+        return (*MODELS.get(model, (model,)), *filter(None, (stand_in,)))
+
+    def facets(self, table: str, value: PublishedValue, row_mode: str) -> list[Facet]:
+        """What a row has to fit, in the order in which it is looked for."""
+        dataset = value.dataset or DATASETS.get(table, "")
+        models = self.models(value, dataset)
         bits = value.target_bits or DEFAULTS["target_bits"]
         settings = defenses(value, row_mode)
         named = [title for setting in settings for title in protocol.titles(self.folder, "defenses", setting)]
@@ -172,7 +176,7 @@ class Source:
         if patched:
             told += [f"checks: {text}" for row in rows if (text := failed_checks(row))]
         if value.model and rows[0]["model"] not in MODELS.get(value.model, (value.model,)):
-            told.append(f"architecture: {rows[0]['model']} instead of {value.model}")
+            told.append(protocol.other_architecture(rows[0]["model"], value.model))
         # The mean of bounds is a bound of the mean, however the rows depend on each other.
         mean = [sum(rate[place] for rate in each) / len(each) for place in range(3)]
         more = f", mean of {len(rows)} rows" if len(rows) > 1 else ""

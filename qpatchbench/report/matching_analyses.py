@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 
 from qpatchbench.reference.values import PublishedValue
 from qpatchbench.report import protocol
-from qpatchbench.report.equivalents import DATASETS, METRICS, defenses
+from qpatchbench.report.equivalents import METRICS, MODELS, defenses
 from qpatchbench.report.folders import RunFolder, base_name
-from qpatchbench.report.matching import Facet, Measured, Missing, Rows
+from qpatchbench.report.matching import Facet, Measured, Missing, Rows, Source
 
 _NORMAL = 1.959964  # standard errors of a 95 % interval
 
@@ -34,13 +34,14 @@ SIMILARITIES = ("cosine", "edge_iou", "hog_cosine", "softdice", "softhog")
 GRADIENT = "input gradient"
 
 
-def find_cost(folder: RunFolder, value: PublishedValue) -> Measured | Missing:
+def find_cost(source: Source, value: PublishedValue) -> Measured | Missing:
     """The cost of a training step."""
+    folder = source.folder
     found = _of_dataset(folder, value.dataset, folder.whole_costs, "costs")
     if isinstance(found, Missing):
         return found
     named = [title for each in defenses(value, "") for title in protocol.titles(folder, "defenses", each)]
-    facets = [Facet("model", (value.model,)), Facet("defense", tuple(named) or (value.defense,))]
+    facets = [Facet("model", source.models(value, value.dataset)), Facet("defense", tuple(named) or (value.defense,))]
     rows = Rows(found).matching(facets)
     if isinstance(rows, Missing):
         return rows
@@ -50,13 +51,15 @@ def find_cost(folder: RunFolder, value: PublishedValue) -> Measured | Missing:
     if value.metric == "mem_x" and row["defense"] == row["reference"]:
         low = high = number  # by definition
     told = [*protocol.of_costs(folder, row)]
+    if row["model"] not in MODELS.get(value.model, (value.model,)):
+        told.append(protocol.other_architecture(row["model"], value.model))
     described = f"{row['model']}, {row['defense']}, bits {row['bits']}"
     return Measured(number, low, high, 1, folder.name, described, tuple(told))
 
 
-def find_similarity(folder: RunFolder, table: str, value: PublishedValue) -> Measured | Missing:
-    """The similarity of two bit-widths, of input gradients or at an early layer."""
-    found = _of_dataset(folder, value.dataset or DATASETS[table], folder.similarity, "similarities")
+def find_similarity(folder: RunFolder, value: PublishedValue) -> Measured | Missing:
+    """The similarity of two bit-widths, of input gradients or at an early layer, of whatever network a run has."""
+    found = _of_dataset(folder, value.dataset, folder.similarity, "similarities")
     if isinstance(found, Missing):
         return found
     layers = [layer for layer in dict.fromkeys(row["layer"] for row in found) if layer != GRADIENT]
@@ -69,7 +72,7 @@ def find_similarity(folder: RunFolder, table: str, value: PublishedValue) -> Mea
         layer = layers[place]
     named = [title for each in defenses(value, "") for title in protocol.titles(folder, "defenses", each)]
     facets = [
-        Facet("model", ("resnet*",), assumed=True),
+        Facet("model", ("resnet*", "*"), assumed=True),
         Facet("defense", tuple(named) or ("qat",), assumed=True),
         Facet("quantization", ("qat", "ptq*"), assumed=True),
         Facet("images", ("clean", "patched"), assumed=True),
@@ -85,7 +88,7 @@ def find_similarity(folder: RunFolder, table: str, value: PublishedValue) -> Mea
     error = row["standard_error"]
     half = math.nan if error is None else _NORMAL * error
     noted = [f"images: {folder.dataset}"] if "(" in folder.dataset else []
-    told = ["network, layer and images are not stated", *noted]
+    told = ["data set, network, layer and images are not stated", *noted]
     described = f"{row['model']}, {row['defense']}, {row['quantization']}, {row['images']} images, {row['layer']}"
     return Measured(
         row["value"], row["value"] - half, row["value"] + half, row["n_images"], folder.name, described, tuple(told)
@@ -96,9 +99,9 @@ def _of_dataset(
     folder: RunFolder, dataset: str, rows: Sequence[Mapping[str, Any]], what: str
 ) -> Sequence[Mapping[str, Any]] | Missing:
     if not rows:
-        return Missing(f"the run has no {what}")
+        return Missing(f"the run has no {what}", -1)
     own = base_name(folder.dataset)
-    return rows if own == dataset else Missing(f"no {what} with dataset {dataset}; there: {own or 'unknown'}")
+    return rows if dataset in ("", own) else Missing(f"no {what} with dataset {dataset}; there: {own or 'unknown'}")
 
 
 def _bounds(row: Mapping[str, Any], metric: str) -> tuple[float, float]:

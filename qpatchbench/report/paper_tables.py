@@ -143,9 +143,9 @@ def _found_in(source: Source, table: str, value: PublishedValue, row_mode: str) 
     if value.metric in RATES:
         return source.find(table, value, row_mode)
     if value.metric in COSTS:
-        return find_cost(source.folder, value)
+        return find_cost(source, value)
     if value.metric in SIMILARITIES:
-        return find_similarity(source.folder, table, value)
+        return find_similarity(source.folder, value)
     if value.metric == "hyperparameter":
         return Missing("a setting, not a result")
     return Missing("the cost of inference is not measured by runs")

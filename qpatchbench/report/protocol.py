@@ -60,6 +60,11 @@ def of_row(folder: RunFolder, row: Row, meant: Set[str], *, patched: bool) -> It
         yield row["status"]
 
 
+def other_architecture(model: str, published: str) -> str:
+    """That an architecture stands in for the published one."""
+    return f"architecture: {model} instead of {published}"
+
+
 def of_costs(folder: RunFolder, row: Mapping[str, Any]) -> Iterator[str]:
     """Departures of a measured training step: the machine, and what it is relative to."""
     device = str(folder.manifest.get("device") or "an unknown device")

@@ -51,7 +51,8 @@ def cost(defense: str, bits: str, time: float, memory: float, **facts: object) -
         "model": "resnet20", "seed": 0, "reference": "qat", "defense": defense, "bits": bits, "batch_size": 128,
         "step_seconds": 2 * time, "step_seconds_low": 1.9 * time, "step_seconds_high": 2.4 * time,
         "images_per_second": 64 / time, "peak_bytes": int(memory * 2**20), "relative_time": time,
-        "relative_time_low": 0.95 * time, "relative_time_high": 1.2 * time, "relative_memory": memory, "active_bits": bits, **facts,
+        "relative_time_low": 0.95 * time, "relative_time_high": 1.2 * time, "relative_memory": memory,
+        "active_bits": bits, **facts,
     }  # fmt: skip
 
 

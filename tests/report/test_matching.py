@@ -9,12 +9,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from qpatchbench.errors import ArtifactError
 from qpatchbench.evaluation.statistics import wilson
 from qpatchbench.reference.tables import published_table
 from qpatchbench.reference.values import PublishedValue
+from qpatchbench.report.analyses import write_analyses
 from qpatchbench.report.folders import RunFolder, read_folder
 from qpatchbench.report.leaderboard import Leaderboard
 from qpatchbench.report.matching import Measured, Missing, Source
@@ -359,7 +362,7 @@ def cost(metric: str) -> PublishedValue:
     ],
 )
 def test_costs_in_the_published_units(metric: str, numbers: tuple[float, float, float]) -> None:
-    found = find_cost(folder(costs=COSTS), cost(metric))
+    found = find_cost(Source(folder(costs=COSTS)), cost(metric))
     assert isinstance(found, Measured)
     assert (found.value, found.low, found.high) == pytest.approx(numbers, nan_ok=True)
     assert found.departures == ()
@@ -367,7 +370,7 @@ def test_costs_in_the_published_units(metric: str, numbers: tuple[float, float, 
 
 def test_runs_of_before_have_no_quartiles_of_ratios() -> None:
     older = [{name: value for name, value in row.items() if "time_" not in name} for row in COSTS]
-    found = find_cost(folder(costs=older), cost("time_x"))
+    found = find_cost(Source(folder(costs=older)), cost("time_x"))
     assert isinstance(found, Measured)
     assert (found.value, found.low, found.high) == pytest.approx((2, math.nan, math.nan), nan_ok=True)
 
@@ -376,18 +379,25 @@ def test_what_costs_lack_is_named() -> None:
     value = cost("time_x")
     other = {**FULL, "dataset_note": "imagenet"}
     elsewhere = ({**COSTS[1], "model": "resnet20"},)
-    assert find_cost(folder(), value) == Missing("the run has no costs")
-    assert find_cost(folder(costs=COSTS, manifest=other), value) == Missing(
+    assert find_cost(Source(folder()), value) == Missing("the run has no costs", -1)
+    assert find_cost(Source(folder(costs=COSTS, manifest=other)), value) == Missing(
         "no costs with dataset cifar10; there: imagenet"
     )
-    assert find_cost(folder(costs=elsewhere), value) == Missing("no row with model resnet56; there: resnet20", 0)
-    assert find_cost(folder(costs=COSTS[:1]), value) == Missing("no row with defense triqdef; there: qat", 1)
+    assert find_cost(Source(folder(costs=elsewhere)), value) == Missing("no row with model resnet56; there: resnet20")
+    assert find_cost(Source(folder(costs=COSTS[:1])), value) == Missing("no row with defense triqdef; there: qat", 1)
     slow = tuple({**each, "batch_size": 128, "reference": "triqdef"} for each in COSTS)
-    found = find_cost(folder(costs=slow, manifest={**FULL, "device": "cpu"}), value)
+    found = find_cost(Source(folder(costs=slow, manifest={**FULL, "device": "cpu"})), value)
     assert isinstance(found, Measured)
     assert found.departures == (
         "timed on cpu instead of an NVIDIA A100", "batches of 128 instead of 256", "relative to triqdef instead of qat",
     )  # fmt: skip
+
+
+def test_costs_of_a_network_that_stands_in() -> None:
+    smaller = folder(costs=[{**row, "model": "resnet20"} for row in COSTS])
+    found = find_cost(Source(smaller, {"resnet56": "resnet20"}), cost("time_x"))
+    assert isinstance(found, Measured)
+    assert (found.value, found.departures) == (2, ("architecture: resnet20 instead of resnet56",))
 
 
 def similarity(layer: str, metric: str, value: float, **facts: object) -> dict[str, Any]:
@@ -410,23 +420,54 @@ IMAGENET = {**FULL, "dataset_note": "imagenet"}
 def test_similarities_of_layers_and_of_gradients() -> None:
     run = folder(manifest=IMAGENET, similarity=SIMILAR)
     pair = {"metric": "softdice", "source_bits": "32", "target_bits": "5"}
-    first = find_similarity(run, "triqdef.12", published("triqdef.12", param_value="L0.conv1", **pair))
+    first = find_similarity(run, published("triqdef.12", param_value="L0.conv1", **pair))
     assert isinstance(first, Measured)
     assert (first.value, first.low, first.high) == pytest.approx((0.5, 0.48040036, 0.51959964))
-    assert first.departures == ("network, layer and images are not stated",)
-    second = find_similarity(run, "triqdef.12", published("triqdef.12", param_value="L1.conv1", **pair))
+    assert first.departures == ("data set, network, layer and images are not stated",)
+    second = find_similarity(run, published("triqdef.12", param_value="L1.conv1", **pair))
     assert isinstance(second, Measured)
     assert (second.value, math.isnan(second.low), math.isnan(second.high)) == (0.6, True, True)
-    third = find_similarity(run, "triqdef.12", published("triqdef.12", param_value="L2.conv1", **pair))
+    third = find_similarity(run, published("triqdef.12", param_value="L2.conv1", **pair))
     assert third == Missing("no early layer number 3; there: conv1, layer2", 1)
-    gradient = find_similarity(run, "triqdef.3", published("triqdef.3", metric="cosine", param_value="fp-5b"))
+    gradient = find_similarity(run, published("triqdef.3", metric="cosine", param_value="fp-5b"))
     assert number(gradient) == 0.2
-    other = find_similarity(run, "triqdef.3", published("triqdef.3", metric="cosine", param_value="5b-4b"))
+    other = find_similarity(run, published("triqdef.3", metric="cosine", param_value="5b-4b"))
     assert isinstance(other, Missing)
     assert other.reason == "no row with first_bits 5; there: 32"
 
 
+def test_similarities_of_whatever_network_a_run_has() -> None:
+    """The tables name neither data set nor network; ResNets come first."""
+    value = published("triqdef.3", metric="cosine", param_value="fp-5b")
+    gradients = similarity("input gradient", "cosine", 0.3, model="vgg16")
+    other = find_similarity(folder(similarity=[gradients]), value)
+    assert isinstance(other, Measured)
+    assert (other.value, other.row) == (0.3, "vgg16, qat, qat, clean images, input gradient")
+    assert number(find_similarity(folder(similarity=[gradients, *SIMILAR]), value)) == 0.2
+
+
 # Reading run folders
+
+
+def test_analyses_of_a_published_folder_are_read_from_text(tmp_path: Path) -> None:
+    """A published folder has no Parquet; what the .csv says comes back with its types."""
+    costs = [{**each, "all_widths": True} for each in COSTS]
+    directory = tmp_path / "run"
+    directory.mkdir()
+    for name, rows in (("costs", costs), ("similarity", SIMILAR)):
+        pq.write_table(pa.Table.from_pylist([*rows]), directory / f"{name}.parquet")
+    (directory / "manifest.json").write_text(json.dumps(FULL))
+    board = row() | {"patch_width": "6"}
+    (directory / "leaderboard.csv").write_text(",".join(board) + "\n" + ",".join(board.values()) + "\n")
+    whole = read_folder(directory)
+    write_analyses(directory, ("csv",))
+    for name in ("costs", "similarity"):
+        (directory / f"{name}.parquet").unlink()
+    published = read_folder(directory)
+    assert published.costs == whole.costs == tuple(costs)
+    assert published.similarity == whole.similarity == SIMILAR
+    assert published.costs[0]["bits"] == "32 8 5 4 2"
+    assert published.similarity[0]["first_bits"] == "32"
 
 
 def test_a_simulated_run_gives_the_numbers_of_its_leaderboard(simulated: Path, tmp_path: Path) -> None:
