@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny
+from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, field_validator
 
 from qpatchbench.attacks.base import Attack
 from qpatchbench.data.base import DatasetSource
@@ -49,6 +49,11 @@ class Evaluation(Section):
     batch_size: int = Field(default=500, gt=0, description="images per forward pass; does not change results")
     placement_seed: int = Field(default=0, ge=0, description="seed of the placements, which all cells share")
     checks: Literal["off", "fast", "full"] = Field(default="fast", description="validity checks to run")
+
+    @field_validator("checks", mode="before")
+    @classmethod
+    def _unquoted(cls, checks: object) -> object:
+        return "off" if checks is False else checks  # as YAML 1.1 reads an `off` without quotes
 
 
 class PatchPool(Section):

@@ -9,6 +9,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
+from qpatchbench.suite.load import load_suite
 from tests.cli.test_commands import invoke
 
 SUITE = """
@@ -32,11 +33,11 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     (folder / "checked.yaml").write_text(SUITE)
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("QPATCHBENCH_CACHE", str(folder / "cache"))
-        for level in ("fast", "full"):
+        for level in ("off", "fast", "full"):
             suite, output = str(folder / "checked.yaml"), str(folder / level)
             done = invoke("run", suite, "--checks", level, "--output", output, "--display", "none")
             assert done.return_value == 0, done.output
-    return {"fast": folder / "fast", "full": folder / "full"}
+    return {level: folder / level for level in ("off", "fast", "full")}
 
 
 def verdicts(run: Path) -> dict[tuple[str, str, str], dict[str, str]]:
@@ -54,6 +55,18 @@ def test_fast_and_full_differ_in_the_column_of_checks_alone(runs: dict[str, Path
     fast, full = (pd.read_csv(runs[level] / "leaderboard.csv") for level in ("fast", "full"))
     assert len(fast) == 3
     assert fast.drop(columns=["checks", "rank"]).equals(full.drop(columns=["checks", "rank"]))
+
+
+def test_without_checks_the_numbers_are_the_same(runs: dict[str, Path]) -> None:
+    off, fast = (pd.read_csv(runs[level] / "leaderboard.csv") for level in ("off", "fast"))
+    assert off.drop(columns=["checks", "rank"]).equals(fast.drop(columns=["checks", "rank"]))
+    assert list(verdicts(runs["off"]).values()) == [{"V1": "pass"}] * 3, "of V1, how the patch is stored"
+
+
+def test_off_needs_no_quotes(tmp_path: Path) -> None:
+    """YAML 1.1 reads it as false."""
+    (tmp_path / "suite.yaml").write_text(SUITE.replace("{images: 48}", "{images: 48, checks: off}"))
+    assert load_suite(tmp_path / "suite.yaml").evaluation.checks == "off"
 
 
 def test_full_checks_stand_at_white_box_cells_alone(runs: dict[str, Path]) -> None:
