@@ -22,7 +22,6 @@ EXPLANATIONS: dict[str, Explanation] = {
         "value is not the nearest of 8 bits, or rounding to 8 bits changes 0.5 % of the predictions or more",
         "the measured perturbation is not the one named in the row, or exists only in floating point",
         "clamp and round inside the attack; compare the mask with the stated size",
-        "evaluation.checks is off, except for the stored values",
     ),
     "V2": Explanation(
         "The optimised patch beats a random one",

@@ -60,7 +60,8 @@ def test_fast_and_full_differ_in_the_column_of_checks_alone(runs: dict[str, Path
 def test_without_checks_the_numbers_are_the_same(runs: dict[str, Path]) -> None:
     off, fast = (pd.read_csv(runs[level] / "leaderboard.csv") for level in ("off", "fast"))
     assert off.drop(columns=["checks", "rank"]).equals(fast.drop(columns=["checks", "rank"]))
-    assert list(verdicts(runs["off"]).values()) == [{"V1": "pass"}] * 3, "of V1, how the patch is stored"
+    crafted = [found for (attack, *_), found in verdicts(runs["off"]).items() if attack == "lavan"]
+    assert crafted == [{}] * 3
 
 
 def test_off_needs_no_quotes(tmp_path: Path) -> None:
