@@ -7,19 +7,13 @@ from pathlib import Path
 
 import click
 
+from qpatchbench.cli.options import runs_option
+
 FORMATS = ("csv", "md", "tex")
 
 
 @click.command("claims")
-@click.option(
-    "--run",
-    "runs",
-    multiple=True,
-    required=True,
-    type=click.Path(path_type=Path, file_okay=False),
-    metavar="DIR",
-    help="Run folder to test on; repeatable, rows of all runs count.",
-)
+@runs_option("Run folder to test on; repeatable, rows of all runs count.")
 @click.option("--paper", metavar="NAME", help="triqdef or qadtr [default: both].")
 @click.option("--format", "form", type=click.Choice(FORMATS), default="md", show_default=True, help="Of the output.")
 @click.option("--output", type=click.Path(path_type=Path), help="File [default: standard output].")

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from qpatchbench.cli.options import runs_option
+
 if TYPE_CHECKING:
     from qpatchbench.report.folders import RunFolder
 
@@ -16,15 +18,7 @@ ALL = "all"
 
 @click.command("figure")
 @click.argument("name")
-@click.option(
-    "--run",
-    "runs",
-    multiple=True,
-    required=True,
-    type=click.Path(path_type=Path, file_okay=False),
-    metavar="DIR",
-    help="Run folder to draw from; repeatable, the first that has a number wins.",
-)
+@runs_option("Run folder to draw from; repeatable, the first that has a number wins.")
 @click.option(
     "--output",
     type=click.Path(path_type=Path, file_okay=False),

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TypeVar
 
 import click
 import platformdirs
+
+Command = TypeVar("Command", bound=Callable[..., Any])
 
 SUITE = click.argument("suite", type=click.Path(path_type=Path, dir_okay=False))
 SET = click.option(
@@ -26,6 +30,12 @@ DATA_DIR = click.option(
 )
 LIMIT = click.option("--limit", type=click.IntRange(min=1), help="Evaluate at most N images; marks results partial.")
 SEEDS = click.option("--seeds", metavar="0,1,2", help="Seeds instead of the suite's.")
+
+
+def runs_option(told: str, *, required: bool = True) -> Callable[[Command], Command]:
+    """`--run DIR`, repeatable; `told` is its help."""
+    folder = click.Path(path_type=Path, file_okay=False)
+    return click.option("--run", "runs", multiple=True, required=required, type=folder, metavar="DIR", help=told)
 
 
 def cache_dir() -> Path:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from qpatchbench.cli.options import runs_option
 from qpatchbench.reference.tables import PublishedTable, published_table, published_tables
 
 FORMATS = ("csv", "md", "tex")
@@ -15,14 +16,7 @@ ALL, CONTRADICTIONS = "all", "contradictions"
 
 @click.command("table")
 @click.argument("name")
-@click.option(
-    "--run",
-    "runs",
-    multiple=True,
-    type=click.Path(path_type=Path, file_okay=False),
-    metavar="DIR",
-    help="Run folder to compare with; repeatable, the first that has a cell wins.",
-)
+@runs_option("Run folder to compare with; repeatable, the first that has a cell wins.", required=False)
 @click.option("--published-only", is_flag=True, help="The published numbers alone; needs no run.")
 @click.option(
     "--stand-in",

@@ -39,10 +39,8 @@ def _page(backbone: MappedBackbone, index: int) -> Figure:
     contents = [content for content in ("clean", "patched") if content in backbone.facts["contents"]]
     label = backbone.class_name(int(backbone.array("labels")[index]))
     groups = [_layer(backbone, index, layer, contents) for layer in backbone.facts["layers"]]
-    patch = f"; {backbone.patch}" if backbone.patch else ""
-    title = f"{backbone.family.title}, seed {backbone.seed}{patch}"
     caption = f"true class: {label}; r: correlation with the map at {backbone.bits[0]} bits"
-    return page(title, [f"{bits} bits" for bits in backbone.bits], groups, caption)
+    return page(backbone.title, backbone.headings, groups, caption)
 
 
 def _layer(backbone: MappedBackbone, index: int, layer: str, contents: Sequence[str]) -> Group:

@@ -37,14 +37,12 @@ def _page(backbone: MappedBackbone, images: range) -> Figure:
     means, widest = backbone.means("gradcam"), backbone.bits[0]
     contents = [content for content in ("clean", "patched") if content in backbone.facts["contents"]]
     groups = [_group(backbone, content, images, means) for content in contents]
-    patch = f"; {backbone.patch}" if backbone.patch else ""
     layer = backbone.facts["cam_layer"].removeprefix("backbone.")
-    title = f"{backbone.family.title}, seed {backbone.seed}{patch}"
     caption = (
         f"Grad-CAM of {layer} for the true class; above each map: the answer, cosine and IoU of the top fifth with the "
         f"map at {widest} bits"
     )
-    return page(title, [f"{bits} bits" for bits in backbone.bits], groups, caption)
+    return page(backbone.title, backbone.headings, groups, caption)
 
 
 def _group(

@@ -41,10 +41,8 @@ def _page(backbone: MappedBackbone, images: range) -> Figure:
     means, widest = backbone.means("gradients"), backbone.bits[0]
     contents = [("patched" if "patched" in backbone.facts["contents"] else "clean"), "perturbed"]
     groups = [_group(backbone, content, images, means) for content in contents]
-    patch = f"; {backbone.patch}" if backbone.patch else ""
-    title = f"{backbone.family.title}, seed {backbone.seed}{patch}"
     caption = f"above each panel: cosine and MSE to the gradient at {widest} bits; the cosine of chance is 0"
-    return page(title, [f"{bits} bits" for bits in backbone.bits], groups, caption)
+    return page(backbone.title, backbone.headings, groups, caption)
 
 
 def _group(

@@ -55,6 +55,17 @@ class MappedBackbone:
         return len(self.facts["images"])
 
     @property
+    def title(self) -> str:
+        """The backbone and its patch, above a page."""
+        patch = f"; {self.patch}" if self.patch else ""
+        return f"{self.family.title}, seed {self.seed}{patch}"
+
+    @property
+    def headings(self) -> list[str]:
+        """The bit-widths, above columns or beside rows."""
+        return [f"{bits} bits" for bits in self.bits]
+
+    @property
     def patch(self) -> str:
         """The patch as a caption states it; "" without one."""
         found = self.facts["patch"]
