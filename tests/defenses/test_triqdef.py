@@ -1,91 +1,54 @@
-"""TriQDef: its terms by hand, what reaches them, the curriculum, and that both penalties do what they are for."""
+"""TriQDef: its terms by hand, what reaches them, and the patches that it trains on."""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import combinations, permutations
 
 import pytest
 import torch
 from pydantic import ValidationError
-from sklearn.datasets import load_digits
 from torch import nn
 from torch.nn import functional
 
-from qpatchbench.data.base import Splits
 from qpatchbench.defenses.base import Batch, Defense, Observed, Step, SwitchableNetwork
 from qpatchbench.defenses.triqdef import TriQDef
 from qpatchbench.errors import QPatchBenchError, TrainingError
-from qpatchbench.ops.pasting import to_float
 from qpatchbench.ops.similarity import (
-    chance_corrected,
-    chance_level,
     cosine,
-    edge_iou,
-    hog,
     prepared,
     soft_dice,
     soft_edges,
     soft_hog,
 )
-from qpatchbench.quantizers.base import Checkpoint
 from qpatchbench.quantizers.qat import Qat
-from qpatchbench.quantizers.switchable import initialize, prepare
-from qpatchbench.training import loop
 from qpatchbench.training.settings import TrainingSettings
-from qpatchbench.training.switching import Switch
-from qpatchbench.types import FLOAT, Bits, Losses, Patch, Targeted, Untargeted
-from tests.training.conftest import CLASSES, SIDE, Run, TinyNet, same
+from qpatchbench.types import FLOAT, Bits, Losses, Patch, Untargeted
+from tests.defenses.triqdef_parts import (
+    ALL,
+    EIGHT,
+    FOUR,
+    ONE_LAYER,
+    POOL,
+    TWO,
+    Still,
+    draws,
+    patches,
+    step,
+    switch,
+    triqdef,
+)
+from tests.training.conftest import CLASSES, SIDE, Run, same
 
 Train = Callable[..., Run]
-ALL = tuple(map(Bits.parse, (32, 8, 5, 4, 2)))
-EIGHT, FOUR, TWO = ALL[1], ALL[3], ALL[4]
-ONE_LAYER = ("conv",)
-
-
-def draws(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def triqdef(**fields: object) -> TriQDef:
-    return TriQDef.model_validate({"name": "triqdef", "layers": ONE_LAYER, "bact": False, **fields})
-
-
-def patches(*goals: int, size: int = 3, seed: int = 9) -> Patch:
-    textures = torch.rand(len(goals), 3, size, size, generator=draws(seed))
-    return Patch(textures, torch.ones(len(goals), 1, size, size), tuple(map(Targeted, goals)))
-
-
-POOL = (patches(0, 1, 2), patches(3, size=2))
 
 
 @pytest.fixture
 def batch() -> Batch:
     return Batch(torch.rand(12, 3, SIDE, SIDE, generator=draws()), torch.arange(12) % CLASSES)
-
-
-def step(*bits: Bits, index: int = 0, pool: tuple[Patch, ...] = POOL) -> Step:
-    return Step(0.9, bits, draws(), index, 0, pool)
-
-
-class Still(TinyNet):
-    """Without the layer that draws at random."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.drop = nn.Dropout(0.0)
-
-
-def switch(*bits: Bits, build: Callable[[], nn.Module] = Still, **fields: object) -> Switch:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        module = build()
-    prepare(module, bits, Qat.model_validate({"name": "qat", "bits": bits, **fields}))
-    initialize(module, torch.rand(16, 3, SIDE, SIDE, generator=draws(3)))
-    return Switch(module.train(), module, True)
 
 
 class Smooth:
@@ -306,76 +269,6 @@ def test_gradients_of_the_clean_half_are_not_lost(batch: Batch) -> None:
         assert torch.allclose(found, expected, rtol=1e-4, atol=1e-6), name
 
 
-@pytest.mark.parametrize(
-    ("bits", "fraction", "active"),
-    [
-        ((32, 8, 5, 4, 2), 0.0, (32, 8)),
-        ((32, 8, 5, 4, 2), 0.2999, (32, 8)),
-        ((32, 8, 5, 4, 2), 0.30, (32, 8, 5)),
-        ((32, 8, 5, 4, 2), 0.45, (32, 8, 5, 4)),
-        ((32, 8, 5, 4, 2), 0.60, (32, 8, 5, 4, 2)),
-        ((32, 8, 5, 4, 2), 1.0, (32, 8, 5, 4, 2)),
-        ((2, 32, 4, 8), 0.44, (32, 4, 8)),
-        ((2, 32, 4, 8), 0.45, (2, 32, 4, 8)),
-        ((4, 2), 0.0, (4, 2)),
-        ((4,), 0.0, (4,)),
-        ((32, 8, 6, 5, 4, 3, 2), 0.59, (32, 8, 6, 5)),
-        ((32, 8, 6, 5, 4, 3, 2), 0.60, (32, 8, 6, 5, 4, 3, 2)),
-        (("w4a8", 8, "w8a4", 32), 0.1, (8, 32)),
-    ],
-)
-def test_the_curriculum(bits: tuple[object, ...], fraction: float, active: tuple[object, ...]) -> None:
-    widths, expected = tuple(map(Bits.parse, bits)), tuple(map(Bits.parse, active))
-    assert triqdef(bact=True).active_bits(fraction, widths) == expected
-    assert triqdef(bact=False).active_bits(fraction, widths) == widths
-    assert TriQDef.calibrates
-
-
-def test_estimated_passes_are_a_mean_over_the_curriculum() -> None:
-    assert triqdef(lambda_gpdp=0).passes(ALL) == 15
-    assert triqdef(lambda_gpdp=0, bact=True).passes(ALL) == pytest.approx(3 * (0.3 * 2 + 0.15 * 3 + 0.15 * 4 + 0.4 * 5))
-    assert triqdef(lambda_gpdp=0, patches="on_the_fly", steps=4).passes(ALL) == 15 + 6
-    assert triqdef().passes(ALL) > 15
-
-
-def test_joining_widths_are_calibrated_and_waiting_ones_left_alone(run: Train, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[tuple[tuple[Bits, ...], dict[str, torch.Tensor], dict[str, torch.Tensor]]] = []
-    calibrate = loop._calibrate
-
-    def watched(module: nn.Module, added: tuple[Bits, ...], images: torch.Tensor) -> None:
-        before = {name: value.clone() for name, value in module.state_dict().items()}
-        calibrate(module, added, images)
-        if added:
-            seen.append((added, before, {name: value.clone() for name, value in module.state_dict().items()}))
-
-    monkeypatch.setattr(loop, "_calibrate", watched)
-    settings = TrainingSettings(epochs=4, batch_size=24, learning_rate=0.05)
-    quantizer = Qat(name="qat", bits=ALL, batch_norm="switchable")
-    task = {"quantizer": quantizer, "bits": ALL, "settings": settings, "pool": POOL}
-    trained = run(defense=triqdef(bact=True), **task)
-    assert [added for added, _, _ in seen] == [(ALL[2],), (FOUR,), (TWO,)], "each joins once, alone"
-    for (joining,), before, after in seen:
-        changed = {name for name in before if not torch.equal(before[name], after[name])}
-        own = (f"scale_{joining}", f"at_bits.{joining}.running_mean", f"at_bits.{joining}.running_var")
-        allowed = (*own, f"at_bits.{joining}.num_batches_tracked")
-        assert any(name.endswith(own[0]) for name in changed)
-        assert any(name.endswith(own[1]) for name in changed)
-        assert [name for name in changed if not name.endswith(allowed)] == []
-    start = run(defense=triqdef(bact=True), **{**task, "settings": settings.model_copy(update={"epochs": 0})}).state
-    first_epoch = {
-        name.removeprefix("module/"): value
-        for name, value in trained.snapshots[1].tensors.items()
-        if name.startswith("module/")
-    }
-    for width in (5, 4, 2):
-        waiting = [name for name in start if f".at_bits.{width}." in name or name.endswith(f"scale_{width}")]
-        assert len(waiting) >= 6
-        assert all(torch.equal(first_epoch[name], start[name]) for name in waiting)
-    assert not torch.equal(first_epoch["conv.weight"], start["conv.weight"])
-    resumed = run(defense=triqdef(bact=True), snapshot=trained.snapshots[2], **task)
-    assert same(resumed.state, trained.state)
-
-
 def test_all_textures_of_the_pool_are_drawn_equally(batch: Batch) -> None:
     pool = (patches(0, 1, 2, seed=1), patches(3, seed=2))
     defense, network = triqdef(), Smooth()
@@ -559,162 +452,6 @@ def test_similarity_is_computed_in_single_precision_under_autocast() -> None:
         found = triqdef().similarity(views, "here")
     assert found.dtype == torch.float32
     assert torch.equal(found, triqdef().similarity(views, "here"))
-
-
-@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
-def test_it_trains(run: Train, precision: str) -> None:
-    settings = TrainingSettings(epochs=6, batch_size=24, learning_rate=0.05, precision=precision)
-    quantizer = Qat(name="qat", bits=ALL)
-    trained = run(defense=triqdef(), quantizer=quantizer, bits=ALL, settings=settings, pool=POOL)
-    losses = [trained.snapshots[epoch].log[0]["losses"] for epoch in (1, 6)]
-    assert all(set(each) == {"clean", "patched", "fdp", "gpdp"} for each in losses)
-    assert all(math.isfinite(value) for each in losses for value in each.values())
-    assert losses[1]["clean"] < 0.95 * losses[0]["clean"]
-    assert all(bool(value.isfinite().all()) for value in trained.state.values() if value.is_floating_point())
-
-
-def test_a_deployed_width_is_one_network_without_the_others(run: Train, splits: Splits) -> None:
-    settings = TrainingSettings(epochs=2, batch_size=24, learning_rate=0.05)
-    quantizer = Qat(name="qat", bits=ALL)
-    state = run(defense=triqdef(), quantizer=quantizer, bits=ALL, settings=settings, pool=POOL).state
-    images = to_float(splits.evaluation.pixels)
-    weights = TinyNet().state_dict()
-    of_norm = sum(value.numel() for name, value in weights.items() if name.startswith("norm."))
-    stored = sum(value.numel() for value in state.values())
-    scales = sum(value.numel() for name, value in state.items() if "quantizer" in name)
-    assert stored == sum(value.numel() for value in weights.values()) + 4 * of_norm + scales, "one set of weights"
-    for width in ALL:
-        calibration = to_float(splits.calibration.pixels)
-        expected = quantizer.deploy(Checkpoint(TinyNet, state, quantizer, ALL), width, calibration)
-        others = {other for other in ALL if other != width}
-        own = {
-            name: value
-            for name, value in state.items()
-            if not any(f".at_bits.{other}." in name or name.endswith(f".scale_{other}") for other in others)
-        }
-        single = Qat(name="qat", bits=(width,))
-        alone = single.deploy(Checkpoint(TinyNet, own, single, (width,)), width, calibration)
-        assert torch.equal(alone(images), expected(images)), f"at {width} bits"
-
-
-class DigitNet(nn.Module):
-    """Digits of 16 x 16 pixels, with three convolutions at that resolution."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first = nn.Conv2d(3, 8, 3, padding=1, bias=False)
-        self.first_norm = nn.BatchNorm2d(8)
-        self.second = nn.Conv2d(8, 8, 3, padding=1, bias=False)
-        self.second_norm = nn.BatchNorm2d(8)
-        self.third = nn.Conv2d(8, 8, 3, stride=2, padding=1)
-        self.head = nn.Linear(8 * 64, 10)
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        features = torch.relu(self.first_norm(self.first(images)))
-        features = torch.relu(self.second_norm(self.second(features)))
-        logits: torch.Tensor = self.head(torch.relu(self.third(features)).flatten(1))
-        return logits
-
-
-DIGIT_WIDTHS = (EIGHT, FOUR, TWO)
-DIGIT_LAYERS = ("first", "second")
-
-
-@pytest.fixture(scope="module")
-def digits() -> Batch:
-    found = load_digits()
-    images = torch.tensor(found.images, dtype=torch.float32).unsqueeze(1) / 16
-    larger = functional.interpolate(images, size=(16, 16), mode="bilinear").expand(-1, 3, -1, -1)
-    return Batch(larger[:640].contiguous(), torch.tensor(found.target)[:640])
-
-
-@pytest.fixture(scope="module")
-def learned(digits: Batch) -> Mapping[str, torch.Tensor]:
-    """The state of a network that was trained at three widths."""
-    network = digit_switch(digits)
-    descend(network, digits, 60, lambda images, labels: [
-        functional.cross_entropy(network.at(bits)(images), labels) for bits in DIGIT_WIDTHS
-    ], rate=0.1)  # fmt: skip
-    with network.evaluating(), torch.no_grad():
-        for bits in DIGIT_WIDTHS:
-            predicted = network.at(bits)(digits.images).argmax(dim=1)
-            assert float((predicted == digits.labels).float().mean()) > 0.85, f"at {bits} bits"
-    return {name: value.clone() for name, value in network.module.state_dict().items()}
-
-
-def digit_switch(digits: Batch) -> Switch:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        module = DigitNet()
-    prepare(module, DIGIT_WIDTHS, Qat(name="qat", bits=DIGIT_WIDTHS))
-    initialize(module, digits.images[:64])
-    return Switch(module.train(), module, True)
-
-
-def descend(
-    network: Switch,
-    digits: Batch,
-    steps: int,
-    losses: Callable[[torch.Tensor, torch.Tensor], Sequence[torch.Tensor]],
-    rate: float,
-) -> None:
-    optimizer = torch.optim.SGD(network.module.parameters(), lr=rate, momentum=0.9)
-    for index in range(steps):
-        part = slice(index * 64 % 640, index * 64 % 640 + 64)
-        optimizer.zero_grad()
-        torch.autograd.backward(torch.stack(list(losses(digits.images[part], digits.labels[part]))).mean())
-        optimizer.step()
-
-
-def measured(network: Switch, digits: Batch) -> dict[str, float]:
-    """Hard similarity of features and of gradients, in edges and texture: over chance, a mean over the pairs."""
-    maps: dict[str, list[list[torch.Tensor]]] = {"features": [[], []], "gradients": [[]]}
-    with network.evaluating():
-        for bits in DIGIT_WIDTHS:
-            images = digits.images[:128].clone().requires_grad_()
-            logits, features = network.observed(bits, images, DIGIT_LAYERS)
-            loss = functional.cross_entropy(logits, digits.labels[:128], reduction="sum")
-            maps["gradients"][0].append(prepared(torch.autograd.grad(loss, images)[0]))
-            for layer, kept in zip(DIGIT_LAYERS, maps["features"], strict=True):
-                kept.append(prepared(features[layer].detach()))
-
-    def texture(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
-        return cosine(hog(one), hog(other))
-
-    found = {}
-    for name, places in maps.items():
-        each = []
-        for metric in (edge_iou, texture):
-            chance = chance_level(metric, (8, 8), 1000, draws())
-            each += [
-                chance_corrected(float(metric(one, other).mean()), chance)
-                for views in places
-                for one, other in combinations(views, 2)
-            ]
-        found[name] = sum(each) / len(each)
-    return found
-
-
-@pytest.mark.parametrize(("term", "what", "rate"), [("fdp", "features", 0.05), ("gpdp", "gradients", 0.05)])
-def test_each_penalty_alone_lowers_the_similarity_that_is_measured(
-    digits: Batch, learned: Mapping[str, torch.Tensor], term: str, what: str, rate: float
-) -> None:
-    network = digit_switch(digits)
-    network.module.load_state_dict(dict(learned))
-    before = measured(network, digits)
-    off = {"fdp": "lambda_gpdp", "gpdp": "lambda_fdp"}[term]
-    defense = triqdef(layers=DIGIT_LAYERS, **{off: 0.0})
-    soft: list[torch.Tensor] = []
-
-    def penalty(images: torch.Tensor, labels: torch.Tensor) -> list[torch.Tensor]:
-        soft.append(defense.loss(network, Batch(images, labels), step(*DIGIT_WIDTHS, index=len(soft)))[term])
-        return [soft[-1]]
-
-    descend(network, digits, 25, penalty, rate)
-    after = measured(network, digits)
-    assert float(soft[-1].detach()) < 0.95 * float(soft[0].detach())
-    assert before[what] > 0.15, "trained alike"
-    assert after[what] < 0.75 * before[what], f"{what}: {before[what]:.3f} -> {after[what]:.3f}"
 
 
 @pytest.mark.parametrize(
