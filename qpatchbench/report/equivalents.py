@@ -32,7 +32,9 @@ PREPROCESSORS = ("jedi", "diffpure")
 ATTACKS: Mapping[str, tuple[str, Mapping[str, Any]]] = {"pgd20": ("pgd", {"steps": 20})}
 METRICS = {"softdice": "soft_dice", "softhog": "soft_hog_cosine"}
 
-DATASETS = dict.fromkeys(("triqdef.2", "qadtr.7", "qadtr.8"), "cifar10")
+DATASETS = dict.fromkeys(("triqdef.2", "qadtr.7", "qadtr.8"), "cifar10") | dict.fromkeys(
+    ("triqdef.3", "triqdef.12"), "imagenet"
+)
 MAIN_MODELS = {"cifar10": "resnet56", "imagenet": "resnet34"}
 PATCH_SIZES = {"cifar10": "6x6", "imagenet": "50x50"}
 DEFAULTS = {"attack": "lavan", "target_bits": "8"}

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from qpatchbench.reference.values import PublishedValue
 from qpatchbench.report import protocol
-from qpatchbench.report.equivalents import METRICS, MODELS, defenses
+from qpatchbench.report.equivalents import DATASETS, METRICS, MODELS, defenses
 from qpatchbench.report.folders import RunFolder, base_name
 from qpatchbench.report.matching import Facet, Measured, Missing, Rows, Source
 
@@ -57,7 +57,7 @@ def find_cost(source: Source, value: PublishedValue) -> Measured | Missing:
     return Measured(number, low, high, 1, folder.name, described, tuple(told))
 
 
-def find_similarity(folder: RunFolder, value: PublishedValue) -> Measured | Missing:
+def find_similarity(folder: RunFolder, table: str, value: PublishedValue) -> Measured | Missing:
     """The similarity of two bit-widths, of input gradients or at an early layer, of whatever network a run has."""
     found = _of_dataset(folder, value.dataset, folder.similarity, "similarities")
     if isinstance(found, Missing):
@@ -87,8 +87,12 @@ def find_similarity(folder: RunFolder, value: PublishedValue) -> Measured | Miss
     row = rows[0]
     error = row["standard_error"]
     half = math.nan if error is None else _NORMAL * error
-    noted = [f"images: {folder.dataset}"] if "(" in folder.dataset else []
-    told = ["data set, network, layer and images are not stated", *noted]
+    told = ["network, layer and images are not stated"]
+    guess = DATASETS.get(table, "")
+    if not value.dataset and base_name(folder.dataset) != guess:
+        told.append(f"dataset: {base_name(folder.dataset)} instead of {guess}, which is assumed")
+    if "(" in folder.dataset:
+        told.append(f"images: {folder.dataset}")
     described = f"{row['model']}, {row['defense']}, {row['quantization']}, {row['images']} images, {row['layer']}"
     return Measured(
         row["value"], row["value"] - half, row["value"] + half, row["n_images"], folder.name, described, tuple(told)

@@ -145,7 +145,7 @@ def _found_in(source: Source, table: str, value: PublishedValue, row_mode: str) 
     if value.metric in COSTS:
         return find_cost(source, value)
     if value.metric in SIMILARITIES:
-        return find_similarity(source.folder, value)
+        return find_similarity(source.folder, table, value)
     if value.metric == "hyperparameter":
         return Missing("a setting, not a result")
     return Missing("the cost of inference is not measured by runs")
