@@ -78,8 +78,8 @@ class AutoAttack(PixelAttack):
         history, stages = [], []
         for index, (name, part) in enumerate(parts.items()):
             left = (~broken).nonzero().flatten()
-            for first in range(0, len(left), crafting.PER_IMAGE_BATCH):
-                chosen = left[first : first + crafting.PER_IMAGE_BATCH]
+            for some in crafting.image_parts(len(left), images.side):
+                chosen = left[some]
                 clean = found[chosen]
                 with _isolated():
                     tried = to_8_bit_inside(part(clean.clone(), labels[chosen]), clean, self.epsilon)

@@ -162,8 +162,7 @@ class AutoPatch(GradientAttack):
         """Which images the textures break, rounded as they will be stored; without textures, which are wrong clean."""
         target = -1 if textures is None else int(goal_classes(task.goals))
         found = []
-        for first in range(0, len(images), crafting.PER_IMAGE_BATCH):
-            part = slice(first, first + crafting.PER_IMAGE_BATCH)
+        for part in crafting.image_parts(len(images), images.side):
             shown = to_float(images.pixels[part])
             if textures is not None:
                 shown = paste(shown, round_to_8_bit(textures[part]), torch.ones_like(textures[:1, :1]), places[part])

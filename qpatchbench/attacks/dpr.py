@@ -117,10 +117,10 @@ class Dpr(GradientAttack):
         textures, masks = torch.zeros(count, 3, box, box, device=device), torch.zeros(count, 1, box, box, device=device)
         best = Judgement.worst(count, device)
         history = torch.zeros(self.steps + self.texture_steps, device=device)
-        batch = crafting.PER_IMAGE_BATCH
-        runs = [(first, restart) for first in range(0, count, batch) for restart in range(self.restarts)]
-        for number, (first, restart) in enumerate(runs):
-            unbroken = first + (~best.success[first : first + batch]).nonzero().flatten()
+        parts = crafting.image_parts(count, images.side)
+        runs = [(part, restart) for part in parts for restart in range(self.restarts)]
+        for number, (part, restart) in enumerate(runs):
+            unbroken = part.start + (~best.success[part]).nonzero().flatten()
             if not len(unbroken):
                 continue
 

@@ -72,8 +72,7 @@ class PatchApgd(GradientAttack):
         # A stream for places and one for each restart: more of either leaves the draws of the others as they are.
         streams = [ImageDraws.for_task(task, forked(task.generator)) for _ in range(1 + self.restarts)]
         parts, history = [], torch.zeros(self.steps, device=device)
-        for first in range(0, len(images), crafting.PER_IMAGE_BATCH):
-            part = slice(first, min(first + crafting.PER_IMAGE_BATCH, len(images)))
+        for part in crafting.image_parts(len(images), images.side):
             index = torch.arange(part.start, part.stop, device=device)
             found, losses = self._on_batch(task, part, [stream.chosen(index) for stream in streams])
             parts.append(found)

@@ -76,8 +76,7 @@ class PatchFool(GradientAttack):
         side, device = self.size.side(images.side), images.pixels.device
         start = ImageDraws.of(len(images), task.generator, device).uniform(3, side, side)
         parts, places, history = [], [], torch.zeros(self.steps, device=device)
-        for first in range(0, len(images), crafting.PER_IMAGE_BATCH):
-            part = slice(first, min(first + crafting.PER_IMAGE_BATCH, len(images)))
+        for part in crafting.image_parts(len(images), images.side):
             with attending(task.network, to_float(images.pixels[part])) as seen:
                 placement, tokens = self._place(seen, task, part)
                 best, losses = self._optimised(seen, task, part, start[part], placement, tokens)

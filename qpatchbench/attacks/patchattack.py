@@ -83,8 +83,8 @@ class PatchAttack(Attack):
         streams = [ImageDraws.for_task(task, forked(task.generator)) for _ in range(2)]
         budget = Budget(self.queries, self.samples, self.step_size)
         parts: list[Found] = []
-        for first in range(0, len(images), crafting.PER_IMAGE_BATCH):
-            index = torch.arange(first, min(first + crafting.PER_IMAGE_BATCH, len(images)), device=images.pixels.device)
+        for part in crafting.image_parts(len(images), images.side):
+            index = torch.arange(part.start, part.stop, device=images.pixels.device)
             pixels, labels = to_float(images.pixels[index]), images.labels[index]
 
             def attempt(
@@ -95,7 +95,7 @@ class PatchAttack(Attack):
             ) -> tuple[torch.Tensor, torch.Tensor]:
                 return self._tried(task, textures, pixels[active], labels[active], choices)
 
-            def report(queries: int, loss: float, won: float, first: int = first, count: int = len(index)) -> None:
+            def report(queries: int, loss: float, won: float, first: int = part.start, count: int = len(index)) -> None:
                 done = (first + queries / self.queries * count) / len(images)
                 task.progress(min(1.0, done), {"loss": loss, "asr": 100 * won})
 
@@ -132,7 +132,8 @@ class PatchAttack(Attack):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Losses and success (B, S) of the patches that choices (B, S, 5) stand for."""
         losses, won = list[torch.Tensor](), list[torch.Tensor]()
-        together = max(1, crafting.PER_IMAGE_BATCH // len(pixels))  # patches per image in one pass of the network
+        # Patches per image in one pass of the network.
+        together = max(1, crafting.images_at_once(pixels.shape[-1]) // len(pixels))
         for part in torch.split(choices, together, dim=1):
             shown, answers = pixels.repeat_interleave(part.shape[1], 0), labels.repeat_interleave(part.shape[1])
             flat = part.flatten(0, 1)

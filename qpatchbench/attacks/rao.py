@@ -76,8 +76,7 @@ class Rao(GradientAttack):
         draws = ImageDraws.of(len(images), task.generator, device)
         start = beside_the_box(given.to(device), allowed, draws)
         parts: list[Moved] = []
-        for first in range(0, len(images), crafting.PER_IMAGE_BATCH):
-            part = slice(first, min(first + crafting.PER_IMAGE_BATCH, len(images)))
+        for part in crafting.image_parts(len(images), images.side):
             labels = images.labels[part]
             own = draws.chosen(torch.arange(part.start, part.stop, device=device))
 

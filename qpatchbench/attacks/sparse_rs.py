@@ -95,8 +95,8 @@ class SparseRs(Attack):
         images, _ = task.require_places()
         draws = ImageDraws.for_task(task, forked(task.generator))
         parts, spent, history = [], [], torch.zeros(min(RECORDED, self.queries))
-        for first in range(0, len(images), crafting.PER_IMAGE_BATCH):
-            index = torch.arange(first, min(first + crafting.PER_IMAGE_BATCH, len(images)), device=draws.seeds.device)
+        for part in crafting.image_parts(len(images), images.side):
+            index = torch.arange(part.start, part.stop, device=draws.seeds.device)
             found, queries, losses = self._on_batch(task, index, draws.chosen(index))
             history += losses * len(index) / len(images)
             parts.append(found)

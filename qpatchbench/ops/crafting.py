@@ -31,6 +31,7 @@ CHECKPOINTS = 10  # how often a universal patch is judged on held-out crafting i
 HELD_OUT = 8  # one crafting image in so many is held out for that, at most MOST_HELD_OUT
 MOST_HELD_OUT = 128
 PER_IMAGE_BATCH = 256
+PER_IMAGE_PIXELS = 2**21  # of larger images fewer, 41 of 224 pixels: what the network remembers of them takes memory
 
 
 class Crafted(NamedTuple):
@@ -203,14 +204,25 @@ def per_image_patches(task: CraftTask, *, side: int, objective: Objective, updat
     return goal_by_goal(task, lambda one: _for_one_goal(one, side, objective, update, steps))
 
 
+def images_at_once(side: int) -> int:
+    """How many images of `side` pixels a per-image attack shows to the network at once; does not change results."""
+    return max(1, min(PER_IMAGE_BATCH, PER_IMAGE_PIXELS // side**2))
+
+
+def image_parts(count: int, side: int) -> Iterator[slice]:
+    """`count` images of `side` pixels, as many at a time as `images_at_once` says."""
+    size = images_at_once(side)
+    for first in range(0, count, size):
+        yield slice(first, min(first + size, count))
+
+
 def _for_one_goal(task: CraftTask, side: int, objective: Objective, update: Update, steps: int) -> Patch:
     images, placement = task.require_places()
     start = torch.rand(len(images), 3, side, side, generator=task.generator).to(images.pixels.device)
     targets = goal_classes(task.goals).to(images.pixels.device)
     parts: list[torch.Tensor] = []
     history = [0.0] * steps
-    for first in range(0, len(images), PER_IMAGE_BATCH):
-        part = slice(first, first + PER_IMAGE_BATCH)
+    for part in image_parts(len(images), images.side):
         pixels, labels = to_float(images.pixels[part]), images.labels[part]
         textures, masks = start[part], torch.ones_like(start[:1, :1])
         best, best_score = textures, _Score(torch.zeros(len(labels)), torch.full((len(labels),), torch.inf))
@@ -230,7 +242,7 @@ def _for_one_goal(task: CraftTask, side: int, objective: Objective, update: Upda
             (gradient,) = torch.autograd.grad(loss.sum(), current)
             textures = update(textures, gradient).clamp(0, 1)
             history[step] += float(loss.detach().sum()) / len(images)
-            done = (first + (step + 1) / steps * len(labels)) / len(images)
+            done = (part.start + (step + 1) / steps * len(labels)) / len(images)
             task.progress(done, {"loss": float(loss.detach().mean()), "asr": 100 * float(best_score.success.mean())})
         parts.append(best)
     textures = torch.cat(parts)

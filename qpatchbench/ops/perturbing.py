@@ -140,8 +140,8 @@ def _for_one_goal(task: CraftTask, descent: Descent) -> Patch:
     draws = ImageDraws.of(len(images), task.generator, device)
     target = goal_classes(task.goals).to(device)
     history, parts = [0.0] * steps, []
-    for first in range(0, len(images), crafting.PER_IMAGE_BATCH):
-        part = torch.arange(first, min(first + crafting.PER_IMAGE_BATCH, len(images)), device=device)
+    for these in crafting.image_parts(len(images), images.side):
+        part = torch.arange(these.start, these.stop, device=device)
         clean, labels, targets = to_float(images.pixels[part]), images.labels[part], target.expand(len(part))
         points = random_start(clean, draws.chosen(part), epsilon) if descent.from_random else clean
         direction = torch.zeros_like(clean)
@@ -159,7 +159,7 @@ def _for_one_goal(task: CraftTask, descent: Descent) -> Patch:
             best = torch.where(better.view(-1, 1, 1, 1), candidate, best)
             best_judgement = judgement.where(better, best_judgement)
             history[step] += float(losses.detach().sum()) / len(images)
-            done = (first + (step + 1) / steps * len(part)) / len(images)
+            done = (these.start + (step + 1) / steps * len(part)) / len(images)
             found = 100 * float(best_judgement.success.float().mean())
             task.progress(done, {"loss": float(losses.detach().mean()), "asr": found})
         parts.append(best)

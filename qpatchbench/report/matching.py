@@ -37,6 +37,7 @@ class Measured:
         run: the folder it is from.
         row: what was matched, in words.
         departures: in what its protocol is not the paper's.
+        stands_in: whether it is of another architecture, which was told to stand in for the published one.
     """
 
     value: float
@@ -46,6 +47,7 @@ class Measured:
     run: str
     row: str
     departures: tuple[str, ...] = ()
+    stands_in: bool = False
 
 
 class Missing(NamedTuple):
@@ -175,8 +177,10 @@ class Source:
         told += [text for row in rows for text in protocol.of_row(self.folder, row, meant, patched=patched)]
         if patched:
             told += [f"checks: {text}" for row in rows if (text := failed_checks(row))]
-        if value.model and rows[0]["model"] not in MODELS.get(value.model, (value.model,)):
-            told.append(protocol.other_architecture(rows[0]["model"], value.model))
+        model = value.model or MAIN_MODELS[dataset]
+        stands_in = rows[0]["model"] not in MODELS.get(model, (model,))
+        if stands_in:
+            told.append(protocol.other_architecture(rows[0]["model"], model))
         # The mean of bounds is a bound of the mean, however the rows depend on each other.
         mean = [sum(rate[place] for rate in each) / len(each) for place in range(3)]
         more = f", mean of {len(rows)} rows" if len(rows) > 1 else ""
@@ -188,6 +192,7 @@ class Source:
             self.folder.name,
             _described(rows[0], facets) + more,
             tuple(dict.fromkeys(told)),
+            stands_in,
         )
 
 

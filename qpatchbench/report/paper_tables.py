@@ -130,11 +130,17 @@ def _neighbours(block: Block, place: tuple[Key, Key], *, of_row: bool) -> list[t
 
 def _found(table: str, value: PublishedValue, row_mode: str, sources: Sequence[Source]) -> Measured | Missing:
     missing: list[tuple[Missing, str]] = []
+    stand_in: Measured | None = None
     for source in sources:
         found = _found_in(source, table, value, row_mode)
-        if isinstance(found, Measured):
+        if isinstance(found, Missing):
+            missing.append((found, source.folder.name))
+        elif not found.stands_in:
             return found
-        missing.append((found, source.folder.name))
+        else:
+            stand_in = stand_in or found
+    if stand_in is not None:
+        return stand_in
     nearest, name = max(missing, key=lambda each: each[0].depth)
     return nearest if len(sources) == 1 else Missing(f"{name}: {nearest.reason}", nearest.depth)
 

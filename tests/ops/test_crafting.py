@@ -275,6 +275,15 @@ def test_a_network_that_is_broken_only_where_it_is_judged_is_an_error(images: Im
         universal(network, images, (Targeted(1),), steps=2)
 
 
+@pytest.mark.parametrize(("side", "expected"), [(32, 256), (90, 256), (91, 253), (224, 41), (299, 23), (5000, 1)])
+def test_large_images_are_attacked_in_smaller_parts(side: int, expected: int) -> None:
+    """What a network remembers for a gradient grows with the pixels: 256 images of 224 pixels took over 20 GB."""
+    assert crafting.images_at_once(side) == expected
+    parts = [*crafting.image_parts(600, side)]
+    assert [index for part in parts for index in range(part.start, part.stop)] == [*range(600)]
+    assert {part.stop - part.start for part in parts[:-1]} == {expected}
+
+
 def test_progress_rises_to_one(network: torch.nn.Module, images: ImageSet, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(crafting, "PER_IMAGE_BATCH", 16)
     told: list[float] = []

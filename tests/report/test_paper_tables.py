@@ -153,6 +153,20 @@ def test_the_first_run_that_has_a_cell_wins_and_is_named() -> None:
     assert nearest.reason == "second: no row with target_bits 4; there: 8"
 
 
+def test_a_stand_in_waits_for_the_runs_that_have_the_architecture_itself() -> None:
+    smaller = row(model="resnet20", source_model="resnet20", asr=10)
+    sources = [Source(folder(smaller), {"resnet56": "resnet20"}), made_up()]
+    object.__setattr__(sources[1].folder, "name", "second")
+    by_place = {(cell.row, cell.column): cell for cell in filled(published_table("triqdef.1"), sources).cells}
+    own = by_place["Res-56", "LAVAN 8bit"].found
+    assert isinstance(own, Measured)
+    assert (own.value, own.run, own.stands_in) == (83, "second", False)
+    alone = filled(published_table("triqdef.1"), sources[:1]).cells
+    shown = next(cell.found for cell in alone if (cell.row, cell.column) == ("Res-56", "LAVAN 8bit"))
+    assert isinstance(shown, Measured)
+    assert (shown.value, shown.stands_in) == (10, True)
+
+
 def test_every_kind_of_number_is_looked_for() -> None:
     costs = filled(published_table("triqdef.17"), [made_up()])
     assert costs.count() == {"holds": 2, "ordering holds": 3, "cannot tell": 5, "not measured": 30}
