@@ -55,7 +55,11 @@ class DatasetSource(Component, ABC):
     """Real or made-up images, split by content hash into train, calibration, craft and evaluation."""
 
     split_seed: int = Field(default=0, ge=0, description="seed of the split")
-    train_images: int | None = Field(default=None, gt=0, description="use at most this many for training")
+    train_images: int | None = Field(
+        default=None,
+        gt=0,
+        description="use at most this many for training; where there is no train folder, none unless it is given",
+    )
     calibration_images: int = Field(default=512, ge=0, description="held out for quantizer calibration")
     craft_images: int = Field(default=2000, gt=0, description="held out for crafting universal patches")
 

@@ -1,7 +1,7 @@
 """Image files in class folders, resized and cropped: ImageNet and folders of one's own.
 
 Russakovsky et al. 2015, arXiv 1409.0575. Either train/<class>/* and val/<class>/*, or one folder of class
-folders, from which every part but train is then taken.
+folders, from which every part is then taken, train only where `train_images` says how many.
 """
 
 from __future__ import annotations

@@ -133,18 +133,18 @@ def split_two_pools(name: str, train: Keys, test: Keys, sizes: Sizes, seed: int)
 
 
 def split_one_pool(name: str, pool: Keys, sizes: Sizes, seed: int) -> Parts:
-    """Calibration, craft and evaluation from one pool, in this order; train is empty.
+    """Calibration, craft, train and evaluation from one pool, in this order; train is empty unless its size is given.
 
     Raises:
-        DataError: fewer images than calibration, craft and one evaluation image.
+        DataError: fewer images than calibration, craft, train and one evaluation image.
     """
-    order = interleave(pool, seed)
-    held_out = _held_out(name, sizes, len(order) - 1, "only pool, which also has to hold an evaluation image,")
+    order, train = interleave(pool, seed), sizes.train or 0
+    held_out = _held_out(name, sizes, len(order) - 1, "only pool, which also has to hold an evaluation image,", train)
     return Parts(
-        train=[],
+        train=order[held_out : held_out + train],
         calibration=order[: sizes.calibration],
         craft=order[sizes.calibration : held_out],
-        evaluation=order[held_out : held_out + sizes.evaluation],
+        evaluation=order[held_out + train : held_out + train + sizes.evaluation],
     )
 
 
@@ -175,12 +175,15 @@ def fingerprint(parts: Mapping[str, str]) -> str:
     return content_hash("".join(f"{part} {parts[part]}\n" for part in PARTS).encode()).hex()
 
 
-def _held_out(name: str, sizes: Sizes, available: int, pool: str) -> int:
-    wanted = sizes.calibration + sizes.craft
-    if wanted > available:
+def _held_out(name: str, sizes: Sizes, available: int, pool: str, train: int = 0) -> int:
+    """How many images calibration and craft take; the pool has to have as many, and those for training."""
+    asked = {"calibration_images": sizes.calibration, "craft_images": sizes.craft}
+    if train:
+        asked["train_images"] = train
+    if sum(asked.values()) > available:
         raise DataError(
-            f"{name}: expected at most {max(available, 0)} images for calibration_images + craft_images, "
-            f"found {sizes.calibration} + {sizes.craft} = {wanted}: the {pool} has {max(available, 0)} different "
-            f"images for them. Ask for fewer."
+            f"{name}: expected at most {max(available, 0)} images for {' + '.join(asked)}, found "
+            f"{' + '.join(map(str, asked.values()))} = {sum(asked.values())}: the {pool} has {max(available, 0)} "
+            f"different images for them. Ask for fewer."
         )
-    return wanted
+    return sizes.calibration + sizes.craft

@@ -20,7 +20,8 @@ def trained(bench: Workbench, job: TrainJob, progress: Progress) -> Artifact:
         return Artifact(arrays(module.state_dict()), {"log": []})
     if not len(splits.train):
         raise TrainingError(
-            f"{job.label}: {bench.suite.dataset.title} has no training images; give the model weights instead"
+            f"{job.label}: {bench.suite.dataset.title} has no training images; give the model weights, or the "
+            "dataset train_images"
         )
     earlier = _latest_snapshot(bench, job)
     log = list(earlier.log) if earlier else []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections import Counter
 from itertools import pairwise
 
@@ -139,6 +140,18 @@ def test_one_pool_has_no_train_part_and_evaluates_the_rest() -> None:
     assert [len(getattr(parts, part)) for part in PARTS] == [0, 10, 30, 60]
     assert sorted(parts.calibration + parts.craft + parts.evaluation) == list(range(100))
     assert len(split_one_pool("x", pool, Sizes(None, 10, 30, 25), seed=0).evaluation) == 25
+
+
+def test_one_pool_trains_where_it_is_told_how_many() -> None:
+    pool = make_keys("all", [60, 60])
+    without = split_one_pool("x", pool, Sizes(None, 10, 30, 1000), seed=0)
+    parts = split_one_pool("x", pool, Sizes(20, 10, 30, 1000), seed=0)
+    assert (parts.calibration, parts.craft) == (without.calibration, without.craft)
+    assert parts.train + parts.evaluation == without.evaluation
+    assert len(parts.train) == 20
+    message = "at most 119 images for calibration_images + craft_images + train_images, found 10 + 30 + 80 = 120"
+    with pytest.raises(DataError, match=re.escape(message)):
+        split_one_pool("x", pool, Sizes(80, 10, 30, 1000), seed=0)
 
 
 def test_too_many_held_out_images_are_an_error_with_numbers() -> None:
