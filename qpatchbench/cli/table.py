@@ -23,7 +23,7 @@ ALL, CONTRADICTIONS = "all", "contradictions"
     "stand_ins",
     multiple=True,
     metavar="PUBLISHED=MEASURED",
-    help="Show one architecture where no run has the published one, resnet56=resnet20; its cells cannot tell.",
+    help="Show one architecture for another, resnet56=resnet20, where that adds cells; they cannot tell.",
 )
 @click.option("--format", "form", type=click.Choice(FORMATS), default="md", show_default=True, help="Of the output.")
 @click.option("--output", type=click.Path(path_type=Path), help="File, or folder for `all` [default: standard output].")

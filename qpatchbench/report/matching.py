@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, NamedTuple
 
 from qpatchbench.evaluation.statistics import wilson
@@ -37,7 +38,6 @@ class Measured:
         run: the folder it is from.
         row: what was matched, in words.
         departures: in what its protocol is not the paper's.
-        stands_in: whether it is of another architecture, which was told to stand in for the published one.
     """
 
     value: float
@@ -47,7 +47,6 @@ class Measured:
     run: str
     row: str
     departures: tuple[str, ...] = ()
-    stands_in: bool = False
 
 
 class Missing(NamedTuple):
@@ -95,6 +94,11 @@ class Source:
 
     def __post_init__(self) -> None:
         self.rows = Rows(self.folder.rows)
+
+    @cached_property
+    def alone(self) -> Source:
+        """The same run without stand-ins."""
+        return Source(self.folder) if self.stand_ins else self
 
     def find(self, table: str, value: PublishedValue, row_mode: str) -> Measured | Missing:
         """What this run measured for a published rate.
@@ -178,8 +182,7 @@ class Source:
         if patched:
             told += [f"checks: {text}" for row in rows if (text := failed_checks(row))]
         model = value.model or MAIN_MODELS[dataset]
-        stands_in = rows[0]["model"] not in MODELS.get(model, (model,))
-        if stands_in:
+        if rows[0]["model"] not in MODELS.get(model, (model,)):
             told.append(protocol.other_architecture(rows[0]["model"], model))
         # The mean of bounds is a bound of the mean, however the rows depend on each other.
         mean = [sum(rate[place] for rate in each) / len(each) for place in range(3)]
@@ -192,7 +195,6 @@ class Source:
             self.folder.name,
             _described(rows[0], facets) + more,
             tuple(dict.fromkeys(told)),
-            stands_in,
         )
 
 

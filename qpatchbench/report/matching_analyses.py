@@ -51,11 +51,10 @@ def find_cost(source: Source, value: PublishedValue) -> Measured | Missing:
     if value.metric == "mem_x" and row["defense"] == row["reference"]:
         low = high = number  # by definition
     told = [*protocol.of_costs(folder, row)]
-    stands_in = row["model"] not in MODELS.get(value.model, (value.model,))
-    if stands_in:
+    if row["model"] not in MODELS.get(value.model, (value.model,)):
         told.append(protocol.other_architecture(row["model"], value.model))
     described = f"{row['model']}, {row['defense']}, bits {row['bits']}"
-    return Measured(number, low, high, 1, folder.name, described, tuple(told), stands_in)
+    return Measured(number, low, high, 1, folder.name, described, tuple(told))
 
 
 def find_similarity(folder: RunFolder, table: str, value: PublishedValue) -> Measured | Missing:

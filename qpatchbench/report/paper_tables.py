@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 from qpatchbench.reference.tables import Block, Key, PublishedTable
 from qpatchbench.reference.values import PublishedValue
@@ -12,6 +13,8 @@ from qpatchbench.report.equivalents import row_modes
 from qpatchbench.report.matching import RATES, Measured, Missing, Source
 from qpatchbench.report.matching_analyses import COSTS, SIMILARITIES, find_cost, find_similarity
 from qpatchbench.report.verdicts import MARKS, Comparison, Ordering, Verdict, ordering, verdict
+
+Place: TypeAlias = tuple[Key, Key]
 
 
 @dataclass(frozen=True)
@@ -82,10 +85,8 @@ def filled(table: PublishedTable, sources: Sequence[Source]) -> FilledTable:
 def _filled_block(table: PublishedTable, block: Block, sources: Sequence[Source]) -> FilledBlock:
     if not sources:
         return FilledBlock(block.column_names, tuple(_printed_row(block, name, row) for name, row in block.grid()))
-    modes = {key: row_modes(row) for key, (_, row) in zip(block.rows, block.grid(), strict=True)}
     found = {
-        place: Comparison(value.value, _found(table.name, value, modes[place[0]], sources))
-        for place, value in block.cells.items()
+        place: Comparison(block.cells[place].value, answer) for place, answer in _answers(table, block, sources).items()
     }
     rows = []
     for key, name in zip(block.rows, block.row_names, strict=True):
@@ -97,14 +98,41 @@ def _filled_block(table: PublishedTable, block: Block, sources: Sequence[Source]
     return FilledBlock(block.column_names, tuple(rows))
 
 
+def _answers(table: PublishedTable, block: Block, sources: Sequence[Source]) -> dict[Place, Measured | Missing]:
+    """What was measured for every cell, by the published architecture itself or by what stands in for it.
+
+    It stands in for all cells of the architecture, or for none: next to each other, two networks of different
+    trainings would look like an effect of defense or bit-width. For none where it would add no cell.
+    """
+    modes = {key: row_modes(row) for key, (_, row) in zip(block.rows, block.grid(), strict=True)}
+
+    def look(among: Sequence[Source]) -> dict[Place, Measured | Missing]:
+        return {place: _found(table.name, value, modes[place[0]], among) for place, value in block.cells.items()}
+
+    itself = look([source.alone for source in sources])
+    if not any(source.stand_ins for source in sources):
+        return itself
+    either = look(sources)
+    gained = {
+        _architecture(value)
+        for place, value in block.cells.items()
+        if isinstance(either[place], Measured) and isinstance(itself[place], Missing)
+    }
+    return {
+        place: (either if _architecture(value) in gained else itself)[place] for place, value in block.cells.items()
+    }
+
+
+def _architecture(value: PublishedValue) -> tuple[str, str]:
+    return value.dataset, value.model
+
+
 def _printed_row(block: Block, name: str, row: Sequence[PublishedValue | None]) -> tuple[str, tuple[Cell | None, ...]]:
     places = zip(row, block.column_names, strict=True)
     return name, tuple(None if value is None else Cell(value, name, column) for value, column in places)
 
 
-def _cell(
-    block: Block, found: dict[tuple[Key, Key], Comparison], place: tuple[Key, Key], row: str, column: str
-) -> Cell:
+def _cell(block: Block, found: dict[Place, Comparison], place: Place, row: str, column: str) -> Cell:
     value = block.cells[place]
     in_row = [found[each] for each in _neighbours(block, place, of_row=True)]
     in_column = [found[each] for each in _neighbours(block, place, of_row=False)]
@@ -113,7 +141,7 @@ def _cell(
     return Cell(value, row, column, found[place].found, row_order, column_order, given, reason)
 
 
-def _neighbours(block: Block, place: tuple[Key, Key], *, of_row: bool) -> list[tuple[Key, Key]]:
+def _neighbours(block: Block, place: Place, *, of_row: bool) -> list[Place]:
     """The places of a row (of one group of columns, all bit-widths of an attack for example) or of a column.
 
     Only numbers of one metric and one dataset have an order.
@@ -130,17 +158,11 @@ def _neighbours(block: Block, place: tuple[Key, Key], *, of_row: bool) -> list[t
 
 def _found(table: str, value: PublishedValue, row_mode: str, sources: Sequence[Source]) -> Measured | Missing:
     missing: list[tuple[Missing, str]] = []
-    stand_in: Measured | None = None
     for source in sources:
         found = _found_in(source, table, value, row_mode)
-        if isinstance(found, Missing):
-            missing.append((found, source.folder.name))
-        elif not found.stands_in:
+        if isinstance(found, Measured):
             return found
-        else:
-            stand_in = stand_in or found
-    if stand_in is not None:
-        return stand_in
+        missing.append((found, source.folder.name))
     nearest, name = max(missing, key=lambda each: each[0].depth)
     return nearest if len(sources) == 1 else Missing(f"{name}: {nearest.reason}", nearest.depth)
 

@@ -153,18 +153,22 @@ def test_the_first_run_that_has_a_cell_wins_and_is_named() -> None:
     assert nearest.reason == "second: no row with target_bits 4; there: 8"
 
 
-def test_a_stand_in_waits_for_the_runs_that_have_the_architecture_itself() -> None:
-    smaller = row(model="resnet20", source_model="resnet20", asr=10)
-    sources = [Source(folder(smaller), {"resnet56": "resnet20"}), made_up()]
-    object.__setattr__(sources[1].folder, "name", "second")
-    by_place = {(cell.row, cell.column): cell for cell in filled(published_table("triqdef.1"), sources).cells}
-    own = by_place["Res-56", "LAVAN 8bit"].found
-    assert isinstance(own, Measured)
-    assert (own.value, own.run, own.stands_in) == (83, "second", False)
-    alone = filled(published_table("triqdef.1"), sources[:1]).cells
-    shown = next(cell.found for cell in alone if (cell.row, cell.column) == ("Res-56", "LAVAN 8bit"))
-    assert isinstance(shown, Measured)
-    assert (shown.value, shown.stands_in) == (10, True)
+def test_a_stand_in_takes_all_cells_of_an_architecture_or_none() -> None:
+    """Of table 20, a ResNet-56 has the original patch alone, a ResNet-20 the shifted one too."""
+    original, shifted = {"asr": 80}, {"asr": 10, "transformation": "shift 2,2"}
+    smaller = {"model": "resnet20", "source_model": "resnet20"}
+    itself = Source(folder(row(**original)), {"resnet56": "resnet20"})
+    less = Source(folder(row(**smaller, asr=30)), {"resnet56": "resnet20"})
+    more = Source(folder(row(**smaller, asr=30), row(**smaller, **shifted)), {"resnet56": "resnet20"})
+
+    def shown(*sources: Source) -> list[float | None]:
+        cells = filled(published_table("qadtr.20"), sources).cells
+        wanted = [cell for cell in cells if cell.published.target_bits == "8"][:2]
+        return [cell.found.value if isinstance(cell.found, Measured) else None for cell in wanted]
+
+    assert shown(less, itself) == [80, None], "it would add no cell"
+    assert shown(more, itself) == [30, 10], "80 beside 10 would look like an effect of the shift"
+    assert shown(more.alone, itself.alone) == [80, None]
 
 
 def test_every_kind_of_number_is_looked_for() -> None:
