@@ -7,7 +7,7 @@ import io
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from qpatchbench.reference.contradictions import Contradiction
 from qpatchbench.reference.tables import CITATIONS, PublishedTable
@@ -220,9 +220,10 @@ def _latex(table: FilledTable) -> Iterator[str]:
         yield r"\resizebox{\linewidth}{!}{%" if wide else "%"
         yield rf"\begin{{tabular}}{{l{('r' if table.blocks else _WORDS) * (len(heading) - 1)}}}"
         yield r"\toprule"
-        yield _tex_row(heading)
+        stacked = wide and bool(table.runs)
+        yield _stacked("", [name.rsplit(" ", 1) for name in heading[1:]]) if stacked else _tex_row(heading)
         yield r"\midrule"
-        yield from (_tex_row(row) for row in rows)
+        yield from (_stacked(row[0], map(_lines, row[1:])) if stacked else _tex_row(row) for row in rows)
         yield r"\bottomrule"
         yield r"\end{tabular}" + ("}" if wide else "") + r"\par\medskip"
     yield r"\end{table}"
@@ -237,3 +238,18 @@ def _latex(table: FilledTable) -> Iterator[str]:
 
 def _tex_row(cells: Sequence[str]) -> str:
     return " & ".join(tex(cell) for cell in cells) + r" \\"
+
+
+def _stacked(name: str, cells: Iterable[Sequence[str]]) -> str:
+    """A row whose cells have several lines: all that a wide table says in one would shrink to dust."""
+    stacks = (rf"\shortstack[r]{{{stack}}}" for stack in (r" \\ ".join(map(tex, lines)) for lines in cells))
+    return " & ".join([tex(name), *stacks]) + r" \\ \addlinespace"
+
+
+def _lines(cell: str) -> list[str]:
+    """What was measured, its interval, and the published number.
+
+    >>> _lines("1.56 [1.5, 1.6] / [4.2] ?")
+    ['1.56', '[1.5, 1.6]', '/ [4.2] ?']
+    """
+    return re.split(r"(?<!/) (?=\[|/ )", cell)
