@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from qpatchbench.report.claims import UNITS, VERDICTS, Finding
+from qpatchbench.report.claims import UNITS, VERDICTS, Finding, effect_text
 from qpatchbench.report.definitions import definitions_text
 from qpatchbench.report.table_texts import ENDING, PREAMBLE, tex
 from qpatchbench.report.tables import markdown_table
@@ -82,10 +83,7 @@ def _short(each: Finding) -> tuple[str, ...]:
 def _effect(each: Finding) -> str:
     if each.decisive is None or each.claim.hypothesis is None:
         return "-"
-    effect, statistic = each.decisive.effect, each.claim.hypothesis.statistic
-    digits = 2 if statistic == "ratio" else 1
-    numbers = [f"{number:.{digits}f}" for number in (effect.value, effect.low, effect.high)]
-    return f"{numbers[0]} {UNITS[statistic]} [{numbers[1]}, {numbers[2]}]"
+    return effect_text(each.decisive.effect, each.claim.hypothesis.statistic)
 
 
 def _told(each: Finding) -> Iterator[tuple[str, str]]:
@@ -106,12 +104,16 @@ def _told(each: Finding) -> Iterator[tuple[str, str]]:
     yield from ((name, text) for name, text in lines if text)
 
 
+def _number(number: float) -> str:
+    return "" if math.isnan(number) else f"{number:.6g}"
+
+
 def _record(each: Finding) -> tuple[object, ...]:
     claim, hypothesis = each.claim, each.claim.hypothesis
     tested = (hypothesis.statistic, hypothesis.quantity, hypothesis.direction, f"{hypothesis.threshold:g}",
               hypothesis.quantifier) if hypothesis is not None else ("",) * 5  # fmt: skip
     effect = each.decisive.effect if each.decisive is not None else None
-    numbers = [f"{number:.6g}" for number in (effect.value, effect.low, effect.high)] if effect else ["", "", ""]
+    numbers = [_number(number) for number in (effect.value, effect.low, effect.high)] if effect else ["", "", ""]
     unit = UNITS[hypothesis.statistic] if hypothesis is not None and effect else ""
     return (
         *(claim.id, claim.paper, claim.where, " ".join(claim.tables), claim.says, hypothesis or ""),

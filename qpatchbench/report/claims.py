@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from qpatchbench.reference.claims import Claim, Hypothesis
+from qpatchbench.reference.claims import Claim, Hypothesis, Statistic
 from qpatchbench.report.claim_estimates import Estimate, Row, compare, estimate, mean, widened
 from qpatchbench.report.claim_rows import ClaimSource, Stand, departures, group_of, stands
 from qpatchbench.report.matching import Missing
@@ -188,10 +188,19 @@ def _method(hypothesis: Hypothesis, groups: Sequence[Group]) -> str:
     return kind + (f"; {len(groups)} intervals that hold together" if len(groups) > 1 else "")
 
 
+def effect_text(effect: Estimate, statistic: Statistic) -> str:
+    """The effect with its interval, in its unit."""
+    value, low, high = (f"{number:.{_digits(statistic)}f}" for number in (effect.value, effect.low, effect.high))
+    interval = ", no interval" if math.isnan(effect.low) else f" [{low}, {high}]"
+    return f"{value} {UNITS[statistic]}{interval}"
+
+
+def _digits(statistic: Statistic) -> int:
+    return 2 if statistic == "ratio" else 1
+
+
 def _here(hypothesis: Hypothesis, groups: Sequence[Group], decisive: Group) -> str:
-    unit, quantity = UNITS[hypothesis.statistic], str(hypothesis.quantity)
-    effect = decisive.effect
-    digits = 2 if hypothesis.statistic == "ratio" else 1
+    quantity, digits = str(hypothesis.quantity), _digits(hypothesis.statistic)
     if decisive.baseline is None:
         sides = quantity
     elif quantity == "relative_time":
@@ -199,7 +208,7 @@ def _here(hypothesis: Hypothesis, groups: Sequence[Group], decisive: Group) -> s
     else:
         sides = f"{quantity} {decisive.rows:.1f} % against {decisive.baseline:.1f} %"
     places = ", ".join(f"{facet} {text or 'none'}" for facet, text in zip(hypothesis.each, decisive.name, strict=True))
-    text = f"{places}: {sides}, {effect.value:.{digits}f} {unit} [{effect.low:.{digits}f}, {effect.high:.{digits}f}]"
+    text = f"{places}: {sides}, {effect_text(decisive.effect, hypothesis.statistic)}"
     if len(groups) == 1:
         return text
     values = [group.effect.value for group in groups]

@@ -315,6 +315,10 @@ def test_costs_without_quartiles_decide_nothing(tmp_path: Path) -> None:
     pq.write_table(pa.Table.from_pylist(rows), folder.path / "costs.parquet")
     found = result(folder, "triqdef-cost")
     assert (found.verdict, found.reason) == ("cannot tell", "no interval was measured")
+    assert found.here.endswith("relative_time 9 against 1, 9.00 times, no interval")
+    assert "| 9.00 times, no interval |" in as_markdown([found])
+    (record,) = csv.DictReader(io.StringIO(as_csv([found])))
+    assert (record["effect"], record["low"], record["high"]) == ("9", "", "")
 
 
 def test_rows_of_several_runs_count(tmp_path: Path) -> None:
