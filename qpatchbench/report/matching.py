@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -184,8 +185,9 @@ class Source:
         model = value.model or MAIN_MODELS[dataset]
         if rows[0]["model"] not in MODELS.get(model, (model,)):
             told.append(protocol.other_architecture(rows[0]["model"], model))
-        # The mean of bounds is a bound of the mean, however the rows depend on each other.
-        mean = [sum(rate[place] for rate in each) / len(each) for place in range(3)]
+        # The mean of bounds is a bound of the mean, however the rows depend on each other. A plain `sum` rounds
+        # differently from Python 3.12 on.
+        mean = [math.fsum(rate[place] for rate in each) / len(each) for place in range(3)]
         more = f", mean of {len(rows)} rows" if len(rows) > 1 else ""
         return Measured(
             mean[0],
