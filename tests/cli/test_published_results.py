@@ -51,5 +51,7 @@ def test_every_suite_of_the_papers_has_its_small_run_there() -> None:
 
 
 def test_every_figure_that_the_reading_shows_is_there() -> None:
-    for name in re.findall(r"\(figures/([^)]+)\)", README):
+    shown = re.findall(r"\(figures/([^)]+)\)", README)
+    assert shown
+    for name in shown:
         assert (PAPERS / "figures" / name).is_file(), name

@@ -27,7 +27,8 @@ from qpatchbench.report.table_texts import (
     tex,
 )
 from qpatchbench.report.verdicts import MARKS, Comparison, ordering, verdict
-from tests.report.test_matching import COSTS, FULL, IMAGENET, SIMILAR, folder, row
+from tests.report.test_matching import FULL, folder, row
+from tests.report.test_matching_analyses import COSTS, IMAGENET, SIMILAR
 
 TABLES = tuple(published_tables().values())
 NOTHING = Missing("nothing was run")
