@@ -18,23 +18,17 @@ PACKAGE = Path(qpatchbench.__file__).parent
 COMPONENTS = ("attacks", "defenses", "quantizers", "models", "data", "preprocessors")
 # Each layer may import itself, those below it, and nothing above.
 LAYERS = {
-    "cli": 6,
-    "__main__": 7,
-    "report": 5,
-    "suite": 5,
-    "evaluation": 4,
-    "training": 4,
-    "testing": 4,
-    **dict.fromkeys(COMPONENTS, 3),
-    "ops": 2,
-    "component": 1,
+    "__main__": 10,
+    "cli": 9,
+    "papers": 8,
+    **dict.fromkeys(("report", "suite", "testing"), 7),
+    **dict.fromkeys(("evaluation", "training"), 6),
+    **dict.fromkeys(COMPONENTS, 5),
+    "ops": 4,
+    "scaffold": 4,
+    **dict.fromkeys(("component", "runs", "statistics", "registry"), 3),
+    **dict.fromkeys(("importing", "origin", "unimported"), 2),
     "types": 1,
-    "registry": 1,
-    "importing": 1,
-    "origin": 1,
-    "unimported": 1,
-    "scaffold": 2,
-    "reference": 1,  # data about the papers, read by report and cli
     "errors": 0,
 }
 FORBIDDEN = {"utils", "util", "common", "helpers", "helper", "manager", "misc"}
@@ -129,14 +123,15 @@ def test_every_catalogue_line_leads_to_a_documented_component(kind: str) -> None
 def test_listing_and_describing_load_no_torch() -> None:
     code = """
 import sys
-from qpatchbench.cli.deferred import defer
+from qpatchbench.cli.lazy_torch import defer
 defer("torch")
 from qpatchbench.registry import REGISTRIES
 for registry in REGISTRIES.values():
     for name in registry.entries:
         registry.get(name).model_json_schema()
-import qpatchbench.suite.load, qpatchbench.suite.plan, qpatchbench.suite.store, qpatchbench.suite.identify
-import qpatchbench.report.build, qpatchbench.evaluation.records
+import qpatchbench.suite.file.load, qpatchbench.suite.plan.plan, qpatchbench.suite.store.store
+import qpatchbench.suite.plan.fingerprints
+import qpatchbench.report.page.build, qpatchbench.runs.records
 assert "torch._C" not in sys.modules
 import torch
 assert torch.ones(2).sum() == 2
@@ -149,7 +144,7 @@ assert torch.nn.functional.relu(torch.tensor(-1.0)) == 0
 def test_store_and_report_import_without_torch_even_undeferred() -> None:
     code = """
 import sys
-import qpatchbench.suite.store, qpatchbench.evaluation.records, qpatchbench.report.build
+import qpatchbench.suite.store.store, qpatchbench.runs.records, qpatchbench.report.page.build
 assert "torch" not in sys.modules
 """
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)

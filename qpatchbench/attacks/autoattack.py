@@ -26,10 +26,10 @@ from pydantic import Field, field_validator
 
 from qpatchbench.attacks.pixel import PixelAttack
 from qpatchbench.errors import AttackError
-from qpatchbench.ops import crafting
-from qpatchbench.ops.losses import goal_classes
-from qpatchbench.ops.pasting import to_float
-from qpatchbench.ops.perturbing import LEVELS, judged_images, to_8_bit_inside, whole_images, whole_levels
+from qpatchbench.ops.crafting import loops
+from qpatchbench.ops.crafting.losses import goal_classes
+from qpatchbench.ops.crafting.pixel_attacks import LEVELS, judged_images, to_8_bit_inside, whole_images, whole_levels
+from qpatchbench.ops.patches.pasting import to_float
 from qpatchbench.types import CraftTask, Network, Patch, Stage
 
 FEWEST_CLASSES = 4  # the targeted difference of logits ratio divides by z_1 - (z_3 + z_4) / 2
@@ -67,7 +67,7 @@ class AutoAttack(PixelAttack):
             AttackError: pyautoattack is not installed, the network has fewer than 4 classes, or its output is not
                 finite.
         """
-        return crafting.goal_by_goal(task, self._for_one_goal)
+        return loops.goal_by_goal(task, self._for_one_goal)
 
     def _for_one_goal(self, task: CraftTask) -> Patch:
         images, _ = task.require_places()
@@ -78,7 +78,7 @@ class AutoAttack(PixelAttack):
         history, stages = [], []
         for index, (name, part) in enumerate(parts.items()):
             left = (~broken).nonzero().flatten()
-            for some in crafting.image_parts(len(left), images.side):
+            for some in loops.image_parts(len(left), images.side):
                 chosen = left[some]
                 clean = found[chosen]
                 with _isolated():
@@ -133,7 +133,7 @@ def _unchanged(images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 
 def _of_images_only(network: Network) -> Network:
     """The network as the library may use it: it calls `backward`, which would leave gradients in the weights."""
-    from qpatchbench.ops.input_gradient import OfImagesOnly
+    from qpatchbench.ops.crafting.input_gradient import OfImagesOnly
 
     def finite(images: torch.Tensor) -> torch.Tensor:
         logits = network(images)

@@ -25,12 +25,12 @@ from pydantic import Field
 from qpatchbench.attacks.base import Attack, GradientAttack
 from qpatchbench.component import create
 from qpatchbench.errors import AttackError
-from qpatchbench.ops import crafting
-from qpatchbench.ops.crafting import goal_by_goal
-from qpatchbench.ops.losses import goal_classes, succeeded
-from qpatchbench.ops.pasting import paste, round_to_8_bit, to_float
+from qpatchbench.ops.crafting import loops
+from qpatchbench.ops.crafting.loops import goal_by_goal
+from qpatchbench.ops.crafting.losses import goal_classes, succeeded
+from qpatchbench.ops.crafting.score_access import Scores
+from qpatchbench.ops.patches.pasting import paste, round_to_8_bit, to_float
 from qpatchbench.ops.randomness import forked
-from qpatchbench.ops.scores import Scores
 from qpatchbench.registry import ATTACKS
 from qpatchbench.types import CraftTask, ImageSet, Patch, Placement, Stage
 
@@ -162,7 +162,7 @@ class AutoPatch(GradientAttack):
         """Which images the textures break, rounded as they will be stored; without textures, which are wrong clean."""
         target = -1 if textures is None else int(goal_classes(task.goals))
         found = []
-        for part in crafting.image_parts(len(images), images.side):
+        for part in loops.image_parts(len(images), images.side):
             shown = to_float(images.pixels[part])
             if textures is not None:
                 shown = paste(shown, round_to_8_bit(textures[part]), torch.ones_like(textures[:1, :1]), places[part])

@@ -25,8 +25,8 @@ import torch
 from pydantic import Field, field_validator
 
 from qpatchbench.attacks.base import GradientAttack
-from qpatchbench.ops import crafting
-from qpatchbench.ops.deforming import (
+from qpatchbench.ops.crafting import loops
+from qpatchbench.ops.crafting.deformable_patches import (
     Boxes,
     Found,
     Report,
@@ -40,9 +40,9 @@ from qpatchbench.ops.deforming import (
     soft_mask,
     start_rays,
 )
-from qpatchbench.ops.judging import Judgement
-from qpatchbench.ops.losses import cross_entropy, goal_classes, logit_difference, succeeded
-from qpatchbench.ops.pasting import to_float
+from qpatchbench.ops.crafting.judgement import Judgement
+from qpatchbench.ops.crafting.losses import cross_entropy, goal_classes, logit_difference, succeeded
+from qpatchbench.ops.patches.pasting import to_float
 from qpatchbench.ops.randomness import ImageDraws, forked
 from qpatchbench.types import CraftTask, Network, Patch
 
@@ -104,7 +104,7 @@ class Dpr(GradientAttack):
 
     def craft(self, task: CraftTask) -> Patch:
         """One texture, mask and place per goal and image."""
-        return crafting.goal_by_goal(task, self._for_one_goal)
+        return loops.goal_by_goal(task, self._for_one_goal)
 
     def _for_one_goal(self, task: CraftTask) -> Patch:
         images, given = task.require_places()
@@ -117,7 +117,7 @@ class Dpr(GradientAttack):
         textures, masks = torch.zeros(count, 3, box, box, device=device), torch.zeros(count, 1, box, box, device=device)
         best = Judgement.worst(count, device)
         history = torch.zeros(self.steps + self.texture_steps, device=device)
-        parts = crafting.image_parts(count, images.side)
+        parts = loops.image_parts(count, images.side)
         runs = [(part, restart) for part in parts for restart in range(self.restarts)]
         for number, (part, restart) in enumerate(runs):
             unbroken = part.start + (~best.success[part]).nonzero().flatten()

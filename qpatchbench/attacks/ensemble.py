@@ -19,7 +19,7 @@ import torch
 from pydantic import Field
 
 from qpatchbench.attacks.gap import Gap
-from qpatchbench.ops.crafting import mean_of_networks
+from qpatchbench.ops.crafting.loops import mean_of_networks
 
 
 class Ensemble(Gap):

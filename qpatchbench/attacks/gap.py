@@ -12,8 +12,8 @@ import torch
 from pydantic import Field, field_validator
 
 from qpatchbench.attacks.universal import UniversalAttack
-from qpatchbench.ops.losses import cross_entropy
-from qpatchbench.ops.placing import sample_placement
+from qpatchbench.ops.crafting.losses import cross_entropy
+from qpatchbench.ops.patches.placing import sample_placement
 from qpatchbench.types import Placement
 
 

@@ -19,9 +19,9 @@ from pydantic import Field
 
 from qpatchbench.attacks.base import GradientAttack
 from qpatchbench.attacks.universal import UniversalAttack
-from qpatchbench.ops.crafting import per_image_patches
-from qpatchbench.ops.losses import logit_difference
-from qpatchbench.ops.placing import sample_placement
+from qpatchbench.ops.crafting.loops import per_image_patches
+from qpatchbench.ops.crafting.losses import logit_difference
+from qpatchbench.ops.patches.placing import sample_placement
 from qpatchbench.types import CraftTask, Patch, Placement
 
 

@@ -24,13 +24,13 @@ import torch
 from pydantic import Field
 
 from qpatchbench.attacks.base import GradientAttack
-from qpatchbench.ops import crafting
-from qpatchbench.ops.apgd import auto_pgd
-from qpatchbench.ops.crafting import Objective
-from qpatchbench.ops.judging import Found, Judgement, judged_patches
-from qpatchbench.ops.locating import allowed_places, most_sensitive_places, random_places
-from qpatchbench.ops.losses import cross_entropy, dlr, goal_classes, logit_difference
-from qpatchbench.ops.pasting import round_to_8_bit, to_float
+from qpatchbench.ops.crafting import loops
+from qpatchbench.ops.crafting.apgd import auto_pgd
+from qpatchbench.ops.crafting.judgement import Found, Judgement, judged_patches
+from qpatchbench.ops.crafting.loops import Objective
+from qpatchbench.ops.crafting.losses import cross_entropy, dlr, goal_classes, logit_difference
+from qpatchbench.ops.patches.locating import allowed_places, most_sensitive_places, random_places
+from qpatchbench.ops.patches.pasting import round_to_8_bit, to_float
 from qpatchbench.ops.randomness import ImageDraws, forked
 from qpatchbench.types import CraftTask, Patch, Placement
 
@@ -64,7 +64,7 @@ class PatchApgd(GradientAttack):
 
     def craft(self, task: CraftTask) -> Patch:
         """One texture per goal and image; with its place, where it was searched."""
-        return crafting.goal_by_goal(task, self._for_one_goal)
+        return loops.goal_by_goal(task, self._for_one_goal)
 
     def _for_one_goal(self, task: CraftTask) -> Patch:
         images, _ = task.require_places()
@@ -72,7 +72,7 @@ class PatchApgd(GradientAttack):
         # A stream for places and one for each restart: more of either leaves the draws of the others as they are.
         streams = [ImageDraws.for_task(task, forked(task.generator)) for _ in range(1 + self.restarts)]
         parts, history = [], torch.zeros(self.steps, device=device)
-        for part in crafting.image_parts(len(images), images.side):
+        for part in loops.image_parts(len(images), images.side):
             index = torch.arange(part.start, part.stop, device=device)
             found, losses = self._on_batch(task, part, [stream.chosen(index) for stream in streams])
             parts.append(found)

@@ -26,12 +26,12 @@ import torch
 from pydantic import Field, field_validator
 
 from qpatchbench.attacks.base import GradientAttack
-from qpatchbench.ops import crafting
-from qpatchbench.ops.attending import Attending, attending, token_side, without_conflict
-from qpatchbench.ops.judging import Judgement, judged_patches
-from qpatchbench.ops.locating import upright
-from qpatchbench.ops.losses import cross_entropy, goal_classes
-from qpatchbench.ops.pasting import round_to_8_bit, to_float
+from qpatchbench.ops.crafting import loops
+from qpatchbench.ops.crafting.judgement import Judgement, judged_patches
+from qpatchbench.ops.crafting.losses import cross_entropy, goal_classes
+from qpatchbench.ops.maps.attention import Attending, attending, token_side, without_conflict
+from qpatchbench.ops.patches.locating import upright
+from qpatchbench.ops.patches.pasting import round_to_8_bit, to_float
 from qpatchbench.ops.randomness import ImageDraws
 from qpatchbench.types import CraftTask, Patch, Placement
 
@@ -69,14 +69,14 @@ class PatchFool(GradientAttack):
 
     def craft(self, task: CraftTask) -> Patch:
         """One texture per goal and image, and where it lies."""
-        return crafting.goal_by_goal(task, self._for_one_goal)
+        return loops.goal_by_goal(task, self._for_one_goal)
 
     def _for_one_goal(self, task: CraftTask) -> Patch:
         images, _ = task.require_places()
         side, device = self.size.side(images.side), images.pixels.device
         start = ImageDraws.of(len(images), task.generator, device).uniform(3, side, side)
         parts, places, history = [], [], torch.zeros(self.steps, device=device)
-        for part in crafting.image_parts(len(images), images.side):
+        for part in loops.image_parts(len(images), images.side):
             with attending(task.network, to_float(images.pixels[part])) as seen:
                 placement, tokens = self._place(seen, task, part)
                 best, losses = self._optimised(seen, task, part, start[part], placement, tokens)

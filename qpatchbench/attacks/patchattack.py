@@ -27,14 +27,14 @@ import torch
 from pydantic import Field
 
 from qpatchbench.attacks.base import Attack
-from qpatchbench.ops import crafting
-from qpatchbench.ops.crafting import goal_by_goal
-from qpatchbench.ops.locating import upright
-from qpatchbench.ops.losses import goal_classes, succeeded
-from qpatchbench.ops.pasting import paste, to_float
-from qpatchbench.ops.policy_search import Budget, Found, policy_search
+from qpatchbench.ops.crafting import loops
+from qpatchbench.ops.crafting.loops import goal_by_goal
+from qpatchbench.ops.crafting.losses import goal_classes, succeeded
+from qpatchbench.ops.crafting.policy_search import Budget, Found, policy_search
+from qpatchbench.ops.patches.locating import upright
+from qpatchbench.ops.patches.pasting import paste, to_float
+from qpatchbench.ops.patches.textures import Textures, cut_out, texture_dictionary
 from qpatchbench.ops.randomness import ImageDraws, forked
-from qpatchbench.ops.textures import Textures, cut_out, texture_dictionary
 from qpatchbench.types import CraftTask, Goal, Patch, Targeted
 
 LEVELS = 16  # of a colour channel: multiples of 17/255, from 0 to 1
@@ -83,7 +83,7 @@ class PatchAttack(Attack):
         streams = [ImageDraws.for_task(task, forked(task.generator)) for _ in range(2)]
         budget = Budget(self.queries, self.samples, self.step_size)
         parts: list[Found] = []
-        for part in crafting.image_parts(len(images), images.side):
+        for part in loops.image_parts(len(images), images.side):
             index = torch.arange(part.start, part.stop, device=images.pixels.device)
             pixels, labels = to_float(images.pixels[index]), images.labels[index]
 
@@ -133,7 +133,7 @@ class PatchAttack(Attack):
         """Losses and success (B, S) of the patches that choices (B, S, 5) stand for."""
         losses, won = list[torch.Tensor](), list[torch.Tensor]()
         # Patches per image in one pass of the network.
-        together = max(1, crafting.images_at_once(pixels.shape[-1]) // len(pixels))
+        together = max(1, loops.images_at_once(pixels.shape[-1]) // len(pixels))
         for part in torch.split(choices, together, dim=1):
             shown, answers = pixels.repeat_interleave(part.shape[1], 0), labels.repeat_interleave(part.shape[1])
             flat = part.flatten(0, 1)

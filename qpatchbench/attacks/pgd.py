@@ -12,7 +12,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from qpatchbench.attacks.pixel import PixelAttack
-from qpatchbench.ops.perturbing import Descent, perturbed_images
+from qpatchbench.ops.crafting.pixel_attacks import Descent, perturbed_images
 from qpatchbench.types import CraftTask, Patch
 
 

@@ -15,7 +15,7 @@ from typing import ClassVar, Literal
 from pydantic import Field, field_validator
 
 from qpatchbench.attacks.base import GradientAttack
-from qpatchbench.ops.perturbing import LEVELS, whole_levels
+from qpatchbench.ops.crafting.pixel_attacks import LEVELS, whole_levels
 from qpatchbench.types import Size
 
 WHOLE = Size(percent=100)

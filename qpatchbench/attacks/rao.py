@@ -23,13 +23,13 @@ import torch
 from pydantic import Field, field_validator
 
 from qpatchbench.attacks.base import GradientAttack
-from qpatchbench.ops import crafting
-from qpatchbench.ops.judging import Judgement
-from qpatchbench.ops.locating import Box, allowed_places, beside_the_box
-from qpatchbench.ops.losses import cross_entropy, goal_classes
-from qpatchbench.ops.pasting import to_float
+from qpatchbench.ops.crafting import loops
+from qpatchbench.ops.crafting.judgement import Judgement
+from qpatchbench.ops.crafting.losses import cross_entropy, goal_classes
+from qpatchbench.ops.crafting.moving_patches import Moved, Moves, moving_patches
+from qpatchbench.ops.patches.locating import Box, allowed_places, beside_the_box
+from qpatchbench.ops.patches.pasting import to_float
 from qpatchbench.ops.randomness import ImageDraws
-from qpatchbench.ops.relocating import Moved, Moves, moving_patches
 from qpatchbench.types import CraftTask, Patch, Placement
 
 DIRECTIONS = {"fixed": 0, "random": 1, "full": 4}
@@ -66,7 +66,7 @@ class Rao(GradientAttack):
 
     def craft(self, task: CraftTask) -> Patch:
         """One texture per goal and image, and where it lies."""
-        return crafting.goal_by_goal(task, self._for_one_goal)
+        return loops.goal_by_goal(task, self._for_one_goal)
 
     def _for_one_goal(self, task: CraftTask) -> Patch:
         images, given = task.require_places()
@@ -76,7 +76,7 @@ class Rao(GradientAttack):
         draws = ImageDraws.of(len(images), task.generator, device)
         start = beside_the_box(given.to(device), allowed, draws)
         parts: list[Moved] = []
-        for part in crafting.image_parts(len(images), images.side):
+        for part in loops.image_parts(len(images), images.side):
             labels = images.labels[part]
             own = draws.chosen(torch.arange(part.start, part.stop, device=device))
 

@@ -27,12 +27,12 @@ from pydantic import Field
 
 from qpatchbench.attacks.base import Attack
 from qpatchbench.errors import AttackError
-from qpatchbench.ops import crafting
-from qpatchbench.ops.crafting import goal_by_goal
-from qpatchbench.ops.locating import upright
-from qpatchbench.ops.losses import cross_entropy, goal_classes, logit_difference, succeeded
-from qpatchbench.ops.painting import patchwork, with_another_colour, with_channel_flipped, with_square
-from qpatchbench.ops.pasting import paste, to_float
+from qpatchbench.ops.crafting import loops
+from qpatchbench.ops.crafting.loops import goal_by_goal
+from qpatchbench.ops.crafting.losses import cross_entropy, goal_classes, logit_difference, succeeded
+from qpatchbench.ops.patches.colour_squares import patchwork, with_another_colour, with_channel_flipped, with_square
+from qpatchbench.ops.patches.locating import upright
+from qpatchbench.ops.patches.pasting import paste, to_float
 from qpatchbench.ops.randomness import ImageDraws, forked
 from qpatchbench.types import CraftTask, Patch
 
@@ -95,7 +95,7 @@ class SparseRs(Attack):
         images, _ = task.require_places()
         draws = ImageDraws.for_task(task, forked(task.generator))
         parts, spent, history = [], [], torch.zeros(min(RECORDED, self.queries))
-        for part in crafting.image_parts(len(images), images.side):
+        for part in loops.image_parts(len(images), images.side):
             index = torch.arange(part.start, part.stop, device=draws.seeds.device)
             found, queries, losses = self._on_batch(task, index, draws.chosen(index))
             history += losses * len(index) / len(images)

@@ -9,27 +9,33 @@ from typing import Any
 import click
 
 from qpatchbench import __version__
-from qpatchbench.cli.deferred import defer
+from qpatchbench.cli.lazy_torch import defer
 from qpatchbench.errors import QPatchBenchError, SuiteError
 
 # command -> (module that defines it, what it does)
 COMMANDS = {
-    "run": ("qpatchbench.cli.run", "Run a suite: train, craft, transfer, report; resumes where it stopped."),
-    "plan": ("qpatchbench.cli.plan", "Show what a run would do, and what is already done."),
-    "validate": ("qpatchbench.cli.validate", "Check suite files; prints every error with its line."),
-    "list": ("qpatchbench.cli.catalogue", "List components, suites, plugins or the papers' tables."),
-    "describe": ("qpatchbench.cli.catalogue", "Show the fields of one component."),
-    "report": ("qpatchbench.cli.report", "Write leaderboards, plots and the HTML report of a run again."),
-    "table": ("qpatchbench.cli.table", "Print a table of the papers, measured values beside the published."),
-    "figure": ("qpatchbench.cli.figure", "Draw a figure of the papers from what runs measured, as PDF and PNG."),
-    "claims": ("qpatchbench.cli.claims", "Test the papers' claims on what runs measured."),
-    "compare": ("qpatchbench.cli.compare", "Compare two runs row by row, paired on the same images."),
-    "verify": ("qpatchbench.cli.verify", "Recompute every number of a run or an entry from its bytes."),
-    "explain": ("qpatchbench.cli.explain", "Trace a leaderboard row to its counts, patch, checkpoint and suite lines."),
-    "entry": ("qpatchbench.cli.entry", "Write a leaderboard entry from a finished run."),
-    "apply": ("qpatchbench.cli.apply", "Paste a stored patch on images and write them as PNG."),
-    "plugin": ("qpatchbench.cli.plugin", "Write a component of your own, or check one."),
-    "schema": ("qpatchbench.cli.validate", "Print a JSON schema, for editors."),
+    "run": ("qpatchbench.cli.commands.run", "Run a suite: train, craft, transfer, report; resumes where it stopped."),
+    "plan": ("qpatchbench.cli.commands.plan", "Show what a run would do, and what is already done."),
+    "validate": ("qpatchbench.cli.commands.validate", "Check suite files; prints every error with its line."),
+    "list": ("qpatchbench.cli.commands.list_describe", "List components, suites, plugins or the papers' tables."),
+    "describe": ("qpatchbench.cli.commands.list_describe", "Show the fields of one component."),
+    "report": ("qpatchbench.cli.commands.report", "Write leaderboards, plots and the HTML report of a run again."),
+    "table": ("qpatchbench.cli.commands.table", "Print a table of the papers, measured values beside the published."),
+    "figure": (
+        "qpatchbench.cli.commands.figure",
+        "Draw a figure of the papers from what runs measured, as PDF and PNG.",
+    ),
+    "claims": ("qpatchbench.cli.commands.claims", "Test the papers' claims on what runs measured."),
+    "compare": ("qpatchbench.cli.commands.compare", "Compare two runs row by row, paired on the same images."),
+    "verify": ("qpatchbench.cli.commands.verify", "Recompute every number of a run or an entry from its bytes."),
+    "explain": (
+        "qpatchbench.cli.commands.explain",
+        "Trace a leaderboard row to its counts, patch, checkpoint and suite lines.",
+    ),
+    "entry": ("qpatchbench.cli.commands.entry", "Write a leaderboard entry from a finished run."),
+    "apply": ("qpatchbench.cli.commands.apply", "Paste a stored patch on images and write them as PNG."),
+    "plugin": ("qpatchbench.cli.commands.plugin", "Write a component of your own, or check one."),
+    "schema": ("qpatchbench.cli.commands.validate", "Print a JSON schema, for editors."),
 }
 
 

@@ -9,10 +9,10 @@ from contextlib import contextmanager
 
 import click
 
-from qpatchbench.suite.execute import Display
-from qpatchbench.suite.jobs import Job, Sizes
-from qpatchbench.suite.plan import Plan
-from qpatchbench.suite.store import Store
+from qpatchbench.suite.execution.executor import Display
+from qpatchbench.suite.jobs.pipeline import Job, Sizes
+from qpatchbench.suite.plan.plan import Plan
+from qpatchbench.suite.store.store import Store
 
 
 @contextmanager

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +12,7 @@ import torch
 
 from qpatchbench.data.splitting import HASH_BYTES, pixel_hashes
 from qpatchbench.errors import StorageError
+from qpatchbench.runs.files import replacing, sha256_of
 from qpatchbench.types import ImageSet
 
 if TYPE_CHECKING:
@@ -88,7 +86,7 @@ def write_pools(folder: Path, content: Pools) -> None:
     meta = {
         "format": FORMAT,
         "size": path.stat().st_size,
-        "sha256": _sha256(path),
+        "sha256": sha256_of(path),
         "class_names": content.class_names,
         "ids": {name: pool.images.ids for name, pool in content.pools.items()},
     }
@@ -100,7 +98,7 @@ def read_pools(folder: Path) -> Pools | None:
     from safetensors.torch import load_file
 
     meta = _intact_meta(folder)
-    if meta is None or _sha256(folder / TENSORS) != meta["sha256"]:
+    if meta is None or sha256_of(folder / TENSORS) != meta["sha256"]:
         return None
     tensors = load_file(folder / TENSORS)
     pools = {
@@ -149,26 +147,12 @@ def _intact_meta(folder: Path) -> dict[str, Any] | None:
     return meta if path.stat().st_size == meta.get("size") else None
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _replace(path: Path, write: Callable[[Path], object]) -> None:
     """Let `write` fill a temporary file, force it to disk and rename it to `path`."""
-    temporary = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        os.close(handle)
-        temporary = Path(name)
-        write(temporary)
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        with replacing(path) as temporary:
+            write(temporary)
     except Exception as error:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
         # safetensors reports a full disk as its own error type, which is no OSError.
         if isinstance(error, OSError) or type(error).__name__ == "SafetensorError":
             raise StorageError(f"cannot write the image cache {path}: {error}") from error

@@ -19,9 +19,9 @@ import torch
 from pydantic import Field
 
 from qpatchbench.defenses.base import Batch, Defense, FixedWidthDefense, Step, SwitchableNetwork
-from qpatchbench.ops.adversarial_batches import ascended_images, cross_entropies, drawn_width, partly_attacked
-from qpatchbench.ops.perturbing import random_start
+from qpatchbench.ops.crafting.pixel_attacks import random_start
 from qpatchbench.ops.randomness import ImageDraws
+from qpatchbench.ops.training.adversarial_batches import ascended_images, cross_entropies, drawn_width, partly_attacked
 from qpatchbench.types import Bits, Losses, Network
 
 

@@ -22,9 +22,9 @@ import torch
 from pydantic import Field
 
 from qpatchbench.defenses.base import Batch, Defense, Step, SwitchableNetwork
-from qpatchbench.ops.adversarial_batches import ascended_images, drawn_width
-from qpatchbench.ops.perturbing import random_start
+from qpatchbench.ops.crafting.pixel_attacks import random_start
 from qpatchbench.ops.randomness import ImageDraws
+from qpatchbench.ops.training.adversarial_batches import ascended_images, drawn_width
 from qpatchbench.types import FLOAT, Bits, Losses, Network
 
 

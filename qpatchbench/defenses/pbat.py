@@ -35,12 +35,12 @@ from pydantic import Field, field_validator
 
 from qpatchbench.defenses.base import Batch, Defense, FixedWidthDefense, Step, SwitchableNetwork
 from qpatchbench.errors import AttackError, TrainingError
-from qpatchbench.ops.adversarial_batches import cross_entropies, drawn_width, fitting_side, partly_attacked
-from qpatchbench.ops.locating import Box, allowed_places, random_places, upright
-from qpatchbench.ops.losses import cross_entropy
-from qpatchbench.ops.pasting import paste
+from qpatchbench.ops.crafting.losses import cross_entropy
+from qpatchbench.ops.crafting.moving_patches import Moves, moving_patches
+from qpatchbench.ops.patches.locating import Box, allowed_places, random_places, upright
+from qpatchbench.ops.patches.pasting import paste
 from qpatchbench.ops.randomness import ImageDraws
-from qpatchbench.ops.relocating import Moves, moving_patches
+from qpatchbench.ops.training.adversarial_batches import cross_entropies, drawn_width, fitting_side, partly_attacked
 from qpatchbench.types import Bits, Losses, Network, Placement, Size
 
 DIRECTIONS = {"fixed": 0, "random": 0, "random_optimised": 1, "fully_optimised": 4}

@@ -31,18 +31,18 @@ import torch
 from pydantic import Field
 
 from qpatchbench.defenses.base import Batch, Defense, FixedWidthDefense, Step, SwitchableNetwork
-from qpatchbench.ops.adversarial_batches import (
+from qpatchbench.ops.crafting.pixel_attacks import random_start
+from qpatchbench.ops.patches.cells import as_pixels, cell_means, gradient_norms, largest_half, windows
+from qpatchbench.ops.patches.locating import allowed_places, random_places
+from qpatchbench.ops.patches.pasting import paste
+from qpatchbench.ops.randomness import ImageDraws
+from qpatchbench.ops.training.adversarial_batches import (
     ascended_images,
     cross_entropies,
     drawn_width,
     fitting_side,
     partly_attacked,
 )
-from qpatchbench.ops.locating import allowed_places, random_places
-from qpatchbench.ops.partitioning import as_pixels, cell_means, gradient_norms, largest_half, windows
-from qpatchbench.ops.pasting import paste
-from qpatchbench.ops.perturbing import random_start
-from qpatchbench.ops.randomness import ImageDraws
 from qpatchbench.types import Bits, Losses, Network, Size
 
 

@@ -35,14 +35,14 @@ from pydantic import Field
 
 from qpatchbench.defenses.base import Batch, Defense, Step, SwitchableNetwork
 from qpatchbench.errors import TrainingError
-from qpatchbench.ops.gradient_inconsistency import Inconsistency, inconsistent
-from qpatchbench.ops.quantized_patches import (
+from qpatchbench.ops.crafting.quantized_patches import (
     Ascent,
     ascended_texture,
     follow_gradient,
     paste_quantized,
     random_places,
 )
+from qpatchbench.ops.training.gradient_inconsistency import Inconsistency, inconsistent
 from qpatchbench.types import FLOAT, Bits, Losses, Size
 
 

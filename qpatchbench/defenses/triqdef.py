@@ -33,11 +33,11 @@ from pydantic import Field
 
 from qpatchbench.defenses.base import Batch, Defense, Step, SwitchableNetwork
 from qpatchbench.errors import TrainingError
-from qpatchbench.ops.disalignment import Measure, pair_similarities
-from qpatchbench.ops.pasting import paste
-from qpatchbench.ops.placing import sample_placement
-from qpatchbench.ops.quantized_patches import Ascent, ascended_texture
-from qpatchbench.ops.similarity import prepared
+from qpatchbench.ops.crafting.quantized_patches import Ascent, ascended_texture
+from qpatchbench.ops.maps.disalignment import Measure, pair_similarities
+from qpatchbench.ops.maps.similarity import prepared
+from qpatchbench.ops.patches.pasting import paste
+from qpatchbench.ops.patches.placing import sample_placement
 from qpatchbench.types import Bits, Losses, Size
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
@@ -130,7 +130,7 @@ class TriQDef(Defense):
         Raises:
             TrainingError: the batch has no second half, the pool is empty, or a patch or a layer does not fit.
         """
-        from qpatchbench.ops.early_backward import backward_now
+        from qpatchbench.ops.training.early_backward import backward_now
 
         clean, attacked = batch.halves()
         if not len(attacked.labels):
@@ -236,7 +236,7 @@ class TriQDef(Defense):
         gradient: bool,
         constant: bool,
     ) -> _View:
-        from qpatchbench.ops.batch_norm import FastSecondDerivative
+        from qpatchbench.ops.training.double_backward_batch_norm import FastSecondDerivative
 
         images = batch.images.detach().requires_grad_(gradient)
         twice = gradient and not constant

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 
 from qpatchbench.errors import AttackError
-from qpatchbench.evaluation.records import QUERY_BUDGETS, GoalCounts, QueryCounts
-from qpatchbench.ops.pasting import paste, round_to_8_bit, to_float
+from qpatchbench.ops.patches.pasting import paste, round_to_8_bit, to_float
+from qpatchbench.runs.records import QUERY_BUDGETS, GoalCounts, QueryCounts
 from qpatchbench.types import Goal, ImageSet, Network, Patch, Placement, Targeted
 
 

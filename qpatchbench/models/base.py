@@ -12,6 +12,7 @@ from pydantic import Field
 
 from qpatchbench.component import Component
 from qpatchbench.errors import WeightsError
+from qpatchbench.models.weights import load_weights
 
 
 @dataclass(frozen=True)
@@ -61,8 +62,6 @@ class ModelSource(Component, ABC):
         Raises:
             WeightsError: the weights are missing, unsafe to read or do not fit.
         """
-        from qpatchbench.models.weights import load_weights
-
         network = self.build(num_classes, image_size)
         load_weights(self, network, num_classes)
         return network

@@ -8,11 +8,11 @@ import pickle
 import re
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
+from typing import Protocol
 
 import torch
 
 from qpatchbench.errors import WeightsError, suggestion
-from qpatchbench.models.base import ModelSource
 
 TRAIN, PRETRAINED, PACKAGE = "train", "pretrained", "package:"
 FORMS = "train, pretrained, a file, or package:NAME/FILE"
@@ -24,7 +24,22 @@ SHOWN = 5  # tensors listed per kind of mismatch
 ROLES = {"weight", "bias", "running_mean", "running_var", COUNTER}
 
 
-def load_weights(source: ModelSource, network: torch.nn.Module, num_classes: int) -> None:
+class Weighted(Protocol):
+    """What is asked of a model source here."""
+
+    @property
+    def name(self) -> str:
+        """Name of the architecture."""
+
+    @property
+    def weights(self) -> str:
+        """Where its weights come from."""
+
+    def pretrained_tensors(self, num_classes: int) -> Mapping[str, torch.Tensor]:
+        """Published weights by name."""
+
+
+def load_weights(source: Weighted, network: torch.nn.Module, num_classes: int) -> None:
     """Put the weights that `source.weights` names into a freshly built `network`, in place.
 
     A file may hold the whole network or the backbone inside it.

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from qpatchbench.errors import QPatchBenchError
-from qpatchbench.ops.averaging import log_mean_probability
+from qpatchbench.ops.crafting.bpda import with_gradient_of
+from qpatchbench.ops.mean_prediction import log_mean_probability
 from qpatchbench.ops.randomness import derive_seed
-from qpatchbench.ops.surrogate import with_gradient_of
 from qpatchbench.preprocessors.base import Preprocessor
 from qpatchbench.types import Network, Randomized
 

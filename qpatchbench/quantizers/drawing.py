@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
-from qpatchbench.ops.averaging import log_mean_probability
+from qpatchbench.ops.mean_prediction import log_mean_probability
 
 
 class RandomPrecisionNetwork(nn.Module):

@@ -23,7 +23,7 @@ import torch
 from torch import nn
 
 from qpatchbench.errors import QPatchBenchError
-from qpatchbench.ops.fake_quantization import (
+from qpatchbench.ops.quantization.fake_quantization import (
     SMALLEST_SCALE,
     code_range,
     extremes,

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from qpatchbench.errors import QPatchBenchError
-from qpatchbench.ops.fake_quantization import code_range, fake_quantize, max_scale
+from qpatchbench.ops.quantization.fake_quantization import code_range, fake_quantize, max_scale
 from qpatchbench.quantizers.frozen_activation import FrozenActivation
 from qpatchbench.quantizers.layers import FrozenLayer, SwitchableBatchNorm, float_weight, freeze_layer
 from qpatchbench.quantizers.switchable import switchable_layers

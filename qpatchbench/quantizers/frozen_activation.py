@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from qpatchbench.ops.fake_quantization import code_range, fake_quantize, fake_quantize_between, max_scale
+from qpatchbench.ops.quantization.fake_quantization import code_range, fake_quantize, fake_quantize_between, max_scale
 from qpatchbench.types import FLOAT_BITS
 
 

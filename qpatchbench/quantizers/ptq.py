@@ -47,7 +47,7 @@ class Ptq(Quantizer):
         Raises:
             QPatchBenchError: no calibration images, or the checkpoint has no float network.
         """
-        from qpatchbench.ops.fake_quantization import SMALLEST_SCALE, code_range
+        from qpatchbench.ops.quantization.fake_quantization import SMALLEST_SCALE, code_range
         from qpatchbench.quantizers.frozen import freeze_static, reject_empty
         from qpatchbench.quantizers.frozen_activation import FrozenActivation
         from qpatchbench.quantizers.layers import quantizable

@@ -14,7 +14,7 @@ from torch.autograd.graph import Node
 from torch.utils.hooks import RemovableHandle
 
 from qpatchbench.errors import QPatchBenchError, suggestion
-from qpatchbench.ops.hog import SMALLEST_SIDE
+from qpatchbench.ops.maps.hog import SMALLEST_SIDE
 from qpatchbench.quantizers.layers import quantizable
 from qpatchbench.quantizers.observing import evaluating
 from qpatchbench.types import Network, Observed

@@ -17,7 +17,7 @@ from qpatchbench.scaffold.naming import Names, checked_names
 
 TEMPLATES = Path(__file__).parent
 # What to type in the folder of a new package, in this order.
-COMMANDS = (
+FIRST_COMMANDS = (
     "pip install --editable .",
     "qpatchbench plugin check {module}",
     "pytest",
@@ -47,7 +47,7 @@ def scaffold(kind: str, name: str) -> dict[str, str]:
         "distribution": names.distribution,
         "class_name": names.class_name,
         "group": KINDS[kind].package,
-        "commands": "\n".join(COMMANDS).format(module=names.module),
+        "commands": "\n".join(FIRST_COMMANDS).format(module=names.module),
         "requires": ".".join(__version__.split(".")[:2]),
     }
     places = {

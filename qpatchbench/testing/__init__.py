@@ -7,8 +7,8 @@ The test of a plugin is four lines::
         check(component)
 """
 
+from qpatchbench.testing.fixtures.trials import trial
 from qpatchbench.testing.kit import Check, Result, checks_for, parametrize_with_checks, run_checks
-from qpatchbench.testing.requiring import DoesNotApplyError
-from qpatchbench.testing.trials import trial
+from qpatchbench.testing.require import DoesNotApplyError
 
 __all__ = ["Check", "DoesNotApplyError", "Result", "checks_for", "parametrize_with_checks", "run_checks", "trial"]

@@ -11,21 +11,21 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from qpatchbench.component import Component
 from qpatchbench.errors import PluginError, suggestion
-from qpatchbench.testing.requiring import DoesNotApplyError, kind_of
+from qpatchbench.testing.require import DoesNotApplyError, kind_of
 
 if TYPE_CHECKING:
     import pytest
 
 Verdict: TypeAlias = Literal["passed", "failed", "expected", "does not apply"]
 
-ALL_KINDS = "qpatchbench.testing.components"
+ALL_KINDS = "qpatchbench.testing.checks.components"
 MODULES = {
-    "attack": "qpatchbench.testing.attacks",
-    "defense": "qpatchbench.testing.defenses",
-    "quantizer": "qpatchbench.testing.quantizers",
-    "preprocessor": "qpatchbench.testing.preprocessors",
-    "model": "qpatchbench.testing.models",
-    "dataset": "qpatchbench.testing.datasets",
+    "attack": "qpatchbench.testing.checks.attacks",
+    "defense": "qpatchbench.testing.checks.defenses",
+    "quantizer": "qpatchbench.testing.checks.quantizers",
+    "preprocessor": "qpatchbench.testing.checks.preprocessors",
+    "model": "qpatchbench.testing.checks.models",
+    "dataset": "qpatchbench.testing.checks.datasets",
 }
 
 

@@ -14,7 +14,7 @@ from qpatchbench.component import Component
 from qpatchbench.errors import PluginError, UnknownNameError, suggestion
 from qpatchbench.importing import imported, imported_file
 from qpatchbench.registry import BUILT_IN, REGISTRIES, Entry, load_plugin
-from qpatchbench.testing.requiring import kind_of
+from qpatchbench.testing.require import kind_of
 
 OURS = "qpatchbench"
 

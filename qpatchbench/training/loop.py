@@ -15,9 +15,9 @@ from lightning_fabric import Fabric
 
 from qpatchbench.defenses.base import Batch, Defense, Step
 from qpatchbench.errors import TrainingError
-from qpatchbench.ops.augmentation import random_crop, random_flip
-from qpatchbench.ops.pasting import to_float
+from qpatchbench.ops.patches.pasting import to_float
 from qpatchbench.ops.randomness import derive_generator, derive_seed
+from qpatchbench.ops.training.augmentation import random_crop, random_flip
 from qpatchbench.quantizers.base import Quantizer
 from qpatchbench.training.settings import TrainingSettings
 from qpatchbench.training.snapshot import Running, Snapshot

@@ -30,9 +30,9 @@ from qpatchbench.attacks.universal import UniversalAttack
 from qpatchbench.data.base import Decoding
 from qpatchbench.data.digits import Digits
 from qpatchbench.evaluation.measure import clean_predictions, count_outcomes, patched_predictions
-from qpatchbench.evaluation.statistics import wilson
-from qpatchbench.ops.locating import upright
-from qpatchbench.ops.pasting import paste, to_float
+from qpatchbench.ops.patches.locating import upright
+from qpatchbench.ops.patches.pasting import paste, to_float
+from qpatchbench.statistics.intervals import wilson
 from qpatchbench.types import CraftTask, ImageSet, Patch, Placement, Targeted
 
 SIDE, SIZE, CLASSES = 15, 5, 10

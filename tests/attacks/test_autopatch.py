@@ -8,13 +8,13 @@ import torch
 from qpatchbench.attacks import autopatch
 from qpatchbench.attacks.autopatch import AutoPatch
 from qpatchbench.component import create
-from qpatchbench.evaluation.checks import scores_find_nothing_more
-from qpatchbench.ops.losses import succeeded
-from qpatchbench.ops.pasting import paste, round_to_8_bit, to_float
-from qpatchbench.ops.placing import sample_placement
-from qpatchbench.ops.surrogate import with_gradient_of
+from qpatchbench.evaluation.checks.artifacts import scores_find_nothing_more
+from qpatchbench.ops.crafting.bpda import with_gradient_of
+from qpatchbench.ops.crafting.losses import succeeded
+from qpatchbench.ops.patches.pasting import paste, round_to_8_bit, to_float
+from qpatchbench.ops.patches.placing import sample_placement
 from qpatchbench.registry import ATTACKS
-from qpatchbench.testing.oracles import linear_network
+from qpatchbench.testing.fixtures.oracles import linear_network
 from qpatchbench.types import CraftTask, ImageSet, Network, Patch, Untargeted
 
 SIDE, SIZE, CLASSES = 10, 3, 4

@@ -19,8 +19,8 @@ from qpatchbench.component import Component
 from qpatchbench.errors import PluginError
 from qpatchbench.registry import ATTACKS
 from qpatchbench.testing import Check, checks_for, parametrize_with_checks, trial
-from qpatchbench.testing.attack_tasks import craft, goals_of, ground_for
-from qpatchbench.testing.attacks import a_broken_network_is_refused, the_patch_is_well_formed
+from qpatchbench.testing.checks.attacks import a_broken_network_is_refused, the_patch_is_well_formed
+from qpatchbench.testing.fixtures.attack_tasks import craft, goals_of, ground_for
 from qpatchbench.types import CraftTask, ImageSet, Network, Patch, Placement, Size, Targeted, Untargeted
 
 # Attacks that take no target class, with the reason.

@@ -10,14 +10,14 @@ from qpatchbench.attacks.base import Attack
 from qpatchbench.attacks.dpr import Dpr
 from qpatchbench.component import Component
 from qpatchbench.errors import AttackError
-from qpatchbench.ops import crafting
-from qpatchbench.ops.deforming import boxes_around, fitted_mask, sectors_of
-from qpatchbench.ops.locating import upright
-from qpatchbench.ops.pasting import paste, round_to_8_bit, to_float
-from qpatchbench.ops.placing import sample_placement
+from qpatchbench.ops.crafting import loops
+from qpatchbench.ops.crafting.deformable_patches import boxes_around, fitted_mask, sectors_of
+from qpatchbench.ops.patches.locating import upright
+from qpatchbench.ops.patches.pasting import paste, round_to_8_bit, to_float
+from qpatchbench.ops.patches.placing import sample_placement
 from qpatchbench.ops.randomness import ImageDraws, forked
 from qpatchbench.testing import Check, parametrize_with_checks
-from qpatchbench.testing.oracles import linear_network
+from qpatchbench.testing.fixtures.oracles import linear_network
 from qpatchbench.types import CraftTask, Goal, ImageSet, Network, Patch, Placement, Targeted, Untargeted
 
 SIDE, SIZE, COUNT = 16, 4, 12
@@ -293,7 +293,7 @@ def test_batches_and_neighbours_change_nothing(monkeypatch: pytest.MonkeyPatch) 
     network, attack, goals = random_network(), dpr(steps=12, texture_steps=8, restarts=2), (Targeted(1), Untargeted())
     whole = crafted(attack, network, images_of(), *goals)
     for size in (1, 5, 11):
-        monkeypatch.setattr(crafting, "PER_IMAGE_BATCH", size)
+        monkeypatch.setattr(loops, "PER_IMAGE_BATCH", size)
         split = crafted(attack, network, images_of(), *goals)
         assert torch.equal(split.masks, whole.masks)
         assert torch.allclose(split.textures, whole.textures, atol=1.01 / 255)

@@ -9,11 +9,11 @@ import torch
 
 from qpatchbench.attacks.base import Attack
 from qpatchbench.component import create
-from qpatchbench.ops.losses import cross_entropy
-from qpatchbench.ops.pasting import paste, to_float
-from qpatchbench.ops.placing import sample_placement
+from qpatchbench.ops.crafting.losses import cross_entropy
+from qpatchbench.ops.patches.pasting import paste, to_float
+from qpatchbench.ops.patches.placing import sample_placement
 from qpatchbench.registry import ATTACKS
-from qpatchbench.testing.oracles import linear_network
+from qpatchbench.testing.fixtures.oracles import linear_network
 from qpatchbench.types import CraftTask, ImageSet, Network, Patch, Targeted, Untargeted
 
 SIDE, SIZE, CLASSES = 8, 3, 3

@@ -1,4 +1,4 @@
-"""Attacks against networks whose best patch is known exactly (`qpatchbench.testing.oracles`)."""
+"""Attacks against networks whose best patch is known exactly (`qpatchbench.testing.fixtures.oracles`)."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import torch
 
 from qpatchbench.attacks.gap import Gap
 from qpatchbench.attacks.lavan import Lavan, LavanPerImage
-from qpatchbench.evaluation.checks import patch_gradients
+from qpatchbench.evaluation.checks.artifacts import patch_gradients
 from qpatchbench.evaluation.measure import clean_predictions, patched_predictions
-from qpatchbench.ops.pasting import paste, to_float
-from qpatchbench.ops.placing import sample_placement
+from qpatchbench.ops.patches.pasting import paste, to_float
+from qpatchbench.ops.patches.placing import sample_placement
 from qpatchbench.ops.randomness import forked
 from qpatchbench.quantizers.base import Checkpoint
 from qpatchbench.quantizers.ptq import Ptq
-from qpatchbench.testing.oracles import best_patch, linear_network, margin_gain, patch_weight
+from qpatchbench.testing.fixtures.oracles import best_patch, linear_network, margin_gain, patch_weight
 from qpatchbench.types import FLOAT, Bits, CraftTask, ImageSet, Patch, Placement, Targeted, Untargeted
 
 SIDE, SIZE = 8, 4

@@ -10,11 +10,11 @@ from pydantic import ValidationError
 
 from qpatchbench.attacks.patch_apgd import PatchApgd
 from qpatchbench.errors import AttackError
-from qpatchbench.ops import crafting
-from qpatchbench.ops.losses import succeeded
-from qpatchbench.ops.pasting import paste, round_to_8_bit, to_float
-from qpatchbench.ops.placing import sample_placement
-from qpatchbench.testing.oracles import linear_network
+from qpatchbench.ops.crafting import loops
+from qpatchbench.ops.crafting.losses import succeeded
+from qpatchbench.ops.patches.pasting import paste, round_to_8_bit, to_float
+from qpatchbench.ops.patches.placing import sample_placement
+from qpatchbench.testing.fixtures.oracles import linear_network
 from qpatchbench.types import CraftTask, Goal, ImageSet, Network, Patch, Placement, Targeted, Untargeted
 
 SIDE, SIZE, CLASSES, COUNT = 8, 3, 4, 24
@@ -183,7 +183,7 @@ def test_batches_and_neighbours_change_nothing(location: str, monkeypatch: pytes
     attack = apgd(location=location, steps=12, restarts=2, random_places=1)
     whole = crafted(attack, exact, images, Targeted(1), Untargeted())
     for size in (1, 5, 23):
-        monkeypatch.setattr(crafting, "PER_IMAGE_BATCH", size)
+        monkeypatch.setattr(loops, "PER_IMAGE_BATCH", size)
         split = crafted(attack, exact, images, Targeted(1), Untargeted())
         assert torch.allclose(split.textures, whole.textures, atol=1e-4)
         assert split.history == pytest.approx(whole.history, abs=1e-5)

@@ -13,11 +13,11 @@ from qpatchbench.attacks.patch_fool import PatchFool, first_half
 from qpatchbench.component import create
 from qpatchbench.errors import AttackError
 from qpatchbench.models.classifier import ImageClassifier
-from qpatchbench.ops import crafting
-from qpatchbench.ops.attending import attending
-from qpatchbench.ops.losses import cross_entropy, goal_classes
-from qpatchbench.ops.pasting import paste, round_to_8_bit, to_float
-from qpatchbench.ops.placing import sample_placement
+from qpatchbench.ops.crafting import loops
+from qpatchbench.ops.crafting.losses import cross_entropy, goal_classes
+from qpatchbench.ops.maps.attention import attending
+from qpatchbench.ops.patches.pasting import paste, round_to_8_bit, to_float
+from qpatchbench.ops.patches.placing import sample_placement
 from qpatchbench.ops.randomness import ImageDraws, forked
 from qpatchbench.quantizers.base import Checkpoint
 from qpatchbench.registry import QUANTIZERS
@@ -293,7 +293,7 @@ def test_results_do_not_depend_on_batching(
 ) -> None:
     whole = crafted(patch_fool(), network, images, Targeted(1), Untargeted())
     for size in (1, 3, 9):
-        monkeypatch.setattr(crafting, "PER_IMAGE_BATCH", size)
+        monkeypatch.setattr(loops, "PER_IMAGE_BATCH", size)
         split = crafted(patch_fool(), network, images, Targeted(1), Untargeted())
         assert torch.allclose(split.textures, whole.textures, atol=1e-3)
         assert split.history == pytest.approx(whole.history, abs=1e-4)

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from qpatchbench.attacks.patchattack import PatchAttack
-from qpatchbench.ops.losses import succeeded
-from qpatchbench.ops.pasting import paste, to_float
-from qpatchbench.ops.placing import sample_placement
-from qpatchbench.ops.scores import Scores
+from qpatchbench.ops.crafting.losses import succeeded
+from qpatchbench.ops.crafting.score_access import Scores
+from qpatchbench.ops.patches.pasting import paste, to_float
+from qpatchbench.ops.patches.placing import sample_placement
 from qpatchbench.types import CraftTask, ImageSet, Network, Patch, Untargeted
 
 SIDE, SIZE = 12, 4

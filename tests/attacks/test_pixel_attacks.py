@@ -22,11 +22,11 @@ from qpatchbench.attacks.pgd import Pgd
 from qpatchbench.attacks.pixel import PixelAttack
 from qpatchbench.errors import AttackError
 from qpatchbench.evaluation.measure import patched_predictions
-from qpatchbench.ops import crafting
-from qpatchbench.ops.pasting import to_float
+from qpatchbench.ops.crafting import loops
+from qpatchbench.ops.patches.pasting import to_float
 from qpatchbench.ops.randomness import forked
-from qpatchbench.testing.attack_tasks import task_for
-from qpatchbench.testing.oracles import linear_network
+from qpatchbench.testing.fixtures.attack_tasks import task_for
+from qpatchbench.testing.fixtures.oracles import linear_network
 from qpatchbench.types import ImageSet, Network, Patch, Size, Targeted, Untargeted
 
 SIDE, CLASSES, COUNT = 8, 5, 32
@@ -279,7 +279,7 @@ def test_pgd_is_stronger_than_fgsm_and_a_random_start_still_draws_per_image(
     attack = Pgd(name="pgd", epsilon=epsilon)
     whole = adversarial(attack, network, images, seed=3).textures
     assert float(losses(network, whole, images.labels).mean()) > float(single.mean())
-    monkeypatch.setattr(crafting, "PER_IMAGE_BATCH", 7)
+    monkeypatch.setattr(loops, "PER_IMAGE_BATCH", 7)
     assert torch.equal(adversarial(attack, network, images, seed=3).textures, whole), "batches of 7 changed the draws"
     assert not torch.equal(adversarial(attack, network, images, seed=4).textures, whole)
 

@@ -8,10 +8,10 @@ from pydantic import ValidationError
 
 from qpatchbench.attacks.rao import Rao
 from qpatchbench.errors import AttackError
-from qpatchbench.ops import crafting
-from qpatchbench.ops.locating import Box, allowed_places
-from qpatchbench.ops.placing import sample_placement
-from qpatchbench.testing.oracles import linear_network
+from qpatchbench.ops.crafting import loops
+from qpatchbench.ops.patches.locating import Box, allowed_places
+from qpatchbench.ops.patches.placing import sample_placement
+from qpatchbench.testing.fixtures.oracles import linear_network
 from qpatchbench.types import CraftTask, Goal, ImageSet, Network, Patch, Placement, Targeted, Untargeted
 
 SIDE, SIZE, COUNT = 10, 3, 20
@@ -139,7 +139,7 @@ def test_batches_and_neighbours_change_nothing(location: str, monkeypatch: pytes
     attack = rao(location=location, steps=12)
     whole = crafted(attack, exact, images_of(), Targeted(1), Untargeted())
     for size in (1, 7, 19):
-        monkeypatch.setattr(crafting, "PER_IMAGE_BATCH", size)
+        monkeypatch.setattr(loops, "PER_IMAGE_BATCH", size)
         split = crafted(attack, exact, images_of(), Targeted(1), Untargeted())
         assert torch.allclose(split.textures, whole.textures, atol=1e-4)
         assert torch.equal(where(split), where(whole))

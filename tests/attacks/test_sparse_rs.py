@@ -7,11 +7,11 @@ import torch
 
 from qpatchbench.attacks.lavan import LavanPerImage
 from qpatchbench.attacks.sparse_rs import SparseRs
-from qpatchbench.ops.losses import succeeded
-from qpatchbench.ops.pasting import paste, to_float
-from qpatchbench.ops.placing import sample_placement
-from qpatchbench.ops.scores import Scores
-from qpatchbench.testing.oracles import best_patch, linear_network, margin_gain
+from qpatchbench.ops.crafting.losses import succeeded
+from qpatchbench.ops.crafting.score_access import Scores
+from qpatchbench.ops.patches.pasting import paste, to_float
+from qpatchbench.ops.patches.placing import sample_placement
+from qpatchbench.testing.fixtures.oracles import best_patch, linear_network, margin_gain
 from qpatchbench.types import CraftTask, Goal, ImageSet, Network, Patch, Size, Targeted, Untargeted
 
 SIDE, SIZE = 10, 3

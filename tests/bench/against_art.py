@@ -19,7 +19,7 @@ import torch
 
 from qpatchbench.attacks.gap import Gap
 from qpatchbench.evaluation.measure import clean_predictions, count_outcomes, patched_predictions
-from qpatchbench.ops.placing import sample_placement
+from qpatchbench.ops.patches.placing import sample_placement
 from qpatchbench.ops.randomness import derive_generator
 from qpatchbench.types import CraftTask, ImageSet, Patch, Targeted
 from tests.bench.subject import Subject

@@ -8,8 +8,8 @@ import torch
 
 from qpatchbench.attacks.base import Attack
 from qpatchbench.component import create
-from qpatchbench.ops.placing import sample_placement
-from qpatchbench.ops.scores import Scores
+from qpatchbench.ops.crafting.score_access import Scores
+from qpatchbench.ops.patches.placing import sample_placement
 from qpatchbench.registry import ATTACKS
 from qpatchbench.types import CraftTask, ImageSet, Network, Untargeted
 from tests.bench.subject import Subject

@@ -9,10 +9,10 @@ from torch import nn
 from torch.nn import functional
 
 from qpatchbench.evaluation.measure import patched_predictions
-from qpatchbench.ops.crafting import universal_patches
-from qpatchbench.ops.losses import cross_entropy
-from qpatchbench.ops.pasting import to_float
-from qpatchbench.ops.placing import sample_placement
+from qpatchbench.ops.crafting.loops import universal_patches
+from qpatchbench.ops.crafting.losses import cross_entropy
+from qpatchbench.ops.patches.pasting import to_float
+from qpatchbench.ops.patches.placing import sample_placement
 from qpatchbench.quantizers.qat import Qat
 from qpatchbench.quantizers.switchable import initialize, prepare, set_bits
 from qpatchbench.types import Bits, CraftTask, Goal, Patch, Placement, Targeted

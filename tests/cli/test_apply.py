@@ -17,7 +17,7 @@ from safetensors.numpy import save_file
 
 from qpatchbench.cli import cli
 from qpatchbench.errors import QPatchBenchError
-from qpatchbench.suite.store import Artifact, Store
+from qpatchbench.suite.store.store import Artifact, Store
 
 ROOT = Path(__file__).parents[2]
 Pixels = np.ndarray[Any, Any]
@@ -256,7 +256,7 @@ def test_what_an_evaluation_pastes_is_what_is_written() -> None:
     """The same operation as in an evaluation, for a turned and scaled patch too."""
     import torch
 
-    from qpatchbench.ops.pasting import paste, to_float, to_uint8
+    from qpatchbench.ops.patches.pasting import paste, to_float, to_uint8
     from qpatchbench.types import Placement
 
     pixels, textures = picture("a.png", 24, 24), by_hand()

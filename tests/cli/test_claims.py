@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from qpatchbench.reference.claims import claims, claims_of
+from qpatchbench.papers.claims.hypotheses import claims, claims_of
 from tests.cli.test_commands import ROOT, invoke, started
 
 PUBLISHED = ROOT / "results" / "cifar_transfer_small"

@@ -351,6 +351,6 @@ def test_the_schema_refuses_what_the_loader_refuses(old: str, new: str) -> None:
 
 
 def test_the_schema_of_records_names_every_field() -> None:
-    from qpatchbench.evaluation.records import CellRecord
+    from qpatchbench.runs.records import CellRecord
 
     assert set(json.loads(invoke("schema", "record").output)["properties"]) == set(CellRecord.model_fields)

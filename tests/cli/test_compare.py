@@ -12,8 +12,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from qpatchbench.evaluation.statistics import mcnemar_exact
-from qpatchbench.report.reading import Run
+from qpatchbench.runs.run import Run
+from qpatchbench.statistics.intervals import mcnemar_exact
 from tests.cli.conftest import CopyOf, TinyRuns
 from tests.cli.test_commands import ROOT, invoke, started
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from qpatchbench import __version__
-from qpatchbench.report.entries import Citation, bibtex, failed_checks
+from qpatchbench.report.entries.write import Citation, bibtex, failed_checks
 from tests.cli.conftest import CopyOf, TinyRuns, committed
 from tests.cli.test_commands import ROOT, started
 

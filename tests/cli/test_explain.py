@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from qpatchbench.errors import QPatchBenchError
-from qpatchbench.report.reading import Run
-from qpatchbench.report.row_choice import choose_row
+from qpatchbench.report.trace.choose import choose_row
+from qpatchbench.runs.run import Run
 from tests.cli.conftest import CopyOf, TinyRuns
 from tests.cli.test_commands import started
 

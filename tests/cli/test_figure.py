@@ -16,10 +16,10 @@ from PIL import Image
 
 from qpatchbench.errors import ArtifactError
 from qpatchbench.report.figures import CATALOGUE
-from qpatchbench.report.folders import read_folder
+from qpatchbench.report.leaderboard.published import read_folder
 from tests.cli.test_commands import ROOT, invoke, started
+from tests.report.figures.test_figures import drawn, lines, panels
 from tests.report.made_up_runs import cost, pixel_attack, pixel_row, row, similarities, write_run
-from tests.report.test_figures import drawn, lines, panels
 
 SUITE = """
 suite: drawn
@@ -145,7 +145,7 @@ def test_listing_and_help_load_neither_matplotlib_nor_torch() -> None:
     code = """
 import sys
 from click.testing import CliRunner
-from qpatchbench.cli.deferred import defer
+from qpatchbench.cli.lazy_torch import defer
 defer("torch")
 from qpatchbench.cli import cli
 for arguments in (["list", "figures"], ["figure", "--help"]):

@@ -9,7 +9,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from qpatchbench.suite.load import load_suite
+from qpatchbench.suite.file.load import load_suite
 from tests.cli.test_commands import invoke
 
 SUITE = """

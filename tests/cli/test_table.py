@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from qpatchbench.reference.tables import published_tables
-from qpatchbench.report.folders import LEADERBOARD
+from qpatchbench.papers.printed.tables import published_tables
+from qpatchbench.runs.layout import LEADERBOARD
 from tests.cli.test_commands import ROOT, invoke, started
 
 SMALL = """\

@@ -19,9 +19,9 @@ import pytest
 import torch
 from safetensors.numpy import load_file, save_file
 
-from qpatchbench.suite.patch_files import remove_other_patches, write_patch
-from qpatchbench.suite.store import Artifact, Store
-from qpatchbench.suite.verifying import rebuilt
+from qpatchbench.suite.execution.export_patches import remove_other_patches, write_patch
+from qpatchbench.suite.execution.replay import rebuilt
+from qpatchbench.suite.store.store import Artifact, Store
 from tests.cli.conftest import CopyOf, TinyRuns
 from tests.cli.test_commands import started
 

@@ -18,7 +18,7 @@ from qpatchbench.defenses.dwq import DoubleWinQuant
 from qpatchbench.defenses.none import NoDefense
 from qpatchbench.defenses.qat import QuantizationAwareTraining
 from qpatchbench.errors import TrainingError
-from qpatchbench.ops.pasting import to_float
+from qpatchbench.ops.patches.pasting import to_float
 from qpatchbench.quantizers.qat import Qat
 from qpatchbench.quantizers.switchable import initialize, prepare
 from qpatchbench.registry import DEFENSES

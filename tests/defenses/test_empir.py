@@ -8,7 +8,7 @@ from torch import nn
 
 from qpatchbench.defenses.empir import Empir
 from qpatchbench.defenses.voting import AveragingNetwork, VotingNetwork
-from qpatchbench.suite.jobs import DeployJob
+from qpatchbench.suite.jobs.pipeline import DeployJob
 from qpatchbench.types import FLOAT, Bits
 from tests.suite.conftest import MakePlan, make_suite, plan_of
 

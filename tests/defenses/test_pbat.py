@@ -17,7 +17,7 @@ from qpatchbench.defenses.none import NoDefense
 from qpatchbench.defenses.pbat import FloatPatchAdversarialTraining, PatchAdversarialTraining
 from qpatchbench.defenses.qat import QuantizationAwareTraining
 from qpatchbench.errors import AttackError, TrainingError
-from qpatchbench.ops.pasting import to_float
+from qpatchbench.ops.patches.pasting import to_float
 from qpatchbench.ops.randomness import ImageDraws
 from qpatchbench.quantizers.qat import Qat
 from qpatchbench.quantizers.switchable import initialize, prepare

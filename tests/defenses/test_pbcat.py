@@ -17,7 +17,7 @@ from qpatchbench.defenses.base import Batch
 from qpatchbench.defenses.pbcat import PatchCompositeTraining
 from qpatchbench.defenses.qat import QuantizationAwareTraining
 from qpatchbench.errors import TrainingError
-from qpatchbench.ops.pasting import to_float
+from qpatchbench.ops.patches.pasting import to_float
 from qpatchbench.quantizers.qat import Qat
 from qpatchbench.quantizers.switchable import initialize, prepare
 from qpatchbench.registry import DEFENSES

@@ -16,7 +16,7 @@ from qpatchbench.defenses.base import Batch, Observed, Step
 from qpatchbench.defenses.qadtr import Qadtr
 from qpatchbench.defenses.qat import QuantizationAwareTraining
 from qpatchbench.errors import TrainingError
-from qpatchbench.ops.quantized_patches import quantize_pixels
+from qpatchbench.ops.crafting.quantized_patches import quantize_pixels
 from qpatchbench.quantizers.qat import Qat
 from qpatchbench.registry import DEFENSES
 from qpatchbench.training.settings import TrainingSettings

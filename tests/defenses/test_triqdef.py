@@ -17,7 +17,7 @@ from torch.nn import functional
 from qpatchbench.defenses.base import Batch, Defense, Observed, Step, SwitchableNetwork
 from qpatchbench.defenses.triqdef import TriQDef
 from qpatchbench.errors import QPatchBenchError, TrainingError
-from qpatchbench.ops.similarity import (
+from qpatchbench.ops.maps.similarity import (
     cosine,
     prepared,
     soft_dice,
@@ -204,7 +204,7 @@ def test_derivatives_are_those_of_finite_differences(
     batch: Batch, monkeypatch: pytest.MonkeyPatch, alpha: float, beta: float, term: str
 ) -> None:
     """Through BatchNorm in training mode, for every weight; thresholds, which are constants, are held for both."""
-    monkeypatch.setattr("qpatchbench.ops.edges.thresholds", lambda magnitudes, quantile: 4.0)
+    monkeypatch.setattr("qpatchbench.ops.maps.edges.thresholds", lambda magnitudes, quantile: 4.0)
     network = Smooth()
     defense = triqdef(alpha=alpha, beta=beta, sharpness=3.0)
     double = Batch(batch.images.double(), batch.labels)

@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional
 
 from qpatchbench.defenses.base import Batch
-from qpatchbench.ops.similarity import (
+from qpatchbench.ops.maps.similarity import (
     chance_corrected,
     chance_level,
     cosine,

@@ -11,7 +11,7 @@ from torch import nn
 
 from qpatchbench.data.base import Splits
 from qpatchbench.defenses.triqdef import TriQDef
-from qpatchbench.ops.pasting import to_float
+from qpatchbench.ops.patches.pasting import to_float
 from qpatchbench.quantizers.base import Checkpoint
 from qpatchbench.quantizers.qat import Qat
 from qpatchbench.training import loop

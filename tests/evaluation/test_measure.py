@@ -8,7 +8,7 @@ import torch
 
 from qpatchbench.errors import AttackError
 from qpatchbench.evaluation.measure import clean_predictions, count_outcomes, count_queries, patched_predictions
-from qpatchbench.ops.placing import sample_placement
+from qpatchbench.ops.patches.placing import sample_placement
 from qpatchbench.types import Goal, ImageSet, Patch, Placement, Targeted, Untargeted
 
 SIDE, SIZE, CLASSES, COUNT = 8, 3, 4, 37

@@ -9,14 +9,14 @@ import pytest
 import torch
 
 from qpatchbench.errors import QPatchBenchError
-from qpatchbench.evaluation.checks import network_is_sound
-from qpatchbench.ops.averaging import log_mean_probability
+from qpatchbench.evaluation.checks.artifacts import network_is_sound
+from qpatchbench.ops.mean_prediction import log_mean_probability
 from qpatchbench.preprocessors.base import Preprocessor
 from qpatchbench.preprocessors.none import NoPreprocessor
 from qpatchbench.preprocessors.preprocessed import DRAWS, PreprocessedNetwork, preprocessed
 from qpatchbench.quantizers.drawing import RandomPrecisionNetwork
 from qpatchbench.registry import PREPROCESSORS
-from qpatchbench.testing.oracles import best_patch, linear_network
+from qpatchbench.testing.fixtures.oracles import best_patch, linear_network
 from qpatchbench.types import Network, Randomized
 from tests.preprocessors.shades import Blindfold, Centred, Depth, Jitter, State, Window
 

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from qpatchbench.ops.fake_quantization import extremes, fake_quantize_between
+from qpatchbench.ops.quantization.fake_quantization import extremes, fake_quantize_between
 from qpatchbench.quantizers.audit import audit, effective_bits, unquantized_operations
 from qpatchbench.quantizers.base import Checkpoint
 from qpatchbench.quantizers.fake_quantizers import ActivationQuantizer, Role, WeightQuantizer

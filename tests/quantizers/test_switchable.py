@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from qpatchbench.errors import QPatchBenchError
-from qpatchbench.ops.fake_quantization import code_range, lsq_initial_scale, max_scale, mse_scale
+from qpatchbench.ops.quantization.fake_quantization import code_range, lsq_initial_scale, max_scale, mse_scale
 from qpatchbench.quantizers.fake_quantizers import ActivationQuantizer, Role, WeightQuantizer
 from qpatchbench.quantizers.layers import SwitchableBatchNorm
 from qpatchbench.quantizers.ptq import Ptq

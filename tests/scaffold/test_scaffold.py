@@ -14,7 +14,7 @@ import yaml
 
 import qpatchbench
 from qpatchbench.registry import REGISTRIES
-from qpatchbench.scaffold import COMMANDS, KINDS, TEMPLATES, scaffold
+from qpatchbench.scaffold import FIRST_COMMANDS, KINDS, TEMPLATES, scaffold
 
 ROOT = Path(qpatchbench.__file__).parents[1]
 NAME = "thing_of_mine"
@@ -77,7 +77,7 @@ def test_pyproject_names_the_class_that_is_written(kind: str) -> None:
 def test_the_readme_has_the_commands_and_the_suite_uses_the_component(kind: str) -> None:
     files = scaffold(kind, NAME)
     block = files["README.md"].split("```\n")[1]
-    assert block.splitlines() == [command.format(module=f"qpatchbench_{NAME}") for command in COMMANDS]
+    assert block.splitlines() == [command.format(module=f"qpatchbench_{NAME}") for command in FIRST_COMMANDS]
     assert f"The {kind} `{NAME}`" in files["README.md"]
     assert max(map(len, files["README.md"].splitlines())) <= 120
     suite = yaml.safe_load(files["suite.yaml"])

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 import qpatchbench
-from qpatchbench.scaffold import COMMANDS
+from qpatchbench.scaffold import FIRST_COMMANDS
 
 ROOT = Path(qpatchbench.__file__).parents[1]
 NAME, MODULE = "stranger_things", "qpatchbench_stranger_things"
@@ -80,7 +80,7 @@ def test_from_nothing_to_a_row_in_the_leaderboard(environment: Environment, tmp_
     environment.run(f"qpatchbench plugin new defense {NAME}", tmp_path)
     package = tmp_path / f"qpatchbench-{NAME.replace('_', '-')}"
     commands = (package / "README.md").read_text().split("```\n")[1].splitlines()
-    assert commands == [command.format(module=MODULE) for command in COMMANDS]
+    assert commands == [command.format(module=MODULE) for command in FIRST_COMMANDS]
     install, check, test, run = commands
 
     environment.run(install, package)
@@ -106,5 +106,5 @@ def test_from_nothing_to_a_row_in_the_leaderboard(environment: Environment, tmp_
 def test_contributing_says_the_same_commands() -> None:
     section = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").partition("## A defense in half an hour")[2]
     expected = [f"qpatchbench plugin new defense {NAME}", f"cd qpatchbench-{NAME.replace('_', '-')}"]
-    expected += [command.format(module=MODULE) for command in COMMANDS]
+    expected += [command.format(module=MODULE) for command in FIRST_COMMANDS]
     assert section.split("```\n")[1].splitlines() == expected

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from qpatchbench.suite.jobs import DataKeys
-from qpatchbench.suite.load import load_suite
-from qpatchbench.suite.plan import Plan, make_plan
-from qpatchbench.suite.schema import Suite
+from qpatchbench.suite.file.load import load_suite
+from qpatchbench.suite.file.schema import Suite
+from qpatchbench.suite.jobs.pipeline import DataKeys
+from qpatchbench.suite.plan.plan import Plan, make_plan
 
 BASE = {
     "suite": "small",

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from qpatchbench.evaluation.checks import storage_is_faithful
-from qpatchbench.ops.pasting import to_uint8
+from qpatchbench.evaluation.checks.artifacts import storage_is_faithful
+from qpatchbench.ops.patches.pasting import to_uint8
 from qpatchbench.registry import Entry
 from qpatchbench.testing import checks_for, trial
 from qpatchbench.testing.decoys import CATALOGUES, DECOYS, Decoy

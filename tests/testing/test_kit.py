@@ -19,7 +19,7 @@ from qpatchbench.quantizers.base import Quantizer
 from qpatchbench.quantizers.ptq import Ptq
 from qpatchbench.registry import REGISTRIES
 from qpatchbench.testing import DoesNotApplyError, Result, checks_for, parametrize_with_checks, run_checks, trial
-from qpatchbench.testing.requiring import no_global_draws
+from qpatchbench.testing.require import no_global_draws
 from qpatchbench.types import Bits, Losses
 
 

@@ -18,7 +18,7 @@ from qpatchbench.defenses.base import Batch, Defense, Step, SwitchableNetwork
 from qpatchbench.defenses.none import NoDefense
 from qpatchbench.defenses.qat import QuantizationAwareTraining
 from qpatchbench.errors import TrainingError, UnknownNameError
-from qpatchbench.ops.pasting import to_float
+from qpatchbench.ops.patches.pasting import to_float
 from qpatchbench.ops.randomness import derive_generator, derive_seed
 from qpatchbench.quantizers.qat import Qat
 from qpatchbench.training.cost import Cost, measure_costs

@@ -19,7 +19,7 @@ from qpatchbench.defenses.base import Batch, Defense, Observed, Step, Switchable
 from qpatchbench.defenses.none import NoDefense
 from qpatchbench.defenses.qat import QuantizationAwareTraining
 from qpatchbench.errors import QPatchBenchError, TrainingError
-from qpatchbench.ops.pasting import to_float
+from qpatchbench.ops.patches.pasting import to_float
 from qpatchbench.quantizers.base import Checkpoint
 from qpatchbench.quantizers.qat import Qat
 from qpatchbench.quantizers.switchable import float_part

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from qpatchbench.report.folders import RunFolder
+    from qpatchbench.report.leaderboard.published import RunFolder
 
 
 class Drawing(NamedTuple):

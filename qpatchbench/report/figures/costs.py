@@ -16,7 +16,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from qpatchbench.report.figures import Drawing
-from qpatchbench.report.figures.networks import Point
+from qpatchbench.report.figures.drawing import file_name
+from qpatchbench.report.figures.rows import Point
 from qpatchbench.report.figures.style import (
     CHANCE,
     TWO_COLUMNS,
@@ -26,8 +27,7 @@ from qpatchbench.report.figures.style import (
     name_styles,
     new_figure,
 )
-from qpatchbench.report.folders import RunFolder
-from qpatchbench.report.plots.drawing import file_name
+from qpatchbench.report.leaderboard.published import RunFolder
 
 QUANTITIES = {"relative_time": "time of a step", "relative_memory": "peak memory of a step"}
 Cost = Mapping[str, Any]

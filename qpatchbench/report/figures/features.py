@@ -11,9 +11,9 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from qpatchbench.evaluation.statistics import Array
 from qpatchbench.report.figures import Drawing
-from qpatchbench.report.figures.mapped import MappedBackbone, mapped_backbones
+from qpatchbench.report.figures.drawing import file_name, shortened
+from qpatchbench.report.figures.map_pages import MappedBackbone, mapped_backbones
 from qpatchbench.report.figures.picture_grid import (
     Column,
     Group,
@@ -23,8 +23,8 @@ from qpatchbench.report.figures.picture_grid import (
     page,
     short,
 )
-from qpatchbench.report.folders import RunFolder
-from qpatchbench.report.plots.drawing import file_name, shortened
+from qpatchbench.report.leaderboard.published import RunFolder
+from qpatchbench.statistics.intervals import Array
 
 
 def features(folders: Sequence[RunFolder]) -> Iterator[Drawing]:

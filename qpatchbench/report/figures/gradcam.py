@@ -12,7 +12,8 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from qpatchbench.report.figures import Drawing
-from qpatchbench.report.figures.mapped import MappedBackbone, pages
+from qpatchbench.report.figures.drawing import shortened
+from qpatchbench.report.figures.map_pages import MappedBackbone, pages
 from qpatchbench.report.figures.picture_grid import (
     Column,
     Group,
@@ -22,8 +23,7 @@ from qpatchbench.report.figures.picture_grid import (
     page,
     short,
 )
-from qpatchbench.report.folders import RunFolder
-from qpatchbench.report.plots.drawing import shortened
+from qpatchbench.report.leaderboard.published import RunFolder
 
 IMAGES = 4  # on one page
 

@@ -14,7 +14,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from qpatchbench.report.figures import Drawing
-from qpatchbench.report.figures.mapped import MappedBackbone, pages
+from qpatchbench.report.figures.drawing import shortened
+from qpatchbench.report.figures.map_pages import MappedBackbone, pages
 from qpatchbench.report.figures.picture_grid import (
     Column,
     Group,
@@ -25,8 +26,7 @@ from qpatchbench.report.figures.picture_grid import (
     scientific,
     short,
 )
-from qpatchbench.report.folders import RunFolder
-from qpatchbench.report.plots.drawing import shortened
+from qpatchbench.report.leaderboard.published import RunFolder
 
 IMAGES = 4  # on one page
 HEADINGS = {"clean": "clean", "patched": "under the patch", "perturbed": "under PGD (8/255, 20 steps)"}

@@ -14,9 +14,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
-from qpatchbench.evaluation.statistics import Array
+from qpatchbench.report.figures.drawing import MAP
 from qpatchbench.report.figures.style import TWO_COLUMNS, new_figure
-from qpatchbench.report.plots.drawing import MAP
+from qpatchbench.statistics.intervals import Array
 
 TEXT = 6  # points, the smallest print
 _GAP, _NOTE = 0.12, 0.85  # widths between groups and of notes, in panels

@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 from matplotlib.axes import Axes
 
 from qpatchbench.report.figures import Drawing
-from qpatchbench.report.figures.networks import SAME_NETWORK, Point, bits_label, families, finished_rows, rate
+from qpatchbench.report.figures.drawing import file_name
+from qpatchbench.report.figures.rows import SAME_NETWORK, Point, bits_label, families, finished_rows, rate
 from qpatchbench.report.figures.style import (
     TWO_COLUMNS,
     LineStyle,
@@ -27,8 +28,7 @@ from qpatchbench.report.figures.style import (
     legend_below,
     percent_axis,
 )
-from qpatchbench.report.folders import Row, RunFolder
-from qpatchbench.report.plots.drawing import file_name
+from qpatchbench.report.leaderboard.published import Row, RunFolder
 
 COLUMNS = 4
 WHOLE_IMAGE = "100%"

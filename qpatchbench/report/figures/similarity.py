@@ -16,7 +16,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from qpatchbench.report.figures import Drawing
-from qpatchbench.report.figures.networks import Family, Point
+from qpatchbench.report.figures.drawing import file_name, shortened
+from qpatchbench.report.figures.rows import Family, Point
 from qpatchbench.report.figures.style import (
     CHANCE,
     GRID,
@@ -26,9 +27,8 @@ from qpatchbench.report.figures.style import (
     name_styles,
     new_figure,
 )
-from qpatchbench.report.folders import RunFolder
-from qpatchbench.report.ordering import bits_order
-from qpatchbench.report.plots.drawing import file_name, shortened
+from qpatchbench.report.leaderboard.keys import bits_order
+from qpatchbench.report.leaderboard.published import RunFolder
 
 METRICS = {"edge_iou": "edge IoU", "hog_cosine": "HOG cosine"}
 CONTENTS = ("clean", "patched")

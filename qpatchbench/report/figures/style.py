@@ -16,9 +16,9 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
-from qpatchbench.report.figures.networks import Point
-from qpatchbench.report.ordering import bits_order
-from qpatchbench.report.plots.drawing import COLOURS, MARKERS, fixed_settings
+from qpatchbench.report.figures.drawing import COLOURS, MARKERS, fixed_settings
+from qpatchbench.report.figures.rows import Point
+from qpatchbench.report.leaderboard.keys import bits_order
 
 ONE_COLUMN, TWO_COLUMNS = 3.4, 7.0  # inches, as conferences print them
 DPI = 300

@@ -13,7 +13,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from qpatchbench.report.figures import Drawing
-from qpatchbench.report.figures.networks import bits_label, finished_rows, rate
+from qpatchbench.report.figures.drawing import file_name
+from qpatchbench.report.figures.rows import bits_label, finished_rows, rate
 from qpatchbench.report.figures.style import (
     ONE_COLUMN,
     TWO_COLUMNS,
@@ -26,8 +27,7 @@ from qpatchbench.report.figures.style import (
     percent_axis,
 )
 from qpatchbench.report.figures.sweep_pages import AXES, Page, numbers, pages
-from qpatchbench.report.folders import RunFolder
-from qpatchbench.report.plots.drawing import file_name
+from qpatchbench.report.leaderboard.published import RunFolder
 
 
 def sweep(folders: Sequence[RunFolder]) -> Iterator[Drawing]:

@@ -8,9 +8,9 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from qpatchbench.report.figures.networks import FLOAT, SAME_NETWORK, bits_label, families
-from qpatchbench.report.folders import Row
-from qpatchbench.report.ordering import FLOAT_BITS, bits_order
+from qpatchbench.report.figures.rows import FLOAT, SAME_NETWORK, bits_label, families
+from qpatchbench.report.leaderboard.keys import FLOAT_BITS, bits_order
+from qpatchbench.report.leaderboard.published import Row
 
 # What is varied, and what its axis says.
 AXES = {"size": "patch side (pixels)", "shift": "shift (rows, columns; pixels)", "rotation": "rotation (degrees)"}

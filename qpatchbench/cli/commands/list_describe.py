@@ -1,0 +1,204 @@
+"""`qpatchbench list` and `qpatchbench describe`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from qpatchbench.component import Component, PlainDefaults
+from qpatchbench.errors import PluginError, UnknownNameError, suggestion
+from qpatchbench.origin import source_hash
+from qpatchbench.registry import BUILT_IN, REGISTRIES, Entry, Registry
+from qpatchbench.unimported import Line, first_sentence, line_of
+
+LISTS = (*REGISTRIES, "suites", "plugins", "tables", "figures")
+
+
+class _Kind(click.ParamType[str]):
+    """A kind of component, singular or plural."""
+
+    name = "kind"
+
+    def __init__(self, choices: tuple[str, ...]) -> None:
+        self.choices = choices
+
+    def convert(self, value: str, param: click.Parameter | None, context: click.Context | None) -> str:
+        plural = value if value.endswith("s") else f"{value}s"
+        if plural not in self.choices:
+            self.fail(f"no kind {value!r}.{suggestion(plural, self.choices)}", param, context)
+        return plural
+
+
+@click.command("list")
+@click.argument("kind", type=_Kind(LISTS))
+@click.option("--json", "as_json", is_flag=True, help="A list of objects with name, summary, reference, plugin, ...")
+def list_(kind: str, as_json: bool) -> None:
+    """List components of a kind (attacks, defenses, ...), suites, plugins, or the papers' tables or figures.
+
+    What a plugin brings is followed by the plugin's name and version. No component is imported, except by
+    `list plugins`, which says of each whether it can be.
+    """
+    others = {"suites": _suites, "plugins": _plugins, "tables": _tables, "figures": _figures}
+    rows = others.get(kind, lambda: _components(kind))()
+    if as_json:
+        click.echo(json.dumps(rows, indent=1))
+        return
+    if not rows:
+        click.echo(f"no {kind} are registered", err=True)
+    width = max((len(row["name"]) for row in rows), default=0)
+    for row in rows:
+        version = row.get("version", "")
+        origin = "" if row["plugin"] == BUILT_IN else f"  [{row['plugin']}{f' {version}' if version else ''}]"
+        click.echo(f"{row['name']:{width}}  {row['summary']}{origin}")
+        for reason in row.get("broken", "").splitlines():
+            click.echo(f"    broken: {reason}")
+
+
+def _components(kind: str) -> list[dict[str, str]]:
+    rows = []
+    for name, entry in REGISTRIES[kind].entries.items():
+        line, broken = _line(entry)
+        facts = {"name": name, "summary": line.summary, "reference": line.reference, "plugin": entry.plugin}
+        rows.append({**facts, "version": entry.version, "broken": broken})
+    return rows
+
+
+def _line(entry: Entry) -> tuple[Line, str]:
+    """Summary and reference of a component, without importing it, and why it cannot be read, if so."""
+    line, broken = Line(entry.summary, entry.reference), ""
+    if entry.plugin != BUILT_IN and not (entry.summary and entry.reference):
+        try:
+            found = line_of(entry.target)
+        except PluginError as error:
+            found, broken = Line(), str(error)
+        unknown = f"from the plugin {entry.plugin}"
+        line = Line(entry.summary or found.summary or unknown, entry.reference or found.reference)
+    return line, broken
+
+
+def _suites() -> list[dict[str, str]]:
+    """Suite files below ./suites; the first comment line of a file is its summary."""
+    rows = []
+    for path in sorted(Path("suites").glob("**/*.yaml")):
+        first = path.read_text(encoding="utf-8").partition("\n")[0]
+        summary = first.lstrip("# ") if first.startswith("#") else ""
+        rows.append({"name": str(path), "summary": summary, "reference": "", "plugin": BUILT_IN})
+    return rows
+
+
+def _plugins() -> list[dict[str, str]]:
+    """Distributions and modules that register components from outside, what they register, and what is broken."""
+    found: dict[tuple[str, str], list[str]] = {}
+    broken: dict[tuple[str, str], list[str]] = {}
+    for kind, registry in REGISTRIES.items():
+        for name, entry in registry.entries.items():
+            if entry.plugin != BUILT_IN:
+                plugin = (entry.plugin, entry.version)
+                found.setdefault(plugin, []).append(f"{kind}/{name}")
+                broken.setdefault(plugin, []).extend(_reasons(registry, name))
+    return [
+        {
+            "name": plugin,
+            "summary": ", ".join(found[plugin, version]),
+            "reference": "",
+            "plugin": plugin,
+            "version": version,
+            "broken": "\n".join(broken[plugin, version]),
+        }
+        for plugin, version in sorted(found)
+    ]
+
+
+def _reasons(registry: Registry, name: str) -> list[str]:
+    try:
+        registry.get(name)
+    except PluginError as error:
+        return [str(error)]
+    return []
+
+
+def _tables() -> list[dict[str, str]]:
+    """The published tables, as `qpatchbench table` calls them."""
+    from qpatchbench.papers.printed.tables import CITATIONS, published_tables
+
+    return [
+        {"name": name, "summary": table.caption, "reference": CITATIONS[table.paper], "plugin": BUILT_IN}
+        for name, table in published_tables().items()
+    ]
+
+
+def _figures() -> list[dict[str, str]]:
+    """The figures that can be drawn, as `qpatchbench figure` calls them."""
+    from qpatchbench.report.figures import CATALOGUE
+
+    return [
+        {"name": name, "summary": entry.summary, "reference": entry.reference, "plugin": BUILT_IN}
+        for name, entry in CATALOGUE.items()
+    ]
+
+
+@click.command("describe")
+@click.argument("kind", type=_Kind(tuple(REGISTRIES)))
+@click.argument("name")
+@click.option("--json", "as_json", is_flag=True, help="The component's JSON schema.")
+def describe(kind: str, name: str, as_json: bool) -> None:
+    """Show the fields of one component: type, default, range, unit and meaning."""
+    registry = REGISTRIES[kind]
+    try:
+        entry = registry.entry(name)
+    except UnknownNameError as error:
+        raise click.BadParameter(str(error), param_hint="NAME") from None
+    component: type[Component] = registry.get(name)
+    schema = component.model_json_schema(schema_generator=PlainDefaults)
+    if as_json:
+        click.echo(json.dumps(schema, indent=1))
+        return
+    click.echo(f"{name} ({registry.kind}, {entry.plugin}): {entry.summary or first_sentence(component.__doc__ or '')}")
+    if entry.reference or component.reference:
+        click.echo(f"source: {entry.reference or component.reference}")
+    click.echo(f"version {component.version}; {entry.target}")
+    if entry.plugin != BUILT_IN:
+        digest = source_hash(component) or "unknown"
+        click.echo(f"package {entry.plugin} {entry.version or 'without version'}; source SHA-256 {digest}")
+    click.echo()
+    for field, facts in schema["properties"].items():
+        if field in ("name", "label"):
+            continue
+        default = json.dumps(facts["default"]) if "default" in facts else "required"
+        limits = ", ".join(f"{word} {facts[key]}" for key, word in RANGES.items() if key in facts)
+        details = [
+            _type_of(facts, schema),
+            *([limits] if limits else []),
+            *([facts["unit"]] if "unit" in facts else []),
+        ]
+        click.echo(f"  {field} = {default}   ({'; '.join(details)})")
+        click.echo(f"      {facts.get('description', '')}")
+
+
+RANGES = {
+    "minimum": "at least",
+    "exclusiveMinimum": "above",
+    "maximum": "at most",
+    "exclusiveMaximum": "below",
+    "minItems": "items at least",
+}
+
+
+def _type_of(facts: dict[str, Any], schema: dict[str, Any]) -> str:
+    """A JSON-schema type in words."""
+    if "$ref" in facts:
+        facts = schema["$defs"][facts["$ref"].rpartition("/")[2]]
+    if "enum" in facts or "const" in facts:
+        return " | ".join(str(value) for value in facts.get("enum", [facts.get("const")]))
+    if "anyOf" in facts:
+        return " or ".join(dict.fromkeys(_type_of(option, schema) for option in facts["anyOf"]))
+    if facts.get("type") == "array":
+        items = facts.get("items") or (facts.get("prefixItems") or [{}])[0]
+        return f"list of {_type_of(items, schema)}"
+    return {"null": "none", "boolean": "true | false"}.get(str(facts.get("type")), str(facts.get("type", "any")))
+
+
+COMMANDS = {"list": list_, "describe": describe}

@@ -1,0 +1,174 @@
+"""`qpatchbench run`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from qpatchbench.cli.options import DATA_DIR, LIMIT, SCALE, SEEDS, SET, SUITE, cache_dir, data_dir, with_shorthands
+from qpatchbench.runs.layout import MANIFEST, REPORT_FACTS
+
+if TYPE_CHECKING:
+    from qpatchbench.suite.file.schema import Suite
+    from qpatchbench.suite.file.source import Source
+    from qpatchbench.suite.plan.plan import Plan
+
+FORMATS = ("csv", "md", "tex", "html")
+
+
+@click.command("run")
+@SUITE
+@click.option(
+    "--output", type=click.Path(path_type=Path, file_okay=False), help="Run folder [default: results/<suite>]."
+)
+@SCALE
+@SET
+@DATA_DIR
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+@LIMIT
+@SEEDS
+@click.option("--executor", type=click.Choice(["serial"]), default="serial", show_default=True, help="Where jobs run.")
+@click.option("--dry-run", is_flag=True, help="Show the plan and stop.")
+@click.option("--fresh", is_flag=True, help="Compute every job of this suite again.")
+@click.option("--checks", type=click.Choice(["off", "fast", "full"]), help="Validity checks instead of the suite's.")
+@click.option("--display", type=click.Choice(["rich", "plain", "none"]), help="Progress [default: rich on a terminal].")
+def run(
+    suite: Path,
+    output: Path | None,
+    scale: str | None,
+    overrides: tuple[str, ...],
+    data_dir: Path | None,
+    device: str,
+    limit: int | None,
+    seeds: str | None,
+    executor: str,
+    dry_run: bool,
+    fresh: bool,
+    checks: str | None,
+    display: str | None,
+) -> int:
+    """Run SUITE: train or load models, craft patches, transfer them, write leaderboards and plots.
+
+    The same command again resumes: what is finished is never computed twice.
+    """
+    from qpatchbench.suite.file.load import load_with_source
+
+    extra = [] if checks is None else [f"evaluation.checks={checks}"]
+    loaded, source = load_with_source(suite, [*with_shorthands(overrides, limit, seeds), *extra], scale)
+    if dry_run:
+        from qpatchbench.cli.commands.plan import show_plan
+
+        show_plan(loaded, source, data_dir)
+        return 0
+    return execute_suite(
+        loaded,
+        source,
+        output=output or Path("results") / loaded.suite,
+        data_dir=_data_dir(data_dir),
+        cache=cache_dir(),
+        device=device,
+        fresh=fresh,
+        display=display,
+    )
+
+
+_data_dir = data_dir
+
+
+def is_complete(output: Path, plan: Plan) -> bool:
+    """Whether the run folder already holds the complete results and report of this plan."""
+    try:
+        manifest = json.loads((output / MANIFEST).read_text(encoding="utf-8"))
+        report = json.loads((output / REPORT_FACTS).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    if not isinstance(manifest, dict) or not isinstance(report, dict):
+        return False
+    unchanged = report.get("plan") == manifest.get("plan") == plan.key and manifest.get("complete") is True
+    written = [*report.get("files", ["?"]), *manifest.get("files", ["?"])]
+    return unchanged and all((output / name).is_file() for name in written)
+
+
+def execute_suite(
+    suite: Suite,
+    source: Source,
+    *,
+    output: Path,
+    data_dir: Path,
+    cache: Path,
+    device: str,
+    fresh: bool,
+    display: str | None,
+) -> int:
+    """Run a suite; returns the exit code.
+
+    Raises:
+        SuiteError: its dataset or weights are not there.
+        StorageError: a disk refuses; what was finished is kept.
+    """
+    from qpatchbench.cli.print_leaderboard import print_leaderboard
+    from qpatchbench.suite.plan.fingerprints import remembered_data_keys, weights_keys
+    from qpatchbench.suite.plan.plan import make_plan
+
+    keys = remembered_data_keys(suite, data_dir, cache)
+    weights = weights_keys(suite, source)  # before any image is decoded: missing weights are found in no time
+    plan = None if keys is None else make_plan(suite, keys, weights)
+    if plan is not None and not fresh and is_complete(output, plan):
+        click.echo(f"{suite.suite}: nothing to do, all {len(plan.jobs)} jobs and the report are done")
+        print_leaderboard(output)
+        return 0
+    return _compute(suite, source, plan, weights, output, data_dir, cache, device, fresh, display)
+
+
+def _compute(
+    suite: Suite,
+    source: Source,
+    plan: Plan | None,
+    weights: Mapping[str, str],
+    output: Path,
+    data_dir: Path,
+    cache: Path,
+    device: str,
+    fresh: bool,
+    display: str | None,
+) -> int:
+    from qpatchbench.cli.display import make_display
+    from qpatchbench.cli.print_leaderboard import print_leaderboard
+    from qpatchbench.runs.files import write_atomically
+    from qpatchbench.suite.execution.device import device_named
+    from qpatchbench.suite.execution.executor import Execution
+    from qpatchbench.suite.execution.export import export
+    from qpatchbench.suite.plan.plan import make_plan
+    from qpatchbench.suite.store.store import Store
+    from qpatchbench.suite.work.workbench import Workbench, loaded_data_keys
+    from qpatchbench.suite.work.worker import BenchWorker
+
+    bench = Workbench(suite, Store(cache), data_dir, device_named(device))
+    if plan is None:
+        plan = make_plan(suite, loaded_data_keys(bench, source), weights)
+    if fresh:
+        for job in plan.jobs:
+            bench.store.remove(job.kind, job.key)
+    with make_display(display, plan, bench.store) as shown:
+        execution = Execution(plan, bench.store, BenchWorker(bench), shown)
+        execution.run()
+        export(execution, bench, output, source.data)
+    from qpatchbench.report.page.build import build
+
+    files = [str(path.relative_to(output)) for path in build(output, FORMATS)]
+    report = {"plan": plan.key, "files": sorted(files)}
+    write_atomically(output / REPORT_FACTS, json.dumps(report).encode())
+    print_leaderboard(output)
+    if execution.errors:
+        click.echo(
+            f"{len(execution.errors)} of {len(plan.jobs)} jobs failed; their tracebacks are in report.html", err=True
+        )
+        return 1
+    return 0
+
+
+COMMANDS = {"run": run}

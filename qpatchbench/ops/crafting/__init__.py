@@ -1,0 +1,1 @@
+"""Crafting: loops, losses and what attacks share."""

@@ -1,0 +1,1 @@
+"""Edges, gradients and attention of feature maps."""

@@ -1,0 +1,1 @@
+"""Patches: textures, places, pasting."""

@@ -1,0 +1,1 @@
+"""Training: augmentation, adversarial batches, gradients of gradients."""

@@ -1,0 +1,1 @@
+"""The two papers: what they print, and what runs measured of it."""

@@ -1,0 +1,1 @@
+"""The papers' claims, tested on what runs measured."""

@@ -1,0 +1,1 @@
+"""The papers' tables, filled with what runs measured."""

@@ -1,0 +1,1 @@
+"""Two runs, row by row."""

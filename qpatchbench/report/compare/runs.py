@@ -1,0 +1,180 @@
+"""Two runs row by row: what differs in ASR and in clean accuracy, paired where both kept outcomes of the same images.
+
+Unpaired rows are compared by their own intervals, combined as if the runs were independent (report.claim_estimates).
+All tests of a comparison are one family, corrected by Holm's method.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from qpatchbench.report.compare.manifests import Differing, manifest_differences
+from qpatchbench.report.compare.side import Key, Side, key_of
+from qpatchbench.report.leaderboard.published import Row, RunFolder
+from qpatchbench.runs.outcomes import StoredOutcomes
+from qpatchbench.statistics.estimates import Estimate, Quantity, compare
+from qpatchbench.statistics.holm import holm
+from qpatchbench.statistics.intervals import Array, wilson
+from qpatchbench.statistics.paired_rates import RateDifference, error_of_interval, normal_p_value, paired_rates
+
+LEVEL = 0.05
+NETWORK_KEY = ("dataset", "model", "defense", "preprocessor", "quantization", "target_bits")
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One quantity of one row (or network) in both runs.
+
+    Attributes:
+        quantity: asr, or clean_accuracy of a network.
+        row: the row of run A; of a network, the first of its rows.
+        a, b: the quantity in percent.
+        change: b - a as fractions, with interval and p.
+        adjusted: p after Holm's correction over all tests of the comparison.
+        unpaired: why the images could not be paired; empty where they were.
+        seeds: of both runs, where they are not the same.
+        checks: of both rows.
+    """
+
+    quantity: Quantity
+    row: Row
+    a: float
+    b: float
+    change: RateDifference
+    adjusted: float = float("nan")
+    unpaired: str = ""
+    seeds: str = ""
+    checks: tuple[str, str] = ("", "")
+
+    @property
+    def verdict(self) -> str:
+        """Which run is higher, beyond what chance explains."""
+        if not self.adjusted < LEVEL:
+            return ""
+        return "B higher" if self.change.value > 0 else "A higher"
+
+
+@dataclass(frozen=True)
+class RunComparison:
+    """Everything that two runs differ in.
+
+    Attributes:
+        names: the folders.
+        fields: of the manifests.
+        only: rows of A that B lacks, and the other way round.
+        unmeasured: rows of both that at least one of them failed to measure.
+        compared: networks first, then rows, in the order of run A.
+    """
+
+    names: tuple[str, str]
+    fields: tuple[Differing, ...]
+    only: tuple[tuple[Row, ...], tuple[Row, ...]]
+    unmeasured: tuple[Row, ...]
+    compared: tuple[Compared, ...]
+
+
+def compare_runs(a: RunFolder, b: RunFolder) -> RunComparison:
+    """Match rows by what identifies them (ROW_KEY: everything but the seed) and compare."""
+    sides = Side(a), Side(b)
+    ours, theirs = ({key_of(row): row for row in side.folder.rows} for side in sides)
+    both = [key for key in ours if key in theirs]
+    found: list[Compared] = []
+    unmeasured = []
+    networks: dict[Key, Key] = {}
+    for key in both:
+        if not (ours[key]["asr"] and theirs[key]["asr"]):
+            unmeasured.append(ours[key])
+            continue
+        networks.setdefault(tuple(ours[key][name] for name in NETWORK_KEY), key)
+        found.append(_compared("asr", key, ours[key], theirs[key], sides))
+    clean = [_compared("clean_accuracy", key, ours[key], theirs[key], sides) for key in networks.values()]
+    adjusted = holm([each.change.p_value for each in (*clean, *found)])
+    return RunComparison(
+        (a.name, b.name),
+        manifest_differences(a.manifest, b.manifest),
+        (
+            tuple(row for key, row in ours.items() if key not in theirs),
+            tuple(row for key, row in theirs.items() if key not in ours),
+        ),
+        tuple(unmeasured),
+        tuple(replace(each, adjusted=p) for each, p in zip((*clean, *found), adjusted, strict=True)),
+    )
+
+
+def _compared(quantity: Quantity, key: Key, a: Row, b: Row, sides: tuple[Side, Side]) -> Compared:
+    seeds = [" ".join(str(cell.seed) for cell in side.cells(key)) for side in sides]
+    found = _paired(quantity, key, sides)
+    change = _apart(quantity, a, b) if isinstance(found, str) else found
+    return Compared(
+        quantity,
+        a,
+        float(a[quantity]),
+        float(b[quantity]),
+        change,
+        unpaired=found if isinstance(found, str) else "",
+        seeds=f"{seeds[0] or 'unknown'} / {seeds[1] or 'unknown'}" if seeds[0] != seeds[1] else "",
+        checks=(a["checks"], b["checks"]),
+    )
+
+
+def _paired(quantity: Quantity, key: Key, sides: tuple[Side, Side]) -> RateDifference | str:
+    """The difference on the same images; or why there is none."""
+    lacking = [side.folder.name for side in sides if side.run is None or not side.cells(key)]
+    if lacking:
+        return f"no outcomes of single images in {' and '.join(dict.fromkeys(lacking))}"
+    ours, theirs = (side.stored(key) for side in sides)
+    reason = _unlike(ours, theirs, quantity, chosen=any(side.cells(key)[0].places == "chosen" for side in sides))
+    if reason:
+        return reason
+    return paired_rates(*_counted(quantity, ours), *_counted(quantity, theirs))
+
+
+def _unlike(
+    ours: Sequence[StoredOutcomes], theirs: Sequence[StoredOutcomes], quantity: Quantity, *, chosen: bool
+) -> str:
+    """Why the images of two rows cannot be paired; empty where they can. Places an attack chose need not agree."""
+    every = [*ours, *theirs]
+    if any(each.ids != every[0].ids for each in every):
+        return f"other images ({len(ours[0].ids)} and {len(theirs[0].ids)})"
+    if any(not np.array_equal(each.outcomes.labels, every[0].outcomes.labels) for each in every):
+        return "other labels of the same images"
+    if quantity == "clean_accuracy":
+        return ""
+    if any(each.outcomes.goals != every[0].outcomes.goals for each in every):
+        return "other goals"
+    if not chosen and any(
+        not (np.array_equal(each.rows, every[0].rows) and np.array_equal(each.columns, every[0].columns))
+        for each in every
+    ):
+        return "other places on the images"
+    return ""
+
+
+def _counted(quantity: Quantity, stored: Sequence[StoredOutcomes]) -> Iterator[Array]:
+    """Successes and trials, (seeds, goals, images) boolean each."""
+    if quantity == "clean_accuracy":
+        correct = np.stack([each.outcomes.correct[None] for each in stored])
+        yield from (correct, np.ones_like(correct))
+        return
+    yield np.stack([each.outcomes.fooled for each in stored])
+    yield np.stack([each.outcomes.eligible for each in stored])
+
+
+def _apart(quantity: Quantity, a: Row, b: Row) -> RateDifference:
+    """The difference from the rows' own intervals."""
+    found = compare(_alone(quantity, b), _alone(quantity, a), "difference")
+    value, low, high = (number / 100 for number in (found.value, found.low, found.high))
+    return RateDifference(value, low, high, normal_p_value(value, error_of_interval(low, high)))
+
+
+def _alone(quantity: Quantity, row: Row) -> Estimate:
+    """A row's own interval; an accuracy has none in a leaderboard: Wilson's over the images of one seed stands in."""
+    value = float(row[quantity])
+    if quantity == "asr":
+        return Estimate(value, float(row["asr_low"]), float(row["asr_high"]))
+    images = int(row["n_images"])
+    low, high = wilson(round(value / 100 * images), images)
+    return Estimate(value, 100 * low, 100 * high)

@@ -1,0 +1,1 @@
+"""Leaderboard entries: written, and recounted from their bytes."""

@@ -1,0 +1,174 @@
+"""Every number of a run folder again from its outcomes: counts, records and leaderboard; and the hashes of its files.
+
+Needs neither weights nor images. What is found wrong is one sentence each, with file, row, what was expected (counted
+from the outcomes, or named by the manifest) and what was found.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+from pyarrow.lib import ArrowException
+
+from qpatchbench.errors import ArtifactError
+from qpatchbench.report.leaderboard.board import Leaderboard
+from qpatchbench.report.leaderboard.published import listing
+from qpatchbench.report.page.tables import csv as as_csv
+from qpatchbench.runs.integrity import file_findings, patch_findings
+from qpatchbench.runs.layout import CELLS, LEADERBOARD, MANIFEST
+from qpatchbench.runs.manifest import read_manifest
+from qpatchbench.runs.outcomes import StoredOutcomes
+from qpatchbench.runs.records import CellRecord, QueryCounts
+from qpatchbench.runs.run import Run
+
+
+def number_findings(folder: Path) -> tuple[str, ...]:
+    """Everything of a run folder that is not what it should be, one sentence each; none: all numbers hold.
+
+    Raises:
+        ArtifactError: no run folder.
+    """
+    manifest = manifest_of(folder)
+    findings = list(file_findings(folder, manifest))
+    try:
+        run = Run(folder)
+        findings += patch_findings(folder, manifest, run.cells)
+        findings += recounted(run)
+    except (ArtifactError, ArrowException) as error:
+        findings.append(str(error))
+    return tuple(dict.fromkeys(findings))
+
+
+def manifest_of(folder: Path) -> dict[str, Any]:
+    """What the run says of itself.
+
+    Raises:
+        ArtifactError: no run folder.
+    """
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise ArtifactError(f"{folder}: expected a run folder or an entry with manifest.json, found {listing(folder)}")
+    return read_manifest(path)
+
+
+def recounted(run: Run) -> tuple[str, ...]:
+    """Count everything again and compare; one sentence per number that is not what it should be."""
+    findings: list[str] = []
+    counted = []
+    totals = pq.read_table(run.directory / CELLS).to_pylist()
+    for number, (cell, row) in enumerate(zip(run.cells, totals, strict=True)):
+        if cell.status != "ok":
+            counted.append(cell)
+            continue
+        where = f"{CELLS}, row {number} (cell {cell.cell})"
+        try:
+            again = _counted(cell, run.stored(cell))
+        except ArtifactError as error:
+            findings.append(str(error))
+            counted.append(cell.model_copy(update={"status": "error"}))
+            continue
+        findings += [f"{where}: {text}" for text in _differences(cell, row, again)]
+        counted.append(again)
+    findings += _networks(run.manifest, counted)
+    findings += _listed(run.manifest, run.cells)
+    run.cells = tuple(counted)
+    try:
+        expected = as_csv(Leaderboard(run).frame)
+    except ArtifactError as error:
+        return (*findings, str(error))
+    return (*findings, *_board(run.directory / LEADERBOARD, expected))
+
+
+def _counted(cell: CellRecord, stored: StoredOutcomes) -> CellRecord:
+    """The record with its counts taken from the outcomes."""
+    outcomes = stored.outcomes
+    found: dict[str, Any] = {
+        "n_images": len(outcomes.labels),
+        "n_clean_correct": int(outcomes.correct.sum()),
+        "counts": outcomes.counts(),
+    }
+    if cell.queries and stored.queries is not None:
+        spent = stored.queries[outcomes.fooled]
+        found["queries_median"] = float(np.median(spent)) if len(spent) else None
+        found["queries"] = tuple(
+            QueryCounts(budget=count.budget, n_fooled=int((spent <= count.budget).sum())) for count in cell.queries
+        )
+    return cell.model_copy(update=found)
+
+
+def _differences(cell: CellRecord, row: Mapping[str, Any], again: CellRecord) -> Iterator[str]:
+    for name in ("n_images", "n_clean_correct", "queries_median"):
+        if getattr(cell, name) != getattr(again, name):
+            yield _told(name, getattr(again, name), getattr(cell, name))
+    for name, total in again.totals().items():
+        if row.get(name) != total:
+            yield _told(name, total, row.get(name))
+    for kind in ("counts", "queries"):
+        for ours, theirs in zip(getattr(again, kind), getattr(cell, kind), strict=True):
+            key, *names = type(ours).model_fields
+            for name in names:
+                if getattr(ours, name) != getattr(theirs, name):
+                    text = _told(name, getattr(ours, name), getattr(theirs, name))
+                    yield f"{key} {getattr(ours, key)}: {text}"
+
+
+def _told(name: str, expected: object, found: object) -> str:
+    return f"{name}: expected {expected}, counted from outcomes.parquet, found {found}"
+
+
+def _networks(manifest: Mapping[str, Any], cells: list[CellRecord]) -> Iterator[str]:
+    """Clean counts of the manifest's networks against those of their cells."""
+    by_network = {cell.network: cell for cell in cells if cell.status == "ok"}
+    for entry in manifest.get("networks", ()):
+        cell = by_network.get(str(entry.get("network")))
+        for name in ("n_images", "n_clean_correct") if cell else ():
+            if name in entry and entry[name] != getattr(cell, name):
+                text = _told(name, getattr(cell, name), entry[name])
+                yield f"manifest.json, network {entry['network']} ({entry.get('label')}): {text}"
+
+
+def _listed(manifest: Mapping[str, Any], cells: tuple[CellRecord, ...]) -> Iterator[str]:
+    """Cells that the run computed and the table lacks, and the other way round."""
+    listed = [str(job.get("key", ""))[:16] for job in manifest.get("jobs", ()) if job.get("kind") == "cell"]
+    known = [cell.cell for cell in cells]
+    for key in sorted(set(listed) - set(known)):
+        yield f"{CELLS}: expected the cell {key}, which manifest.json lists, found none"
+    for key in sorted({key for key in known if key not in listed or known.count(key) > 1}):
+        found = f"{known.count(key)} rows" if known.count(key) > 1 else "a row that manifest.json does not list"
+        yield f"{CELLS}: expected one row for cell {key}, found {found}"
+
+
+def _board(path: Path, expected: str) -> Iterator[str]:
+    """Numbers of leaderboard.csv that are not those computed again."""
+    if not path.is_file():
+        yield f"{path.name}: expected the leaderboard, found none"
+        return
+    wanted, found = (list(csv.DictReader(text.splitlines())) for text in (expected, path.read_text(encoding="utf-8")))
+    names = list(wanted[0]) if wanted else []
+    if found and set(found[0]) != set(names):
+        for name in sorted(set(names) ^ set(found[0]), key=str):
+            yield f"{path.name}: expected {'the' if name in names else 'no'} column {name}, found {_not(name in names)}"
+    if len(found) != len(wanted):
+        yield f"{path.name}: expected {len(wanted)} rows, found {len(found)}"
+        return
+    for number, (ours, theirs) in enumerate(zip(wanted, found, strict=True), 1):
+        for name in names:
+            if name in theirs and ours[name] != theirs[name]:
+                yield (
+                    f"{path.name}, row {number} ({_row_name(ours)}), column {name}: expected "
+                    f"{ours[name] or 'nothing'}, computed from the outcomes, found {theirs[name] or 'nothing'}"
+                )
+
+
+def _not(expected: bool) -> str:
+    return "none" if expected else "one"
+
+
+def _row_name(row: Mapping[str, str]) -> str:
+    target = f"{row['model']} {row['defense']} {row['quantization']}@{row['target_bits']}"
+    return f"{row['attack']} from {row['source_bits'] or 'nothing'} on {target}"

@@ -1,0 +1,87 @@
+"""A leaderboard entry: a folder that stands on its own, made from a finished run, for others to verify and to cite.
+
+It holds manifest.json, cells.parquet, outcomes.parquet (one row per image and cell), patches/, leaderboard.csv,
+entry.bib and SHA256SUMS; analyses where the run had them. No weights and no images.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from qpatchbench.errors import QPatchBenchError
+from qpatchbench.report.entries.recount import manifest_of, number_findings
+from qpatchbench.report.leaderboard.published import listing
+from qpatchbench.report.page.tables import tex_escaped
+from qpatchbench.runs.files import sha256_of, write_atomically
+from qpatchbench.runs.integrity import entry_findings
+from qpatchbench.runs.layout import BIBTEX, LEADERBOARD, MANIFEST, SUMS
+
+
+class Citation(NamedTuple):
+    """Who made an entry, and what it is called."""
+
+    authors: tuple[str, ...]
+    title: str
+    url: str
+    year: int
+
+
+def write_entry(run_dir: Path, output: Path, citation: Citation) -> tuple[Path, ...]:
+    """Write an entry; SHA256SUMS comes last.
+
+    Raises:
+        ArtifactError: no run folder.
+        QPatchBenchError: a run that is no entry (partial, failed jobs, uncommitted code, numbers that do not hold), or
+            a folder that holds something else; nothing was written.
+        StorageError: the folder cannot be written.
+    """
+    manifest = manifest_of(run_dir)
+    problems = [*entry_findings(manifest), *number_findings(run_dir)]
+    if output.is_dir() and any(output.iterdir()):
+        problems.append(f"{output}: expected a new or empty folder, found {listing(output)}")
+    elif output.exists() and not output.is_dir():
+        problems.append(f"{output}: expected a new or empty folder, found a file")
+    if problems:
+        raise QPatchBenchError(f"{run_dir} is no entry:\n" + "\n".join(f"  - {problem}" for problem in problems))
+    names = [LEADERBOARD, *manifest["files"], *(entry["file"] for entry in manifest["patches"]), MANIFEST]
+    written = [write_atomically(output / name, (run_dir / name).read_bytes()) for name in names]
+    written.append(write_atomically(output / BIBTEX, bibtex(output.resolve().name, manifest, citation).encode()))
+    lines = sorted(f"{sha256_of(path)}  {path.relative_to(output).as_posix()}" for path in written)
+    return (*written, write_atomically(output / SUMS, ("\n".join(lines) + "\n").encode()))
+
+
+def bibtex(name: str, manifest: Mapping[str, Any], citation: Citation) -> str:
+    """One @misc entry."""
+    suite, version = manifest.get("suite", ""), manifest.get("versions", {}).get("qpatchbench", "")
+    fields = {
+        "author": " and ".join(map(tex_escaped, citation.authors)),
+        "title": f"{{{tex_escaped(citation.title)}}}",
+        "year": str(citation.year),
+        "url": citation.url,
+        "note": tex_escaped(f"qpatchbench {version}, suite {suite}, plan {manifest.get('plan', '')}"),
+    }
+    lines = [f"  {field} = {{{value}}}," for field, value in fields.items() if value]
+    return "\n".join([f"@misc{{{_key(name)},", *lines, "}"]) + "\n"
+
+
+def failed_checks(rows: Sequence[Mapping[str, str]]) -> dict[str, int]:
+    """Check -> number of rows in which it failed."""
+    failed = [name for row in rows for name in _failed(row.get("checks", ""))]
+    return {name: failed.count(name) for name in sorted(set(failed), key=lambda name: int(name[1:]))}
+
+
+def _failed(checks: str) -> list[str]:
+    """The names after `fail`, up to the next verdict.
+
+    >>> _failed("fail V2 V6; warn V3")
+    ['V2', 'V6']
+    """
+    found = re.match(r"fail ([^;]*)", checks)
+    return found[1].split() if found else []
+
+
+def _key(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_-]+", "_", name).strip("_") or "entry"

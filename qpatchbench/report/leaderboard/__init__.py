@@ -1,0 +1,1 @@
+"""The leaderboard: typed rows, their rates, ranks and order."""

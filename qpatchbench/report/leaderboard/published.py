@@ -1,0 +1,142 @@
+"""What run folders offer to a comparison: rows of the leaderboard, of costs and of similarities."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from qpatchbench.errors import ArtifactError
+from qpatchbench.runs.layout import CELLS, LEADERBOARD, MANIFEST
+from qpatchbench.runs.manifest import read_manifest
+
+Row = Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """A finished run, or what was published of it: manifest.json and leaderboard.csv are enough.
+
+    Attributes:
+        name: the folder as it was given.
+        manifest: facts about the run.
+        rows: of the leaderboard, as text, with `size` (6x6) and `base` (the dataset without its note) added.
+        costs, similarity: rows of those analyses; none where the run had none.
+    """
+
+    name: str
+    manifest: Mapping[str, Any]
+    rows: tuple[Row, ...]
+    costs: tuple[Mapping[str, Any], ...] = ()
+    similarity: tuple[Mapping[str, Any], ...] = field(default=())
+
+    @property
+    def dataset(self) -> str:
+        """As the rows call it, with its note: cifar10 (jpeg)."""
+        return str(self.manifest.get("dataset_note") or "")
+
+    @property
+    def whole_costs(self) -> tuple[Mapping[str, Any], ...]:
+        """Costs of trainings with all their bit-widths; a run may have measured them with fewer, too."""
+        return tuple(row for row in self.costs if row.get("all_widths") is not False)
+
+    @property
+    def suite(self) -> Mapping[str, Any]:
+        """The resolved suite; empty where the manifest has none."""
+        found: Mapping[str, Any] = self.manifest.get("resolved") or {}
+        return found
+
+
+def read_folder(directory: Path) -> RunFolder:
+    """Read a run folder.
+
+    The leaderboard that the run wrote is used; it is computed anew where it is missing or older than the cells.
+
+    Raises:
+        ArtifactError: no run folder, or a damaged file.
+    """
+    path = directory / MANIFEST
+    cells, board = directory / CELLS, directory / LEADERBOARD
+    if not path.is_file() or not (cells.is_file() or board.is_file()):
+        raise ArtifactError(
+            f"{directory}: expected a run folder with manifest.json and {LEADERBOARD} or cells.parquet, found "
+            f"{listing(directory)}"
+        )
+    manifest = read_manifest(path)
+    fresh = board.is_file() and not (cells.is_file() and cells.stat().st_mtime > board.stat().st_mtime)
+    text = board.read_text(encoding="utf-8") if fresh else _computed(directory)
+    rows = list(csv.DictReader(text.splitlines()))
+    if rows and not {"dataset", "model", "asr", "asr_low", "patch_height"} <= set(rows[0]):
+        raise ArtifactError(f"{board}: expected a leaderboard, found columns {', '.join(rows[0])}")
+    return RunFolder(
+        str(directory),
+        manifest,
+        tuple(_with_facets(row) for row in rows),
+        _analysis(directory / "costs"),
+        _analysis(directory / "similarity"),
+    )
+
+
+def base_name(dataset: str) -> str:
+    """A dataset without its note.
+
+    >>> base_name("cifar10 (jpeg)")
+    'cifar10'
+    """
+    return dataset.partition(" (")[0]
+
+
+def _with_facets(row: dict[str, str]) -> Row:
+    # Folders from before patches were moved, or pre-processed, lack those columns.
+    return {
+        **{"transformation": "", "seen": "", "preprocessor": "none", "source_preprocessor": "none"},
+        **{"status": "ok", "checks": ""},
+        **row,
+        "size": f"{row['patch_height']}x{row['patch_width']}",
+        "base": base_name(row["dataset"]),
+    }
+
+
+def _computed(directory: Path) -> str:
+    # Imported here: a written leaderboard needs neither pandas nor the outcomes.
+    from qpatchbench.report.leaderboard.board import Leaderboard
+    from qpatchbench.report.page.tables import csv as as_csv
+    from qpatchbench.runs.run import Run
+
+    return as_csv(Leaderboard(Run(directory)).frame)
+
+
+def _analysis(stem: Path) -> tuple[Mapping[str, Any], ...]:
+    """Rows of an analysis; of the rounded .csv where that is all that was published."""
+    whole, readable = stem.with_suffix(".parquet"), stem.with_suffix(".csv")
+    if whole.is_file():
+        import pyarrow.parquet as pq
+
+        return tuple(pq.read_table(whole).to_pylist())
+    if not readable.is_file():
+        return ()
+    rows = csv.DictReader(readable.read_text(encoding="utf-8").splitlines())
+    return tuple({name: _value(name, text) for name, text in row.items()} for row in rows)
+
+
+def _value(name: str, text: str) -> Any:  # noqa: ANN401 (what the text says)
+    """A cell of a .csv as the type that it was written from; bit-widths are text: `32`, `w8a4`, `32 8 4`."""
+    if name.endswith("bits"):
+        return text
+    if text in (known := {"": None, "True": True, "False": False}):
+        return known[text]
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
+
+
+def listing(directory: Path) -> str:
+    """What a message says of a folder: its first files."""
+    if not directory.is_dir():
+        return "no such folder"
+    names = sorted(path.name for path in directory.iterdir())
+    return ", ".join([*names[:5], *(["..."] if len(names) > 5 else [])]) or "an empty folder"

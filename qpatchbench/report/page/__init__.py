@@ -1,0 +1,1 @@
+"""The pages of a run: tables and the HTML report."""

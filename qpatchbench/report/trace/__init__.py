@@ -1,0 +1,1 @@
+"""One leaderboard row, traced to its counts, patch, checkpoint and suite lines."""

@@ -1,0 +1,28 @@
+"""What lies where in a run folder: every file name, once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+MANIFEST = "manifest.json"
+CELLS, OUTCOMES, EXAMPLES = "cells.parquet", "outcomes.parquet", "examples.safetensors"
+LEADERBOARD = "leaderboard.csv"
+REPORT_PAGE, REPORT_FACTS = "report.html", ".report.json"
+PATCHES, PLOTS = "patches", "plots"  # folders
+SUMS, BIBTEX = "SHA256SUMS", "entry.bib"  # of an entry
+
+# Kind of job -> the tables among its artifact's facts and their files.
+TABLES: Mapping[str, Mapping[str, str]] = {
+    "cost": {"rows": "costs.parquet"},
+    "similarity": {"rows": "similarity.parquet"},
+    "maps": {"gradients": "gradients.parquet", "gradcam": "gradcam.parquet"},
+}
+MAPS = "maps.safetensors"
+ANALYSIS_FILES = (*(file for files in TABLES.values() for file in files.values()), MAPS)
+
+KEY_DIGITS = 16  # of a job's key, as records, file names and messages show it
+
+
+def patch_file(key: str) -> str:
+    """Name of a patch's file within its run folder, from the key of the job that crafted it."""
+    return f"{PATCHES}/{key[:KEY_DIGITS]}.safetensors"

@@ -1,0 +1,223 @@
+"""A run folder as values: manifest, cell records, and each cell's outcomes, read when they are wanted."""
+
+from __future__ import annotations
+
+import json
+from collections import OrderedDict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from pydantic import ValidationError
+from safetensors import SafetensorError, safe_open
+
+from qpatchbench.errors import ArtifactError
+from qpatchbench.runs.layout import CELLS, EXAMPLES, MANIFEST, OUTCOMES
+from qpatchbench.runs.manifest import read_manifest
+from qpatchbench.runs.outcomes import Outcomes, StoredOutcomes, assert_identities
+from qpatchbench.runs.records import SCHEMA_VERSION, CellRecord
+from qpatchbench.statistics.intervals import Array
+
+_COUNTED = ("n_eligible", "n_fooled", "n_hit", "n_robust")
+_KEPT = 24  # cells whose outcomes stay in memory: one row's cells, controls and sources
+
+
+class Run:
+    """What a run left behind; outcomes are read cell by cell, because all of them may not fit into memory.
+
+    Attributes:
+        manifest: facts about the run.
+        cells: one record per cell, in the order of the file.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.manifest = _manifest(directory / MANIFEST)
+        self.cells = _cells(directory / CELLS)
+        self._by_key = {cell.cell: cell for cell in self.cells}
+        path = directory / OUTCOMES
+        _expect(path)
+        self._file = pq.ParquetFile(path, read_dictionary=["cell", "goal", "image"])
+        self._groups = _groups_by_cell(self._file)
+        self._recent: OrderedDict[str, Outcomes] = OrderedDict()
+        self._reference: dict[str, tuple[tuple[str, ...], Array]] = {}
+
+    def outcomes(self, cell: CellRecord) -> Outcomes:
+        """Predictions of a cell, checked against its record.
+
+        Raises:
+            ArtifactError: they are missing, or contradict the record or the images of other cells.
+        """
+        key = cell.cell
+        if key not in self._recent:
+            table = self._table(key, ["goal", "image", "label", "clean_prediction", "patched_prediction"])
+            outcomes, ids, _ = _arranged(cell, table)
+            self._check(cell, outcomes, ids)
+            self._recent[key] = outcomes
+            if len(self._recent) > _KEPT:
+                self._recent.popitem(last=False)
+        self._recent.move_to_end(key)
+        return self._recent[key]
+
+    def stored(self, cell: CellRecord) -> StoredOutcomes:
+        """Predictions of a cell with where its patches lay, as they are in the file: not held against the record.
+
+        Raises:
+            ArtifactError: they are missing, or not one for every goal and image.
+        """
+        names = ["goal", "image", "label", "clean_prediction", "patched_prediction", "row", "column"]
+        spent = "queries" in self._file.schema_arrow.names
+        outcomes, ids, others = _arranged(cell, self._table(cell.cell, [*names, *(["queries"] if spent else [])]))
+        queries = others.get("queries")
+        known = queries is not None and not np.isnan(queries.astype(float)).any()
+        return StoredOutcomes(outcomes, ids, others["row"], others["column"], queries if known else None)
+
+    def placed(self, cell: CellRecord, images: tuple[str, ...]) -> dict[str, tuple[int, int, int, int]]:
+        """Of some images: row, column, clean prediction and prediction under the cell's first goal."""
+        table = self._table(cell.cell, ["goal", "image", "clean_prediction", "patched_prediction", "row", "column"])
+        first = pc.equal(pc.cast(table["goal"], pa.string()), cell.counts[0].goal)
+        chosen = pc.and_(first, pc.is_in(pc.cast(table["image"], pa.string()), value_set=pa.array(images)))
+        names = ("image", "row", "column", "clean_prediction", "patched_prediction")
+        rows = table.filter(chosen).select(names).to_pylist()
+        return {row["image"]: tuple(int(row[name]) for name in names[1:]) for row in rows}  # type: ignore[misc]  # 4 ints
+
+    def examples(self) -> Examples:
+        """The images and patches kept for galleries."""
+        return Examples(self.directory / EXAMPLES)
+
+    def _table(self, key: str, columns: list[str]) -> pa.Table:
+        if key not in self._groups:
+            raise ArtifactError(f"{self.directory / OUTCOMES}: expected outcomes of cell {key}, found none")
+        groups, alone = self._groups[key]
+        table = self._file.read_row_groups(groups, columns=columns if alone else ["cell", *columns])
+        return table if alone else table.filter(pc.equal(pc.cast(table["cell"], pa.string()), key))
+
+    def _check(self, cell: CellRecord, outcomes: Outcomes, ids: tuple[str, ...]) -> None:
+        where = f"{self.directory}: cell {cell.cell}"
+        counts = outcomes.counts()
+        assert_identities(cell.cell, int(outcomes.correct.sum()), counts)
+        recorded = (cell.n_images, cell.n_clean_correct, cell.counts)
+        if recorded != (len(outcomes.labels), int(outcomes.correct.sum()), counts):
+            raise ArtifactError(f"{where}: its counts are not those of its outcomes")
+        known, labels = self._reference.setdefault(cell.dataset, (ids, outcomes.labels))
+        if known != ids or not np.array_equal(labels, outcomes.labels):
+            raise ArtifactError(f"{where}: expected the images and labels of the other cells of {cell.dataset}")
+
+
+class Examples:
+    """Images and 8-bit patches for galleries.
+
+    Attributes:
+        ids: names of the E images; they occur in the outcomes.
+        pixels: (E, 3, H, W) uint8.
+        labels: (E,) class ids.
+    """
+
+    def __init__(self, path: Path) -> None:
+        _expect(path)
+        try:
+            with safe_open(path, framework="numpy") as file:
+                self._arrays = {name: np.asarray(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118 (no mapping)
+                metadata = file.metadata() or {}
+        except SafetensorError as error:
+            raise ArtifactError(f"{path}: damaged examples: {error}") from None
+        self.ids: tuple[str, ...] = tuple(json.loads(metadata.get("ids", "[]")))
+        self.pixels, self.labels = self._arrays["pixels"], self._arrays["labels"]
+
+    def patch(self, key: str) -> tuple[Array, Array] | None:
+        """Textures (P, 3, h, w) and masks (P, 1, h, w), uint8; None for a patch that was never crafted."""
+        textures = self._arrays.get(f"patch/{key}/textures")
+        return None if textures is None else (textures, self._arrays[f"patch/{key}/masks"])
+
+
+def _expect(path: Path) -> None:
+    if not path.is_file():
+        raise ArtifactError(f"{path}: expected a file of a finished run, found none")
+
+
+def _manifest(path: Path) -> Mapping[str, Any]:
+    _expect(path)
+    return read_manifest(path)
+
+
+def _cells(path: Path) -> tuple[CellRecord, ...]:
+    _expect(path)
+    cells = []
+    for number, row in enumerate(pq.read_table(path).to_pylist()):
+        if row.get("schema_version") != SCHEMA_VERSION:
+            raise ArtifactError(
+                f"{path}, row {number}: expected schema version {SCHEMA_VERSION}, found {row.get('schema_version')}"
+            )
+        plain = {name: value for name, value in row.items() if name not in _COUNTED}
+        try:
+            # Runs from before score-based attacks have no queries.
+            plain |= {name: json.loads(row.get(name, "[]")) for name in ("counts", "queries", "checks")}
+            cells.append(CellRecord.model_validate(plain))
+        except (ValidationError, ValueError, KeyError) as error:
+            raise ArtifactError(f"{path}, row {number}: not a cell record: {error}") from None
+    return tuple(cells)
+
+
+def _groups_by_cell(file: pq.ParquetFile) -> dict[str, tuple[list[int], bool]]:
+    """Row groups of every cell, and whether they hold nothing else, from the file's own statistics."""
+    groups: dict[str, tuple[list[int], bool]] = {}
+    place = file.schema_arrow.get_field_index("cell")
+    for group in range(file.metadata.num_row_groups):
+        found = file.metadata.row_group(group).column(place).statistics
+        if found is not None and found.has_min_max and found.min == found.max:
+            keys = [found.min]
+        else:
+            keys = pc.unique(pc.cast(file.read_row_group(group, columns=["cell"])["cell"], pa.string())).to_pylist()
+        for key in keys:
+            earlier, alone = groups.get(key, ([], True))
+            groups[key] = ([*earlier, group], alone and len(keys) == 1)
+    return groups
+
+
+def _arranged(cell: CellRecord, table: pa.Table) -> tuple[Outcomes, tuple[str, ...], dict[str, Array]]:
+    """Rows as arrays [goal, image], goals in the record's order, images in that of their ids; and other columns."""
+    goals = tuple(count.goal for count in cell.counts)
+    goal, goal_names = _codes(table["goal"])
+    image, image_names = _codes(table["image"])
+    ids = tuple(sorted(image_names))
+    rank = {name: number for number, name in enumerate(ids)}
+    image = np.array([rank[name] for name in image_names], np.int64)[image]
+    wanted = {name: number for number, name in enumerate(goals)}
+    if set(goal_names) != set(goals) or len(goal) != len(goals) * len(ids):
+        raise ArtifactError(
+            f"cell {cell.cell}: expected {len(goals)} goals x {len(ids)} images, found {len(goal)} rows of "
+            f"{len(goal_names)} goals"
+        )
+    order = np.empty(len(goal), np.int64)
+    order[:] = -1
+    order[np.array([wanted[name] for name in goal_names], np.int64)[goal] * len(ids) + image] = np.arange(len(goal))
+    if (order < 0).any():
+        raise ArtifactError(f"cell {cell.cell}: an image occurs twice under one goal, and another not at all")
+    label, clean, patched = (
+        table[name].to_numpy()[order].reshape(len(goals), len(ids))
+        for name in ("label", "clean_prediction", "patched_prediction")
+    )
+    if (label != label[0]).any() or (clean != clean[0]).any():
+        raise ArtifactError(f"cell {cell.cell}: labels or clean predictions differ between goals")
+    others = {
+        name: table[name].to_numpy()[order].reshape(len(goals), len(ids))
+        for name in ("row", "column", "queries")
+        if name in table.column_names
+    }
+    return Outcomes(label[0], clean[0], patched, goals), ids, others
+
+
+def _codes(column: pa.ChunkedArray) -> tuple[Array, list[str]]:
+    """Codes (rows,) int64 and the names they stand for, used ones only."""
+    if not pa.types.is_dictionary(column.type):
+        column = pc.dictionary_encode(column)
+    array = column.unify_dictionaries().combine_chunks()
+    if isinstance(array, pa.ChunkedArray):
+        array = array.chunk(0)
+    codes, names = array.indices.to_numpy(zero_copy_only=False), array.dictionary.to_pylist()
+    used, compact = np.unique(codes, return_inverse=True)
+    return compact, [str(names[code]) for code in used]

@@ -1,0 +1,1 @@
+"""Runs a plan, and exports what it gave."""

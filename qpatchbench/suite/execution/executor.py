@@ -1,0 +1,131 @@
+"""The serial executor: runs what is missing, keeps what is done, and turns a failing job into an error."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+from qpatchbench.errors import ArtifactError, QPatchBenchError, StorageError
+from qpatchbench.suite.jobs.pipeline import Job
+from qpatchbench.suite.plan.plan import Plan
+from qpatchbench.suite.store.plugin_facts import plugins_of
+from qpatchbench.suite.store.provenance import provenance
+from qpatchbench.suite.store.store import Artifact, Store
+from qpatchbench.types import Progress
+
+
+class Display(Protocol):
+    """Tells a person how a run goes."""
+
+    def started(self, job: Job) -> None:
+        """`job` is about to run."""
+
+    def progressed(self, fraction: float, figures: Mapping[str, float]) -> None:
+        """The running job is at `fraction` (0..1)."""
+
+    def finished(self, job: Job, seconds: float) -> None:
+        """`job` is done and on disk."""
+
+    def failed(self, job: Job, reason: str) -> None:
+        """`job` failed; `reason` is one line."""
+
+    def note(self, text: str) -> None:
+        """Something a person should know."""
+
+
+class Worker(Protocol):
+    """Computes artifacts; `BenchWorker` is the one that imports torch."""
+
+    def work(self, job: Job, progress: Progress) -> Artifact:
+        """The artifact of `job`, whose upstream artifacts are in the store."""
+
+
+@dataclass
+class Execution:
+    """What happened to the jobs of a plan.
+
+    Attributes:
+        ran: keys of jobs that ran now.
+        errors: key of a failed job -> its traceback, or why it could not start.
+    """
+
+    plan: Plan
+    store: Store
+    worker: Worker
+    display: Display
+    ran: list[str] = field(default_factory=list)
+    errors: dict[str, str] = field(default_factory=dict)
+
+    def run(self) -> None:
+        """Run every missing job; a failure stops only what depends on it.
+
+        Raises:
+            StorageError: results can no longer be kept, so nothing more is computed.
+        """
+        for job in self.plan.jobs:
+            if not self.store.has(job.kind, job.key):
+                self._attempt(job)
+
+    def artifact(self, job: Job) -> Artifact | None:
+        """A finished job's artifact, recomputed if its bytes are damaged; None if it failed."""
+        if job.key in self.errors:
+            return None
+        try:
+            return self.store.read(job.kind, job.key)
+        except ArtifactError as error:
+            self._rebuild(job, error)
+        return None if job.key in self.errors else self.store.read(job.kind, job.key)
+
+    def _attempt(self, job: Job) -> None:
+        blocked = next((earlier for earlier in job.upstream if earlier.key in self.errors), None)
+        if blocked is not None:
+            reason = self.errors[blocked.key].strip().splitlines()[-1]
+            self.errors[job.key] = f"not started, because {blocked.label!r} failed: {reason}"
+            return
+        self.display.started(job)
+        started = time.monotonic()
+        try:
+            artifact = self._work(job)
+            seconds = time.monotonic() - started
+            outside = plugins_of(job)
+            made = {**provenance(seconds), **({"plugins": outside} if outside else {})}
+            kept = replace(artifact, facts={**artifact.facts, "made": made})
+            self.store.write(job.kind, job.key, kept)
+        except StorageError:
+            raise
+        except Exception as error:
+            self.errors[job.key] = traceback.format_exc()
+            text = str(error).strip().splitlines()
+            kind = "" if isinstance(error, QPatchBenchError) else f"{type(error).__name__}: "
+            self.display.failed(job, f"{kind}{text[0] if text else 'no message'}")
+            return
+        self.ran.append(job.key)
+        self.display.finished(job, seconds)
+
+    def _work(self, job: Job) -> Artifact:
+        try:
+            return self.worker.work(job, self.display.progressed)
+        except ArtifactError:
+            # A damaged artifact upstream: whichever it is, make it again, then this job once more.
+            if not self._mend(job):
+                raise
+            return self.worker.work(job, self.display.progressed)
+
+    def _mend(self, job: Job) -> bool:
+        mended = False
+        for earlier in job.upstream:
+            mended |= self._mend(earlier)
+            try:
+                self.store.read(earlier.kind, earlier.key)
+            except ArtifactError as error:
+                self._rebuild(earlier, error)
+                mended = True
+        return mended
+
+    def _rebuild(self, job: Job, error: ArtifactError) -> None:
+        self.display.note(f"{error}; it is computed again")
+        self.store.remove(job.kind, job.key)
+        self._attempt(job)

@@ -1,0 +1,200 @@
+"""From artifacts to a run folder that stands on its own: manifest, cells, outcomes and examples."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from safetensors.numpy import save as serialize_tensors
+
+from qpatchbench.evaluation.checks.artifacts import merged
+from qpatchbench.runs.files import parquet, replacing, sha256_of, storage_errors, write_atomically
+from qpatchbench.runs.layout import ANALYSIS_FILES, CELLS, EXAMPLES, MANIFEST, OUTCOMES
+from qpatchbench.runs.records import CellRecord
+from qpatchbench.suite.execution.executor import Execution
+from qpatchbench.suite.execution.export_analyses import write_analyses
+from qpatchbench.suite.execution.export_patches import remove_other_patches, write_patch
+from qpatchbench.suite.execution.later_checks import LaterChecks
+from qpatchbench.suite.execution.network_facts import checkpoint_facts, network_facts
+from qpatchbench.suite.jobs.pipeline import DeployJob, EvaluateJob, TrainJob
+from qpatchbench.suite.store.plugin_facts import plugins_of
+from qpatchbench.suite.store.provenance import git_state, versions
+from qpatchbench.suite.store.store import Artifact
+from qpatchbench.suite.work.evaluate import record_of
+from qpatchbench.suite.work.workbench import Workbench
+
+SHOWN = 8  # images kept for galleries
+MEASURED = ("n_images", "n_clean_correct", "counts", "queries", "queries_median", "places", "checks")
+
+
+def export(execution: Execution, bench: Workbench, output: Path, typed: Mapping[str, Any]) -> None:
+    """Write the run folder; each file is complete or absent, the manifest comes last.
+
+    Args:
+        execution: the finished execution.
+        bench: gives images and placements.
+        output: the run folder.
+        typed: the suite as its author wrote it.
+
+    Raises:
+        StorageError: the folder cannot be written.
+    """
+    artifacts = {job.key: execution.artifact(job) for job in execution.plan.cells}
+    later = LaterChecks(execution)
+    records = [_record(job, artifacts[job.key], execution, bench, later) for job in execution.plan.cells]
+    table = pa.Table.from_pylist([record.row() for record in records])
+    write_atomically(output / CELLS, parquet(table))
+    patches = _write_patches(execution, output)
+    _write_outcomes(execution, bench, artifacts, output / OUTCOMES)
+    write_atomically(output / EXAMPLES, _examples(execution, bench))
+    write_analyses(execution, output)
+    manifest = {**_manifest(execution, bench), "patches": patches, "files": _hashes(output), "typed": typed}
+    write_atomically(output / MANIFEST, (json.dumps(manifest, indent=1) + "\n").encode())
+
+
+def _record(
+    job: EvaluateJob, artifact: Artifact | None, execution: Execution, bench: Workbench, later: LaterChecks
+) -> CellRecord:
+    if artifact is None:
+        dataset = bench.dataset_title(job.target.checkpoint.model)
+        failed = record_of(job, bench.suite, dataset)
+        return failed.model_copy(update={"status": "error", "error": execution.errors[job.key]})
+    record = CellRecord.model_validate(artifact.facts["record"])
+    # Labels are for people and no part of a key: the same cell may be known by other names in another suite.
+    named = record_of(job, bench.suite, record.dataset)
+    measured = {name: getattr(record, name) for name in MEASURED}
+    measured["checks"] = merged([*record.checks, *later.of(job)])
+    return named.model_copy(update=measured)
+
+
+def _write_outcomes(
+    execution: Execution, bench: Workbench, artifacts: Mapping[str, Artifact | None], path: Path
+) -> None:
+    """One row group per cell, so that the table never has to fit into memory."""
+    schema = pa.schema(
+        [
+            *((name, pa.dictionary(pa.int32(), pa.string())) for name in ("cell", "goal", "image")),
+            *((name, pa.int32()) for name in ("label", "clean_prediction", "patched_prediction")),
+            *((name, pa.int16()) for name in ("row", "column")),
+            ("queries", pa.int32()),
+        ]
+    )
+    with (
+        storage_errors(path),
+        replacing(path) as temporary,
+        pq.ParquetWriter(temporary, schema, compression="zstd") as writer,
+    ):
+        for job in execution.plan.cells:
+            artifact, target = artifacts[job.key], execution.artifact(job.target)
+            if artifact is not None and target is not None:
+                writer.write_table(_outcomes(job, artifact, target, bench, schema))
+
+
+def _write_patches(execution: Execution, output: Path) -> list[dict[str, Any]]:
+    """Every patch of the run as a file of its own, and what the manifest says of them."""
+    jobs = {job.patch.key: job.patch for job in execution.plan.cells}
+    found = [(job, execution.artifact(job)) for job in jobs.values()]
+    entries = [write_patch(artifact, job, output) for job, artifact in found if artifact is not None]
+    remove_other_patches(output, {entry["file"] for entry in entries})
+    return entries
+
+
+def _hashes(output: Path) -> dict[str, str]:
+    """SHA-256 of the files whose numbers everything else is computed from."""
+    names = [CELLS, OUTCOMES, *ANALYSIS_FILES]
+    return {name: sha256_of(output / name) for name in names if (output / name).is_file()}
+
+
+def _outcomes(job: EvaluateJob, artifact: Artifact, target: Artifact, bench: Workbench, schema: pa.Schema) -> pa.Table:
+    images = bench.evaluation_images(job.target.checkpoint.model)
+    predictions = artifact.arrays["predictions"]
+    goals, count = predictions.shape
+    each = np.tile(np.arange(count, dtype=np.int32), goals)
+    columns: dict[str, Any] = {
+        "cell": pa.DictionaryArray.from_arrays(pa.array(np.zeros(goals * count, np.int32)), [job.key[:16]]),
+        "goal": pa.DictionaryArray.from_arrays(
+            pa.array(np.repeat(np.arange(goals, dtype=np.int32), count)), [str(goal) for goal in job.patch.goals]
+        ),
+        "image": pa.DictionaryArray.from_arrays(pa.array(each), list(images.ids)),
+        "label": np.tile(images.labels.cpu().numpy().astype(np.int32), goals),
+        "clean_prediction": np.tile(target.arrays["predictions"], goals),
+        "patched_prediction": predictions.reshape(-1),
+        "row": artifact.arrays["rows"].reshape(-1),
+        "column": artifact.arrays["columns"].reshape(-1),
+        "queries": (
+            artifact.arrays["queries"].reshape(-1).astype(np.int32)
+            if "queries" in artifact.arrays
+            else pa.nulls(goals * count, pa.int32())
+        ),
+    }
+    return pa.table(columns, schema=schema)
+
+
+def _examples(execution: Execution, bench: Workbench) -> bytes:
+    """A few evaluation images with every patch, for the galleries; 8-bit."""
+    images = bench.evaluation_images(bench.suite.models[0])[:SHOWN]
+    arrays = {"pixels": images.pixels.cpu().numpy(), "labels": images.labels.cpu().numpy()}
+    for patch in dict.fromkeys(job.patch for job in execution.plan.cells):
+        artifact = execution.artifact(patch)
+        if artifact is None:
+            continue
+        textures, masks = artifact.arrays["textures"], artifact.arrays["masks"]
+        if patch.attack.kind == "per_image":
+            keep = [*_first_of_each_goal(len(textures), len(patch.goals), len(images))]
+            textures, masks = textures[keep], masks[keep]
+        arrays[f"patch/{patch.key[:16]}/textures"] = np.ascontiguousarray(textures)
+        arrays[f"patch/{patch.key[:16]}/masks"] = np.ascontiguousarray(masks)
+    return serialize_tensors(arrays, metadata={"ids": json.dumps(images.ids)})
+
+
+def _first_of_each_goal(textures: int, goals: int, examples: int) -> Iterator[int]:
+    each = textures // goals
+    for goal in range(goals):
+        yield from range(goal * each, goal * each + min(examples, each))
+
+
+def _manifest(execution: Execution, bench: Workbench) -> dict[str, Any]:
+    suite, plan = bench.suite, execution.plan
+    splits = bench.splits(suite.models[0])
+    return {
+        "suite": suite.suite,
+        "description": suite.description,
+        "plan": plan.key,
+        "complete": not execution.errors,
+        "partial": suite.limit is not None,
+        "dataset_note": bench.dataset_title(suite.models[0]),
+        "dataset_fingerprint": splits.fingerprints,
+        "class_names": splits.class_names,
+        "images": {part: len(getattr(splits, part)) for part in ("train", "calibration", "craft", "evaluation")},
+        "seeds": suite.seeds,
+        "resolved": suite.resolved(),
+        "versions": versions(),
+        "git": git_state(),
+        "plugins": plugins_of(suite),
+        "device": str(bench.device),
+        "checkpoints": [checkpoint_facts(job, bench.store) for job in plan.jobs if isinstance(job, TrainJob)],
+        "networks": [_network_facts(job, execution) for job in plan.jobs if isinstance(job, DeployJob)],
+        "jobs": [_job_facts(job, execution) for job in plan.jobs],
+    }
+
+
+def _network_facts(job: DeployJob, execution: Execution) -> dict[str, Any]:
+    artifact = execution.artifact(job)
+    facts = dict(artifact.facts) if artifact else {}
+    names = ("n_images", "n_clean_correct", "audit")
+    return {**network_facts(job), **{name: facts[name] for name in names if name in facts}}
+
+
+def _job_facts(job: Any, execution: Execution) -> dict[str, Any]:  # noqa: ANN401 (any kind of job)
+    entry = {"kind": job.kind, "key": job.key, "label": job.label}
+    if job.key in execution.errors:
+        return {**entry, "error": execution.errors[job.key].strip().splitlines()[-1]}
+    made = execution.store.facts(job.kind, job.key).get("made", {})
+    if made.get("git", {}).get("dirty"):
+        entry["dirty"] = True  # computed with uncommitted changes
+    return {**entry, **{name: made[name] for name in ("seconds", "device") if name in made}}

@@ -1,0 +1,48 @@
+"""What the analyses of a run leave in its folder: tables, and the maps that figures are drawn from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from safetensors.numpy import save as serialize_tensors
+
+from qpatchbench.runs.files import parquet, write_atomically
+from qpatchbench.runs.layout import MAPS, TABLES
+from qpatchbench.suite.execution.executor import Execution
+from qpatchbench.suite.store.store import Artifact
+from qpatchbench.types import distinct
+
+
+def write_analyses(execution: Execution, output: Path) -> None:
+    """Write the files of those analyses that the suite asks for; one that failed is missing from them.
+
+    Raises:
+        StorageError: the folder cannot be written.
+    """
+    analyses = execution.plan.analyses
+    for kind in distinct([job.kind for job in analyses]):
+        found = [execution.artifact(job) for job in analyses if job.kind == kind]
+        finished = [artifact for artifact in found if artifact is not None]
+        for name, file in TABLES[kind].items():
+            rows = [row for artifact in finished for row in artifact.facts[name]]
+            write_atomically(output / file, parquet(_table(rows)))
+        if kind == "maps":
+            write_atomically(output / MAPS, _maps(finished))
+
+
+def _table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
+    # A row that an earlier version measured may lack a column.
+    names = distinct([name for row in rows for name in row])
+    return pa.Table.from_pylist([{name: row.get(name) for name in names} for row in rows])
+
+
+def _maps(finished: Sequence[Artifact]) -> bytes:
+    """Arrays of all backbones as NUMBER/NAME; the metadata "backbones" lists what is known of each, as JSON."""
+    arrays = {f"{number}/{name}": array for number, each in enumerate(finished) for name, array in each.arrays.items()}
+    left_out = {*TABLES["maps"], "made"}  # the manifest says when and where it was made
+    known = [{name: fact for name, fact in each.facts.items() if name not in left_out} for each in finished]
+    return serialize_tensors(arrays, metadata={"backbones": json.dumps(known)})

@@ -1,0 +1,49 @@
+"""The patches of a run folder, one file each, so that it stands on its own; `qpatchbench apply` reads them too."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import save as serialize_tensors
+
+from qpatchbench.runs.files import write_atomically
+from qpatchbench.runs.layout import PATCHES, patch_file
+from qpatchbench.suite.jobs.pipeline import CraftJob
+from qpatchbench.suite.store.store import Artifact
+
+
+def write_patch(artifact: Artifact, job: CraftJob, output: Path) -> dict[str, Any]:
+    """Write one patch file and return what the manifest says of it.
+
+    The file holds textures and masks (uint8), of some attacks rows, columns and queries, and the mean loss of every
+    recorded step, `history` (float64). Its only metadata are its goals: the order of several would not be fixed.
+
+    Raises:
+        StorageError: the folder cannot be written.
+    """
+    history = np.array(artifact.facts["history"], np.float64)
+    arrays = {name: np.asarray(array, order="C") for name, array in artifact.arrays.items()}
+    data = serialize_tensors({**arrays, "history": history}, metadata={"goals": str(artifact.facts["goals"])})
+    name = patch_file(job.key)
+    write_atomically(output / name, data)
+    return {
+        "patch": job.key[:16],
+        "key": job.key,
+        "label": job.label,
+        "attack": job.attack.identity(),
+        "seed": job.seed,
+        "side": job.side,
+        "sources": [source.key[:16] for source in job.sources],
+        "file": name,
+        "sha256": hashlib.sha256(data).hexdigest(),
+    }
+
+
+def remove_other_patches(output: Path, kept: set[str]) -> None:
+    """Delete patch files of an earlier export that are not among `kept`, file names within the run folder."""
+    for path in (output / PATCHES).glob("*.safetensors"):
+        if f"{PATCHES}/{path.name}" not in kept:
+            path.unlink()

@@ -1,0 +1,1 @@
+"""A suite file: read, checked and explained with line and column."""

@@ -1,0 +1,1 @@
+"""Jobs: what a suite comes to, each with a key."""

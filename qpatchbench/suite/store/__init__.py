@@ -1,0 +1,1 @@
+"""The store of finished work, and where it came from."""

@@ -1,0 +1,58 @@
+"""The work of a `DeployJob`: a network at one bit-width, vetted and measured on clean images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from qpatchbench.evaluation.checks import artifacts
+from qpatchbench.evaluation.checks.bit_widths import widths_are_as_claimed
+from qpatchbench.evaluation.measure import clean_predictions
+from qpatchbench.ops.patches.pasting import to_float
+from qpatchbench.quantizers.audit import LayerAudit, effective_bits, operations, unquantized_operations
+from qpatchbench.runs.records import Check
+from qpatchbench.suite.jobs.pipeline import DeployJob
+from qpatchbench.suite.store.store import Artifact
+from qpatchbench.suite.work.workbench import Workbench
+
+CHECKED_IMAGES = 64  # images on which a network is vetted
+AUDITED_IMAGES = 8  # images on which distinct activation levels are counted
+
+
+def deployed(bench: Workbench, job: DeployJob) -> Artifact:
+    """Predictions on the clean evaluation images, and what the checks found."""
+    network = bench.answering(job, "clean")
+    images = bench.evaluation_images(job.checkpoint.model)
+    predictions = clean_predictions(network, images, bench.suite.evaluation.batch_size)
+    correct = int((predictions == images.labels.cpu()).sum())
+    found: list[Check] = []
+    facts: dict[str, Any] = {"n_images": len(images), "n_clean_correct": correct}
+    if bench.suite.evaluation.checks != "off":
+        sample = to_float(images.pixels[:CHECKED_IMAGES])
+        classes = bench.suite.dataset.num_classes
+        found += artifacts.network_is_sound(network, sample)
+        found.append(artifacts.accuracy_is_above_chance(correct, len(images), classes))
+        found.append(bench.parts_are_disjoint(job.checkpoint.model))
+        # What is deployed at the row's bit-width stands behind the preprocessor. A float network claims no width.
+        bare = bench.network(job.bare)
+        layers = () if job.bits.is_float else operations(bare, sample[:AUDITED_IMAGES])
+        if layers:
+            claimed = [job.bits, *(partner.bits for partner in job.partners)]
+            found.append(widths_are_as_claimed(layers, claimed))
+        facts["audit"] = _audit_facts(bare, layers)
+    facts["checks"] = [check.model_dump() for check in artifacts.merged(found)]
+    return Artifact({"predictions": predictions.numpy()}, facts)
+
+
+def _audit_facts(network: torch.nn.Module, layers: Sequence[LayerAudit]) -> dict[str, Any]:
+    """What the network really computes with: counted levels, mean widths, and layers left in float."""
+    if not any(layer.declares for layer in layers):
+        return {}
+    return {
+        "most_weight_levels": max((layer.weight_levels or 0 for layer in layers), default=0),
+        "most_activation_levels": max((layer.activation_levels or 0 for layer in layers), default=0),
+        "effective_bits": effective_bits(layers)._asdict(),
+        "float_layers": list(unquantized_operations(network)),
+    }

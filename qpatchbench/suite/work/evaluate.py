@@ -1,0 +1,118 @@
+"""The work of an `EvaluateJob`: one patch measured on one target network."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from qpatchbench.evaluation.checks import artifacts
+from qpatchbench.evaluation.measure import count_outcomes, count_queries, fooled_images, patched_predictions
+from qpatchbench.ops.patches.placing import moved
+from qpatchbench.runs.records import CellRecord, Check
+from qpatchbench.suite.file.consistency import BARE
+from qpatchbench.suite.file.schema import Suite
+from qpatchbench.suite.jobs.pipeline import ENSEMBLE, EvaluateJob
+from qpatchbench.suite.store.plugin_facts import plugins_text
+from qpatchbench.suite.store.store import Artifact
+from qpatchbench.suite.work.craft import patch_from
+from qpatchbench.suite.work.workbench import Workbench
+from qpatchbench.types import ImageSet, Patch, Placement, distinct
+
+
+def measured(bench: Workbench, job: EvaluateJob) -> Artifact:
+    """Predictions under every goal's patch, and the record that counts them."""
+    images = bench.evaluation_images(job.target.checkpoint.model)
+    stored = bench.store.read(job.patch.kind, job.patch.key)
+    target = bench.store.read(job.target.kind, job.target.key)
+    patch = patch_from(stored)
+    predictions, placements = predicted(bench, job, patch, images)
+    labels, clean = images.labels.cpu().numpy(), target.arrays["predictions"]
+    found = [Check(**check) for artifact in (stored, target) for check in artifact.facts["checks"]]
+    if bench.suite.evaluation.checks != "off":
+        # The job got this far, so the attack did not crash.
+        found.append(Check(id="V10", verdict="pass"))
+    arrays = {"predictions": predictions}
+    arrays |= {
+        axis: np.stack([getattr(placement, axis).numpy().astype(np.int16) for placement in placements])
+        for axis in ("rows", "columns")
+    }
+    spent: dict[str, object] = {}
+    if patch.queries is not None:
+        fooled = fooled_images(labels, clean, predictions, patch.goals)
+        successes = patch.queries.numpy().reshape(fooled.shape)[fooled]
+        spent["queries"] = count_queries(labels, clean, predictions, patch.goals, patch.queries)
+        spent["queries_median"] = float(np.median(successes)) if len(successes) else None
+        arrays["queries"] = patch.queries.numpy().reshape(fooled.shape)
+    dataset = bench.dataset_title(job.target.checkpoint.model)
+    record = record_of(job, bench.suite, dataset).model_copy(
+        update={
+            "n_images": len(images),
+            "n_clean_correct": int((clean == labels).sum()),
+            "counts": count_outcomes(labels, clean, predictions, job.patch.goals),
+            "checks": artifacts.merged(found),
+            "places": "given" if patch.placement is None else "chosen",
+            **spent,
+        }
+    )
+    return Artifact(arrays, {"record": record.model_dump(mode="json")})
+
+
+def predicted(
+    bench: Workbench, job: EvaluateJob, patch: Patch, images: ImageSet
+) -> tuple[np.ndarray[Any, Any], list[Placement]]:
+    """Predictions of the target under every goal's patch, (goals, N) int32, and where each of the patches lay."""
+    placements = [places(bench, job, patch.for_goal(index), images) for index in range(len(patch.goals))]
+    network, batch_size = bench.answering(job.target, "patched"), bench.suite.evaluation.batch_size
+    rows = [
+        patched_predictions(network, images, patch.for_goal(index), placement, batch_size)
+        for index, placement in enumerate(placements)
+    ]
+    return torch.cat(rows).numpy(), placements
+
+
+def places(bench: Workbench, job: EvaluateJob, patch: Patch, images: ImageSet) -> Placement:
+    """Where one goal's patch lies on each image: where its attack put it, else the suite's places; then moved."""
+    placement = patch.placement if patch.placement is not None else bench.placement(images, job.patch.side)
+    return moved(placement, job.transformation, (patch.height, patch.width), (images.side, images.side))
+
+
+def record_of(job: EvaluateJob, suite: Suite, dataset: str) -> CellRecord:
+    """The record of a cell before it is measured."""
+    sources, target, attack = job.patch.sources, job.target, job.patch.attack
+    return CellRecord(
+        cell=job.key[:16],
+        control=job.control,
+        partial=suite.limit is not None,
+        dataset=dataset,
+        model=target.checkpoint.model.title,
+        defense=target.checkpoint.defense.title,
+        preprocessor=target.preprocessor_title,
+        quantization=target.quantizer.mode,
+        target_bits=str(target.bits),
+        seed=target.checkpoint.seed,
+        attack=attack.title,
+        patch_kind=attack.kind,
+        access=attack.access,
+        goal_kind="untargeted" if attack.targets == "untargeted" else "targeted",
+        patch_height=job.patch.side,
+        patch_width=job.patch.side,
+        transformation=str(job.transformation),
+        image_height=suite.dataset.side,
+        image_width=suite.dataset.side,
+        source_model=_names([source.checkpoint.model.title for source in sources]),
+        source_defense=_names([source.checkpoint.defense.title for source in sources]),
+        source_preprocessor=_names([source.preprocessor_title for source in sources]) or BARE,
+        source_quantization=_names([source.quantizer.mode for source in sources]),
+        source_bits=ENSEMBLE if len(sources) > 1 else _names([str(source.bits) for source in sources]),
+        seen=job.seen,
+        lineage=job.lineage,
+        patch=job.patch.key[:16],
+        network=target.key[:16],
+        plugins=plugins_text((job, suite.dataset)),
+    )
+
+
+def _names(names: list[str]) -> str:
+    return "+".join(distinct(names))

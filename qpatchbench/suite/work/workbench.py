@@ -1,0 +1,165 @@
+"""What the jobs of a suite share: images, placements and deployed networks, each made once."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from qpatchbench.data.base import Decoding, Splits
+from qpatchbench.errors import DataError, SuiteError
+from qpatchbench.evaluation.checks import artifacts
+from qpatchbench.models.base import ModelSource
+from qpatchbench.ops.patches.pasting import to_float
+from qpatchbench.ops.patches.placing import sample_placement
+from qpatchbench.ops.randomness import derive_generator, derive_seed
+from qpatchbench.preprocessors.base import Preprocessor
+from qpatchbench.quantizers.base import Checkpoint
+from qpatchbench.runs.records import Check
+from qpatchbench.suite.file.schema import Suite
+from qpatchbench.suite.file.source import Source
+from qpatchbench.suite.jobs.decoding import decoding_for
+from qpatchbench.suite.jobs.pipeline import DataKeys, DeployJob
+from qpatchbench.suite.store.store import Artifact, Store
+from qpatchbench.types import ImageSet, Placement, Randomized
+
+NETWORKS_IN_MEMORY = 8
+
+
+@dataclass
+class Workbench:
+    """Holds what several jobs need.
+
+    Attributes:
+        suite: what is run.
+        store: where results are and go.
+        data_dir: where datasets lie.
+        device: where to compute.
+    """
+
+    suite: Suite
+    store: Store
+    data_dir: Path
+    device: torch.device
+    _splits: dict[Decoding, Splits] = field(default_factory=dict)
+    _evaluation: dict[Decoding, ImageSet] = field(default_factory=dict)
+    _networks: OrderedDict[str, torch.nn.Module] = field(default_factory=OrderedDict)
+    _disjoint: dict[Decoding, Check] = field(default_factory=dict)
+    _fitted: dict[tuple[Preprocessor, Decoding], Mapping[str, torch.Tensor]] = field(default_factory=dict)
+
+    def splits(self, model: ModelSource) -> Splits:
+        """The images, decoded as `model` wants them; evaluation images cut to the suite's limit."""
+        decoding = decoding_for(model, self.suite.dataset.side)
+        if decoding not in self._splits:
+            wanted = self.suite.evaluation.images
+            self._splits[decoding] = self.suite.dataset.load(self.data_dir, self.store.root, decoding, wanted)
+        return self._splits[decoding]
+
+    def dataset_title(self, model: ModelSource) -> str:
+        """The dataset's name in results, with what a reader must know about its images: "cifar10 (jpeg)"."""
+        note = self.splits(model).note
+        return f"{self.suite.dataset.title} ({note})" if note else self.suite.dataset.title
+
+    def evaluation_images(self, model: ModelSource) -> ImageSet:
+        """Evaluation images on the device, cut to the suite's limit."""
+        decoding = decoding_for(model, self.suite.dataset.side)
+        if decoding not in self._evaluation:
+            self._evaluation[decoding] = self.splits(model).evaluation[: self.suite.limit].to(self.device)
+        return self._evaluation[decoding]
+
+    def placement(self, images: ImageSet, size: int) -> Placement:
+        """Where patches of one size lie on the evaluation images: one draw for all cells of the suite."""
+        height, width = images.pixels.shape[-2:]
+        generator = derive_generator(self.suite.evaluation.placement_seed, "evaluation placement")
+        return sample_placement(len(images), (height, width), (size, size), generator)
+
+    def build(self, model: ModelSource) -> torch.nn.Module:
+        """The model with the weights it starts from."""
+        return model.load(self.suite.dataset.num_classes, self.suite.dataset.side)
+
+    def parts_are_disjoint(self, model: ModelSource) -> Check:
+        """V9, computed once per decoding."""
+        decoding = decoding_for(model, self.suite.dataset.side)
+        if decoding not in self._disjoint:
+            splits = self.splits(model)
+            parts = {name: getattr(splits, name) for name in ("train", "calibration", "craft", "evaluation")}
+            self._disjoint[decoding] = artifacts.parts_are_disjoint(parts)
+        return self._disjoint[decoding]
+
+    def network(self, job: DeployJob) -> torch.nn.Module:
+        """The deployed network, built again from its checkpoint or kept from an earlier job."""
+        key = job.network_key
+        if key not in self._networks:
+            self._networks[key] = self._built(job).to(self.device)
+            if len(self._networks) > NETWORKS_IN_MEMORY:
+                self._networks.popitem(last=False)
+        self._networks.move_to_end(key)
+        return self._networks[key]
+
+    def answering(self, job: DeployJob, *role: object) -> torch.nn.Module:
+        """The deployed network, ready to answer in one role; one that draws at random draws by the role alone."""
+        network = self.network(job)
+        if isinstance(network, Randomized):
+            network.restart(derive_seed(self.suite.evaluation.placement_seed, "answers", *role))
+        return network
+
+    def _built(self, job: DeployJob) -> torch.nn.Module:
+        if job.preprocessor is not None:
+            from qpatchbench.preprocessors.preprocessed import preprocessed
+
+            return preprocessed(self.network(job.bare), job.preprocessor, self._state(job.preprocessor, job))
+        network = self._deployed(job)
+        if not job.partners:
+            return network
+        partners = [self._deployed(partner) for partner in job.partners]
+        return job.checkpoint.defense.combined([network, *partners]).eval()
+
+    def _state(self, preprocessor: Preprocessor, job: DeployJob) -> Mapping[str, torch.Tensor]:
+        """What the preprocessor learns from the calibration images, learnt once."""
+        model = job.checkpoint.model
+        known = (preprocessor, decoding_for(model, self.suite.dataset.side))
+        if known not in self._fitted:
+            calibration = to_float(self.splits(model).calibration.pixels)
+            with torch.random.fork_rng(devices=[]):
+                self._fitted[known] = preprocessor.fit(calibration)
+        return self._fitted[known]
+
+    def _deployed(self, job: DeployJob) -> torch.nn.Module:
+        """The network of the job's own checkpoint, without partners or preprocessor."""
+        source, dataset = job.checkpoint, self.suite.dataset
+        checkpoint = Checkpoint(
+            build=lambda: source.model.build(dataset.num_classes, dataset.side),
+            state=tensors(self.store.read(source.kind, source.key)),
+            quantizer=source.quantizer,
+            bits=source.bits,
+        )
+        calibration = to_float(self.splits(source.model).calibration.pixels)
+        with torch.random.fork_rng(devices=[]):
+            return job.quantizer.deploy(checkpoint, job.bits, calibration)
+
+
+def tensors(artifact: Artifact) -> Mapping[str, torch.Tensor]:
+    """Arrays as tensors of their own: those from a file are read-only, and torch wants to own what it trains."""
+    return {name: torch.from_numpy(np.array(array)) for name, array in artifact.arrays.items()}
+
+
+def arrays(state: Mapping[str, torch.Tensor]) -> dict[str, np.ndarray[Any, Any]]:
+    """Tensors as arrays on the CPU."""
+    return {name: tensor.detach().cpu().numpy() for name, tensor in state.items()}
+
+
+def loaded_data_keys(bench: Workbench, source: Source) -> dict[str, DataKeys]:
+    """Model title -> hashes of the four parts, decoding images where that was never done.
+
+    Raises:
+        SuiteError: the dataset is not there; says which line asks for it.
+    """
+    try:
+        return {model.title: DataKeys(**bench.splits(model).fingerprints) for model in bench.suite.models}
+    except DataError as error:
+        raise SuiteError([f"{source.where(('dataset',))}: {error}"]) from None

@@ -1,0 +1,50 @@
+"""From a job to its artifact; each kind of job has a module of its own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from qpatchbench.suite.jobs.audit import AuditJob
+from qpatchbench.suite.jobs.cost import CostJob
+from qpatchbench.suite.jobs.maps import MapsJob
+from qpatchbench.suite.jobs.pipeline import CraftJob, DeployJob, EvaluateJob, Job, TrainJob
+from qpatchbench.suite.jobs.similarity import SimilarityJob
+from qpatchbench.suite.store.store import Artifact
+from qpatchbench.suite.work.audit import audited
+from qpatchbench.suite.work.cost import costs
+from qpatchbench.suite.work.craft import crafted
+from qpatchbench.suite.work.deploy import deployed
+from qpatchbench.suite.work.evaluate import measured
+from qpatchbench.suite.work.maps import mapped
+from qpatchbench.suite.work.similarity import similarities
+from qpatchbench.suite.work.train import trained
+from qpatchbench.suite.work.workbench import Workbench
+from qpatchbench.types import Progress
+
+
+@dataclass(frozen=True)
+class BenchWorker:
+    """Does jobs one after the other on one workbench."""
+
+    bench: Workbench
+
+    def work(self, job: Job, progress: Progress) -> Artifact:
+        """Compute a job's artifact from those of the jobs before it, which are in the store."""
+        match job:
+            case TrainJob():
+                return trained(self.bench, job, progress)
+            case DeployJob():
+                return deployed(self.bench, job)
+            case CraftJob():
+                return crafted(self.bench, job, progress)
+            case EvaluateJob():
+                return measured(self.bench, job)
+            case AuditJob():
+                return audited(self.bench, job, progress)
+            case CostJob():
+                return costs(self.bench, job, progress)
+            case SimilarityJob():
+                return similarities(self.bench, job, progress)
+            case MapsJob():
+                return mapped(self.bench, job, progress)
+        raise TypeError(f"expected a job that this worker knows, found {job.kind!r}")

@@ -1,0 +1,1 @@
+"""Conformance checks, a file for each kind of component."""

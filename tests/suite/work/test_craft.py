@@ -1,0 +1,47 @@
+"""Patches depend on their job alone, not on what else a process has computed before it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from qpatchbench.suite.file.load import load_with_source
+from qpatchbench.suite.jobs.pipeline import CraftJob
+from qpatchbench.suite.plan.fingerprints import weights_keys
+from qpatchbench.suite.plan.plan import make_plan
+from qpatchbench.suite.store.store import Store
+from qpatchbench.suite.work.workbench import Workbench, loaded_data_keys
+from qpatchbench.suite.work.worker import BenchWorker
+
+SUITE = """\
+suite: random
+dataset: {name: fake, image_size: 16, train_pool: 64, test_pool: 32, calibration_images: 16, craft_images: 16}
+models: [resnet20]
+training: {epochs: 0}
+defenses: [dwq]
+quantizers: [{name: qat, bits: [8, 4, 2]}, {name: random_precision, bits: [8]}]
+attacks: [{name: sparse_rs, size: 4, targets: untargeted, queries: 20}]
+transfer: {sources: [same]}
+include: [{quantizer: random_precision}]
+evaluation: {images: 12, checks: "off"}
+"""
+
+
+def test_a_randomised_network_answers_an_attack_by_the_job_alone(tmp_path: Path) -> None:
+    (tmp_path / "random.yaml").write_text(SUITE)
+    suite, source = load_with_source(tmp_path / "random.yaml")
+    bench = Workbench(suite, Store(tmp_path / "cache"), tmp_path, torch.device("cpu"))
+    plan, worker = make_plan(suite, loaded_data_keys(bench, source), weights_keys(suite, source)), BenchWorker(bench)
+    (craft,) = [job for job in plan.jobs if isinstance(job, CraftJob) and job.sources]
+    for job in plan.jobs[: plan.jobs.index(craft)]:
+        bench.store.write(job.kind, job.key, worker.work(job, lambda fraction, figures: None))
+    network, images = bench.network(craft.sources[0]), torch.rand(4, 3, 16, 16)
+    answers = {tuple(network(images).flatten().tolist()) for _ in range(12)}
+    assert len(answers) > 1, "the network should draw its width at random"
+    first = worker.work(craft, lambda fraction, figures: None)
+    for _ in range(3):  # other jobs, such as a clean evaluation, ask it too
+        network(images)
+    again = worker.work(craft, lambda fraction, figures: None)
+    for name, array in first.arrays.items():
+        assert (array == again.arrays[name]).all(), name
