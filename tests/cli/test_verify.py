@@ -216,7 +216,7 @@ def test_an_outcome_that_changes_no_count_is_found_by_its_hash_or_by_predicting_
     code, text = verified(tiny_runs, folder)
     assert code == 1
     expected = f"goal untargeted: expected class {row['patched_prediction']}, found {other}; fooled "
-    assert f"  - outcomes.parquet, cell {row['cell']} (craft sparse_rs 3x3 " in text
+    assert f"  - outcomes.parquet, cell {row['cell']} (sparse_rs 3x3 " in text
     assert f"1 of 48 predictions differ: image {row['image']}, {expected}" in text
     assert "1 of 1344 predictions differ, 1 thing wrong\n" in text
 
@@ -322,7 +322,7 @@ def test_a_dropped_cell_is_named(tiny_runs: TinyRuns, copy_of: CopyOf) -> None:
     manifest["jobs"] = [job for job in manifest["jobs"] if job["key"][:16] != dropped]
     (folder / "manifest.json").write_text(json.dumps(manifest))
     _, text = verified(tiny_runs, folder)
-    assert f"cells.parquet: expected the cell {dropped} (craft lavan 4x4 on " in text
+    assert f"cells.parquet: expected the cell {dropped} (lavan 4x4 on " in text
     assert "which the manifest's suite asks for, found none\n" in text
 
 

@@ -8,13 +8,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import ValidationError
 
 from qpatchbench.attacks.base import Attack
-from qpatchbench.suite.jobs.pipeline import CraftJob, EvaluateJob, Job, Sizes, float_deployment
-from qpatchbench.suite.store.store import key_of
+from qpatchbench.suite.jobs.base import Job, Sizes
+from qpatchbench.suite.jobs.evaluate import EvaluateJob
+from qpatchbench.suite.jobs.pipeline import CraftJob, float_deployment
 from qpatchbench.types import Size
 
 AUDITED_IMAGES = 128
@@ -42,39 +43,38 @@ class Variant:
 
 
 @dataclass(frozen=True)
-class AuditJob:
+class AuditJob(Job):
     """Variants of one white-box cell, crafted and measured on a few images.
 
     Attributes:
         cell: the white-box cell, whose patch has one source.
-        kind: ladder: other budgets (V11); gradients: other gradients (V12).
+        question: ladder: other budgets (V11); gradients: other gradients (V12).
     """
 
     cell: EvaluateJob
-    kind: Literal["ladder", "gradients"]
+    question: Literal["ladder", "gradients"]
+
+    kind: ClassVar[str] = "audit"
 
     @cached_property
     def variants(self) -> tuple[Variant, ...]:
         """What the cell's own patch is compared with."""
-        return tuple((_budgets if self.kind == "ladder" else _gradients)(self.cell.patch))
+        return tuple((_budgets if self.question == "ladder" else _gradients)(self.cell.patch))
 
-    @cached_property
-    def key(self) -> str:
-        """Hash of the cell, the variants and the number of images."""
-        return key_of(
-            {
-                "job": [self.kind, AUDIT_VERSIONS[self.kind]],
-                "cell": self.cell.key,
-                "variants": [[variant.name, variant.patch.key] for variant in self.variants],
-                "images": AUDITED_IMAGES,
-            }
-        )
+    def identity(self) -> dict[str, Any]:
+        """The cell, the variants and the number of images."""
+        return {
+            "job": [self.question, AUDIT_VERSIONS[self.question]],
+            "cell": self.cell.key,
+            "variants": [[variant.name, variant.patch.key] for variant in self.variants],
+            "images": AUDITED_IMAGES,
+        }
 
     @property
     def label(self) -> str:
-        """For people."""
+        """What it works on."""
         names = {"ladder": "other budgets", "gradients": "other gradients"}
-        return f"{names[self.kind]} for {self.cell.patch.label.removeprefix('craft ')}"
+        return f"{names[self.question]} for {self.cell.patch.label}"
 
     @property
     def upstream(self) -> tuple[Job, ...]:

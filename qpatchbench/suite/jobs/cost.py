@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
-from typing import Literal
+from typing import Any, ClassVar
 
-from qpatchbench.suite.jobs.pipeline import DeployJob, Job, Sizes, TrainJob
+from qpatchbench.suite.jobs.base import Job, Sizes
+from qpatchbench.suite.jobs.pipeline import DeployJob, TrainJob
 from qpatchbench.suite.jobs.versions import JOB_VERSIONS
-from qpatchbench.suite.store.store import key_of
 from qpatchbench.types import distinct
 
 COST_STEPS = 14  # of every training: warm-up, timing and memory
 
 
 @dataclass(frozen=True)
-class CostJob:
+class CostJob(Job):
     """Time and memory of a training step of several defenses, measured in turn on one machine.
 
     Attributes:
@@ -29,24 +28,21 @@ class CostJob:
     reference: TrainJob
     narrowed: tuple[TrainJob, ...] = ()
 
-    kind: Literal["cost"] = "cost"
+    kind: ClassVar[str] = "cost"
 
-    @cached_property
-    def key(self) -> str:
-        """Hash of what is trained; the machine is in the result."""
-        return key_of(
-            {
-                "job": ["cost", JOB_VERSIONS["cost"]],
-                "trainings": [training.key for training in self.trainings],
-                "reference": self.reference.key,
-                **({"narrowed": [training.key for training in self.narrowed]} if self.narrowed else {}),
-            }
-        )
+    def identity(self) -> dict[str, Any]:
+        """What is trained; the machine is in the result."""
+        return {
+            "job": ["cost", JOB_VERSIONS["cost"]],
+            "trainings": [training.key for training in self.trainings],
+            "reference": self.reference.key,
+            **({"narrowed": [training.key for training in self.narrowed]} if self.narrowed else {}),
+        }
 
     @property
     def label(self) -> str:
-        """For people."""
-        return f"costs of training {self.reference.model.title}, seed {self.reference.seed}"
+        """What it works on."""
+        return f"of training {self.reference.model.title}, seed {self.reference.seed}"
 
     @property
     def upstream(self) -> tuple[Job, ...]:

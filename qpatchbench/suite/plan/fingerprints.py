@@ -10,8 +10,8 @@ from qpatchbench.errors import SuiteError, WeightsError
 from qpatchbench.models.weights import weights_fingerprint
 from qpatchbench.suite.file.schema import Suite
 from qpatchbench.suite.file.source import Source
+from qpatchbench.suite.jobs.base import DataKeys
 from qpatchbench.suite.jobs.decoding import decoding_for
-from qpatchbench.suite.jobs.pipeline import DataKeys
 
 if TYPE_CHECKING:
     pass

@@ -15,7 +15,8 @@ from qpatchbench.quantizers.base import Quantizer
 from qpatchbench.registry import DEFENSES, PREPROCESSORS, QUANTIZERS
 from qpatchbench.suite.file.consistency import BARE, UNDEFENDED
 from qpatchbench.suite.file.schema import Suite
-from qpatchbench.suite.jobs.pipeline import CraftJob, DataKeys, DeployJob, TrainJob
+from qpatchbench.suite.jobs.base import DataKeys
+from qpatchbench.suite.jobs.pipeline import CraftJob, DeployJob, TrainJob
 from qpatchbench.training.settings import TrainingSettings
 from qpatchbench.types import FLOAT, Bits
 

@@ -41,7 +41,7 @@ class Artifact:
 
 
 class Store:
-    """Artifacts by kind ("checkpoint", "patch", ...) and key, below one folder that suites share."""
+    """Artifacts by kind ("train", "craft", ...) and key, below one folder that suites share."""
 
     def __init__(self, root: Path) -> None:
         self.root = root

@@ -69,7 +69,7 @@ def audit_check(job: AuditJob, artifact: Artifact) -> Check:
 
     found = artifact.facts["variants"]
     crafted = [variant for variant in job.variants if "same" in found.get(variant.name, {})]
-    if job.kind == "gradients":
+    if job.question == "gradients":
         name = own_gradient(job.cell.patch.attack)
         others = {variant.name: fooled(f"variant/{variant.name}") for variant in crafted}
         if not others:

@@ -82,10 +82,10 @@ def patch_of(bench: Workbench, job: CraftJob, attacked: ImageSet | None, progres
     )
     patch = _on_cpu(patch)
     if not bool(torch.isfinite(patch.textures).all()):
-        raise AttackError(f"{job.label}: the patch is not finite")
+        raise AttackError(f"{job.title}: the patch is not finite")
     height, width = patch.textures.shape[-2:]
     if patch.placement is None and (height, width) != (job.side, job.side):
-        raise AttackError(f"{job.label}: expected a patch of {job.side}x{job.side} pixels, found {height}x{width}")
+        raise AttackError(f"{job.title}: expected a patch of {job.side}x{job.side} pixels, found {height}x{width}")
     return patch
 
 

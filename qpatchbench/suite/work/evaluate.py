@@ -13,7 +13,8 @@ from qpatchbench.ops.patches.placing import moved
 from qpatchbench.runs.records import CellRecord, Check
 from qpatchbench.suite.file.consistency import BARE
 from qpatchbench.suite.file.schema import Suite
-from qpatchbench.suite.jobs.pipeline import ENSEMBLE, EvaluateJob
+from qpatchbench.suite.jobs.evaluate import EvaluateJob
+from qpatchbench.suite.jobs.pipeline import ENSEMBLE
 from qpatchbench.suite.store.plugin_facts import plugins_text
 from qpatchbench.suite.store.store import Artifact
 from qpatchbench.suite.work.craft import patch_from
@@ -21,7 +22,7 @@ from qpatchbench.suite.work.workbench import Workbench
 from qpatchbench.types import ImageSet, Patch, Placement, distinct
 
 
-def measured(bench: Workbench, job: EvaluateJob) -> Artifact:
+def evaluated(bench: Workbench, job: EvaluateJob) -> Artifact:
     """Predictions under every goal's patch, and the record that counts them."""
     images = bench.evaluation_images(job.target.checkpoint.model)
     stored = bench.store.read(job.patch.kind, job.patch.key)
@@ -82,7 +83,7 @@ def record_of(job: EvaluateJob, suite: Suite, dataset: str) -> CellRecord:
     """The record of a cell before it is measured."""
     sources, target, attack = job.patch.sources, job.target, job.patch.attack
     return CellRecord(
-        cell=job.key[:16],
+        cell=job.short_key,
         control=job.control,
         partial=suite.limit is not None,
         dataset=dataset,
@@ -108,8 +109,8 @@ def record_of(job: EvaluateJob, suite: Suite, dataset: str) -> CellRecord:
         source_bits=ENSEMBLE if len(sources) > 1 else _names([str(source.bits) for source in sources]),
         seen=job.seen,
         lineage=job.lineage,
-        patch=job.patch.key[:16],
-        network=target.key[:16],
+        patch=job.patch.short_key,
+        network=target.short_key,
         plugins=plugins_text((job, suite.dataset)),
     )
 

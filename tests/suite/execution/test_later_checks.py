@@ -22,7 +22,7 @@ def executed(plan: Plan, folder: Path, history: list[float]) -> Execution:
     """All patches crafted with one history; every audit failed."""
     store = Store(folder)
     for cell in plan.cells:
-        store.write("patch", cell.patch.key, Artifact({"textures": np.zeros(1)}, {"history": history}))
+        store.write("craft", cell.patch.key, Artifact({"textures": np.zeros(1)}, {"history": history}))
     errors = {job.key: "Traceback ...\nMemoryError: too large" for job in plan.audits}
     return Execution(plan, store, NOBODY, SILENT, errors=errors)
 

@@ -61,7 +61,7 @@ def test_widths_alone_are_worth_a_measurement(plan_of: MakePlan) -> None:
 def test_costs_need_no_finished_training(plan_of: MakePlan) -> None:
     plan = plan_of(**SECTIONS, finetuning={"epochs": 1})
     (job,) = cost_jobs(plan)
-    assert [earlier.label for earlier in job.upstream] == ["train resnet20 none, seed 0"]
+    assert [earlier.label for earlier in job.upstream] == ["resnet20 none, seed 0"]
     place = {known.key: index for index, known in enumerate(plan.jobs)}
     assert all(place[earlier.key] < place[job.key] for earlier in job.upstream)
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from qpatchbench.errors import SuiteError
+from qpatchbench.suite.jobs.base import Sizes
 from qpatchbench.suite.jobs.maps import MapsJob
-from qpatchbench.suite.jobs.pipeline import Sizes
 from qpatchbench.suite.plan.plan import Plan
 from tests.suite.conftest import MakePlan, MakeSuite
 
@@ -32,7 +32,7 @@ def test_one_job_per_backbone(plan_of: MakePlan) -> None:
     assert found == {("resnet20", 0), ("resnet20", 1), ("vgg16", 0), ("vgg16", 1)}
     assert len(jobs) == 4
     assert (jobs[0].images, jobs[0].drawn) == (32, 4)
-    assert jobs[0].label == "maps of resnet20 qat [32 8 4], seed 0"
+    assert jobs[0].title == "maps of resnet20 qat [32 8 4], seed 0"
 
 
 def test_the_float_network_is_always_there(plan_of: MakePlan) -> None:

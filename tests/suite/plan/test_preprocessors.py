@@ -10,7 +10,8 @@ import pytest
 from qpatchbench.errors import SuiteError
 from qpatchbench.registry import PREPROCESSORS
 from qpatchbench.suite.file.json_schema import suite_schema
-from qpatchbench.suite.jobs.pipeline import CraftJob, DeployJob, EvaluateJob, float_deployment
+from qpatchbench.suite.jobs.evaluate import EvaluateJob
+from qpatchbench.suite.jobs.pipeline import CraftJob, DeployJob, float_deployment
 from qpatchbench.suite.jobs.versions import JOB_VERSIONS
 from qpatchbench.suite.plan.plan import Plan
 from qpatchbench.suite.store.store import key_of
@@ -82,7 +83,7 @@ def test_each_target_is_measured_behind_each_preprocessor(plan_of: MakePlan) -> 
     names = [f"resnet20 qat {network}" for network in ("fp@32", "qat@4")]
     after = ("", " after window", " after depth")
     assert set(networks(plan)) == {name + text for name in names for text in after}
-    assert sum(job.kind == "checkpoint" for job in plan.jobs) == 1, "nothing is trained for a preprocessor"
+    assert sum(job.kind == "train" for job in plan.jobs) == 1, "nothing is trained for a preprocessor"
     assert {_named(cell.target) for cell in plan.cells if cell.control} == {
         "32", "4", "32+window", "4+window", "32+depth", "4+depth",
     }  # fmt: skip

@@ -21,7 +21,7 @@ from qpatchbench.quantizers.frozen_activation import FrozenActivation
 from qpatchbench.runs.records import Check
 from qpatchbench.suite.file.load import load_with_source
 from qpatchbench.suite.jobs.audit import AUDITED_IMAGES, AuditJob
-from qpatchbench.suite.jobs.pipeline import Job
+from qpatchbench.suite.jobs.base import Job
 from qpatchbench.suite.plan.fingerprints import weights_keys
 from qpatchbench.suite.plan.plan import Plan, make_plan
 from qpatchbench.suite.store.store import Store
@@ -190,9 +190,9 @@ def test_an_audit_leaves_the_network_as_it_was(bench: Workbench, plan: Plan, aud
 
 
 def test_the_cells_own_patch_counts_as_in_its_cell(bench: Workbench, plan: Plan, audit: Audit) -> None:
-    job = next(job for job in plan.audits if job.kind == "ladder")
+    job = next(job for job in plan.audits if job.question == "ladder")
     work(bench, job)
     kept = bench.store.read(job.kind, job.key).arrays
-    assert (kept["own"] == bench.store.read("cell", job.cell.key).arrays["predictions"][:, :AUDITED_IMAGES]).all()
+    assert (kept["own"] == bench.store.read("evaluate", job.cell.key).arrays["predictions"][:, :AUDITED_IMAGES]).all()
     assert kept["own"].shape == (2, 72)
     assert kept["labels"].shape == kept["clean"].shape == (72,)
