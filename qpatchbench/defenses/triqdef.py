@@ -1,4 +1,4 @@
-"""TriQDef (anonymous manuscript under review): training that keeps the bit-widths of one network from looking alike.
+"""TriQDef (Guesmi, Ouni, Shafique 2026, ICLR, arXiv 2508.12132): training that keeps the bit-widths of a network apart.
 
     L = L_clean + lambda_adv L_adv + lambda_fdp L_FDP + lambda_gpdp L_GPDP      (sections 3.2 to 3.4)
 

@@ -1,9 +1,9 @@
 """Grad-CAM at every bit-width: where a network looks for the true class, and whether the bit-widths agree.
 
-Selvaraju et al. 2017, arXiv 1610.02391, computed by the library captum; figure 3 of TriQDef (Guesmi, Ouni, Shafique,
-arXiv 2508.12132) shows it without a measure of agreement. The measures here are the cosine of two maps, and the
-intersection over union of their most relevant fifths. Chance is the map of another image, not noise: maps of different
-images look alike where objects are centred.
+Selvaraju et al. 2017, arXiv 1610.02391, computed by the library captum; figure 3 of TriQDef (Guesmi, Ouni, Shafique
+2026, ICLR, arXiv 2508.12132) shows it without a measure of agreement. The measures here are the cosine of two maps, and
+the intersection over union of their most relevant fifths. Chance is the map of another image, not noise: maps of
+different images look alike where objects are centred.
 """
 
 from __future__ import annotations
