@@ -1,0 +1,95 @@
+"""README, CONTRIBUTING and docs/: what they link to is there, and every command that they show is one."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+import yaml
+
+from qpatchbench.cli import cli
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").glob("*.md")])
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def page_id(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
+
+
+def anchors(page: Path) -> set[str]:
+    """What `#...` may name in a page, as it is commonly derived from headings."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def commands(text: str) -> Iterator[list[str]]:
+    """Arguments of every `qpatchbench ...`, in blocks and within lines."""
+    plain = BLOCK.sub("", text)
+    shown = [line for language, body in BLOCK.findall(text) if not language for line in body.splitlines()]
+    shown += re.findall(r"`(qpatchbench [^`]+)`", plain.replace("\n", " "))
+    for line in shown:
+        if line.startswith("qpatchbench "):
+            yield shlex.split(line, comments=True)[1:]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_id)
+def test_links_lead_somewhere(page: Path) -> None:
+    links = re.findall(r"\]\(([^)\s]+)\)", BLOCK.sub("", page.read_text(encoding="utf-8")))
+    for link in links:
+        if link.startswith("https:"):
+            continue
+        name, _, anchor = link.partition("#")
+        target = page.parent / name if name else page
+        assert target.exists(), f"{page_id(page)} links to {link}"
+        assert not anchor or anchor in anchors(target), f"{page_id(page)} links to {link}: no such heading"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_id)
+def test_commands_and_their_options_exist(page: Path) -> None:
+    for arguments in commands(page.read_text(encoding="utf-8")):
+        command: click.Command = cli
+        context = click.Context(cli, info_name="qpatchbench")
+        if arguments[:1] == ["--plugin"]:
+            arguments = arguments[2:]
+        while isinstance(command, click.Group) and arguments:
+            name, arguments = arguments[0], arguments[1:]
+            found = command.get_command(context, name)
+            assert found is not None, f"{page_id(page)}: qpatchbench has no command {name}"
+            command = found
+            context = click.Context(command, parent=context, info_name=name)
+        if arguments:  # an unknown option raises; values, which may be DIR or NAME, are not converted
+            command.make_parser(context).parse_args(list(arguments))
+
+
+def test_suites_that_are_named_exist() -> None:
+    named = {name for page in PAGES for name in re.findall(r"\bsuites/[\w/]+\.yaml", page.read_text(encoding="utf-8"))}
+    named -= {"suites/papers/cifar_lavan_unseen.yaml"}  # the changelog says what it is called today
+    assert named
+    assert [name for name in sorted(named) if not (ROOT / name).is_file()] == []
+
+
+def test_the_readme_is_one_screen_or_two() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 80
+    (picture,) = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", text)
+    assert (ROOT / picture).stat().st_size <= 150_000
+    assert "simulated" in text
+
+
+def test_every_page_is_in_the_index() -> None:
+    index = (ROOT / "docs/index.md").read_text(encoding="utf-8")
+    pages = {page.name for page in (ROOT / "docs").glob("*.md")} - {"index.md"}
+    assert pages == set(re.findall(r"^- \[[^\]]+\]\(([\w-]+\.md)\)", index, re.MULTILINE))
+
+
+def test_the_citation_names_both_papers() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    identifiers = [reference["identifiers"][0]["value"] for reference in citation["references"]]
+    assert identifiers == ["arXiv:2508.12132", "arXiv:2503.07058"]
+    assert f'Repository = "{citation["repository-code"]}"' in (ROOT / "pyproject.toml").read_text(encoding="utf-8")
