@@ -28,7 +28,7 @@ from qpatchbench.attacks.base import GradientAttack
 from qpatchbench.ops.crafting import loops
 from qpatchbench.ops.crafting.deformable_patches import (
     Boxes,
-    Found,
+    FoundShape,
     Report,
     best_texture,
     boxes_around,
@@ -144,7 +144,9 @@ class Dpr(GradientAttack):
         task.progress(1.0, {"asr": 100 * float(best.success.float().mean())})
         return Patch(textures, masks, task.goals, tuple(history.tolist()), placement=boxes.placement)
 
-    def _run(self, restart: int, victims: _Victims, draws: ImageDraws, side: int, box: int, report: Report) -> Found:
+    def _run(
+        self, restart: int, victims: _Victims, draws: ImageDraws, side: int, box: int, report: Report
+    ) -> FoundShape:
         """Shape and texture together from one start, then the texture under the final mask."""
         sectors = sectors_of(victims.boxes.centres, box, self.rays)
         start = of_area(start_rays(restart, self.rays, draws), side**2).clamp(SHORTEST_RAY, side)

@@ -1,4 +1,7 @@
-"""What is kept of every cell: counts and per-image outcomes, never only rates. Imports no torch."""
+"""The record of a cell: counts and per-image outcomes, never only rates.
+
+Imports no torch.
+"""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ defenses: [qat]
 quantizers: [{name: qat, bits: [32, 2]}]
 attacks: [{name: lavan, size: 4, targets: [1], steps: 2, batch_size: 4}]
 transfer: {sources: [32]}
-analysis: {costs: qat, widths: true, maps: 2, images: 6}
+analysis: {costs: qat, fewer_bits: true, maps: 2, images: 6}
 evaluation: {images: 8, checks: "off"}
 """
 

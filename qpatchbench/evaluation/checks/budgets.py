@@ -1,4 +1,4 @@
-"""V11 and V12: does an attack use its budget, and does it follow the gradient that serves it best?
+"""V11 and V12: an attack uses its budget, and follows the gradient that serves it best.
 
 Both compare patches of one attack on the very network they were crafted on. Crafting is itself random, which an
 interval over images does not cover: a difference has to be significant and of `LEAST_GAP` at least.

@@ -1,4 +1,4 @@
-"""What every validity check says: raised if, what it means, what to do, and where it says nothing. Shown in reports."""
+"""The words of every validity check, for reports: raised if, what it means, what to do, where it says nothing."""
 
 from __future__ import annotations
 

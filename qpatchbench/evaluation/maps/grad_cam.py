@@ -18,7 +18,7 @@ from qpatchbench.errors import QPatchBenchError
 from qpatchbench.evaluation.maps.agreement import (
     Agreement,
     Content,
-    against_widest,
+    against_most_bits,
     agreement,
     blank_maps,
     of_other_images,
@@ -136,7 +136,7 @@ def _overlap(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
 
 def cam_agreements(content: Content, layer: str, cams: Mapping[Bits, torch.Tensor]) -> Iterator[Agreement]:
     """Cosine and overlap of every narrower width's maps with the widest one's, beside those of other images."""
-    for pair, maps in against_widest(cams):
+    for pair, maps in against_most_bits(cams):
         reference, blank = cams[pair[0]], blank_maps(maps)
         values = cam_values(reference, maps)
         sets = most_relevant(reference), most_relevant(maps)

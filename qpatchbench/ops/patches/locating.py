@@ -1,4 +1,4 @@
-"""Where to lay a patch: places that are allowed, random ones, and the most sensitive one.
+"""Places to lay a patch: those that are allowed, random ones, and the most sensitive one.
 
 The search is that of the rectangular occlusion attack (ROA; Wu, Tong, Vorobeychik 2020, arXiv 1909.09552), by gradient:
 windows are ranked by the squared gradient that they hold, and the best few are compared with a mid-grey patch. Here

@@ -103,7 +103,7 @@ CATALOGUE: dict[str, FigureEntry] = {
         "qpatchbench.report.figures.costs:costs",
         "step time and memory relative to the reference, against the bit-widths active",
         f"{TRIQDEF}, table 17",
-        "analysis: {costs: qat, widths: true}",
+        "analysis: {costs: qat, fewer_bits: true}",
     ),
 }
 

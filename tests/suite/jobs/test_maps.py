@@ -113,8 +113,8 @@ def test_more_pictures_than_images_are_refused(make_suite: MakeSuite) -> None:
 
 
 def test_widths_need_costs(make_suite: MakeSuite) -> None:
-    with pytest.raises(SuiteError, match=r"analysis\.widths: expected costs beside it.* for example costs: qat"):
-        make_suite(**{**SECTIONS, "analysis": {"widths": True}})
+    with pytest.raises(SuiteError, match=r"analysis\.fewer_bits: expected costs beside it.* for example costs: qat"):
+        make_suite(**{**SECTIONS, "analysis": {"fewer_bits": True}})
 
 
 def test_a_missing_library_is_an_error_before_any_work(make_suite: MakeSuite, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from qpatchbench.evaluation.checks.bit_widths import widths_are_as_claimed
+from qpatchbench.evaluation.checks.claimed_bits import bits_are_as_claimed
 from qpatchbench.quantizers.audit import LayerAudit, operations
 from qpatchbench.quantizers.base import Checkpoint, Quantizer
 from qpatchbench.quantizers.dynamic import Dynamic
@@ -70,7 +70,7 @@ def deploy(build: Callable[[], nn.Module], images: torch.Tensor) -> Callable[[Qu
 
 
 def check_of(network: nn.Module, images: torch.Tensor, *claimed: Bits) -> Check:
-    return widths_are_as_claimed(operations(network, images), claimed)
+    return bits_are_as_claimed(operations(network, images), claimed)
 
 
 def row(name: str, weight: int, activation: int, count: int, *, declares: bool = True) -> LayerAudit:
@@ -173,7 +173,7 @@ def test_another_quantizers_own_layers_pass_by_their_levels(
 def test_some_layers_left_in_float_are_named() -> None:
     rows = [row("first", 8, 8, 10), row("a", 4, 4, 60), row("b", 32, 32, 40, declares=False), row("last", 8, 8, 10)]
     rows[2] = LayerAudit("b", 32, 32, 500, 900, True, 40, declares=False)
-    check = widths_are_as_claimed(rows, [FOUR])
+    check = bits_are_as_claimed(rows, [FOUR])
     assert check.verdict == "warn"
     assert check.message.startswith("not quantized: b; on average a multiplication has 14.0 bits of weight")
     assert check.figures["wider_share"] == pytest.approx(0.4)
@@ -182,7 +182,7 @@ def test_some_layers_left_in_float_are_named() -> None:
 
 def test_wider_shortcuts_that_a_quantizer_declares_pass() -> None:
     rows = [row("first", 32, 8, 10), row("a", 4, 4, 90), row("shortcut", 32, 32, 10), row("last", 32, 32, 1)]
-    check = widths_are_as_claimed(rows, [FOUR])
+    check = bits_are_as_claimed(rows, [FOUR])
     assert check.verdict == "pass"
     assert check.figures["wider_share"] == pytest.approx(0.1)
 
@@ -191,10 +191,10 @@ def test_members_of_an_ensemble_are_judged_by_the_widths_that_it_declares() -> N
     rows: list[LayerAudit] = []
     for member, width in ((0, 4), (1, 32)):
         rows += [row(f"members.{member}.{name}", width, width, 10) for name in ("first", "a", "last")]
-    assert widths_are_as_claimed(rows, [FOUR]).verdict == "pass", "half of it is not most of it"
+    assert bits_are_as_claimed(rows, [FOUR]).verdict == "pass", "half of it is not most of it"
     wide: Sequence[LayerAudit] = [*rows, *(row(f"members.2.{name}", 32, 32, 10) for name in ("first", "a", "last"))]
-    assert widths_are_as_claimed(wide, [FOUR]).verdict == "fail"
-    check = widths_are_as_claimed(wide, [FOUR, FLOAT])
+    assert bits_are_as_claimed(wide, [FOUR]).verdict == "fail"
+    check = bits_are_as_claimed(wide, [FOUR, FLOAT])
     assert check.verdict == "pass"
     assert check.figures["effective_weight_bits"] == pytest.approx((4 + 32 + 32) / 3)
 

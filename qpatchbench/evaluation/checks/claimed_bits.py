@@ -1,4 +1,4 @@
-"""V15: is a network that a row calls b-bit one of b bits? From the levels that were counted in it."""
+"""V15: a network that a row calls b-bit is one of b bits, judged by the levels that were counted in it."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from qpatchbench.quantizers.audit import LayerAudit, effective_bits
 from qpatchbench.runs.records import Check
 from qpatchbench.types import FLOAT_BITS, Bits
 
-MOST_WIDER = 0.5  # share of multiply-accumulates that may be wider than the row says
+MOST_ABOVE = 0.5  # share of multiply-accumulates that may have more bits than the row says
 _NAMED = 3  # layers that a message names
 
 
-def widths_are_as_claimed(layers: Sequence[LayerAudit], claimed: Sequence[Bits]) -> Check:
+def bits_are_as_claimed(layers: Sequence[LayerAudit], claimed: Sequence[Bits]) -> Check:
     """V15 on one deployed network.
 
-    The first and the last layer of a network, and what a quantizer declares to be wider, such as shortcuts, count in
-    the mean width only, unless that is most of the network.
+    The first and the last layer of a network, and what a quantizer declares to have more bits, such as shortcuts, count
+    in the mean of bits only, unless that is most of the network.
 
     Args:
         layers: all that multiplies by weights, in order of execution.
         claimed: the row's bit-width, and those of the networks that answer together with it.
 
     Returns:
-        `fail` where a layer has more levels than its bits allow, or most multiply-accumulates are wider than claimed;
+        `fail` where a layer has more levels than its bits allow, or most multiply-accumulates have more than claimed;
         `warn` where some layer was left in float.
     """
     if not layers or not any(row.multiplications for row in layers):
@@ -46,7 +46,7 @@ def widths_are_as_claimed(layers: Sequence[LayerAudit], claimed: Sequence[Bits])
     }
     problems = [text for row in layers if row.declares for text in _levels(row)]
     problems = [*problems[:_NAMED], *([f"{len(problems) - _NAMED} more"] if len(problems) > _NAMED else [])]
-    if share > MOST_WIDER:
+    if share > MOST_ABOVE:
         problems.append(
             f"{100 * share:.0f} % of the multiply-accumulates between the first and the last layer are wider than the "
             f"{Bits(weight, activation)} bits of the row: {_names(wider)}"
