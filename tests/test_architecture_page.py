@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from xml.etree import ElementTree
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
@@ -25,8 +26,8 @@ def test_every_question_has_one_path_for_an_answer() -> None:
 
 
 def test_every_folder_of_the_picture_exists() -> None:
-    lists = re.findall(r'font-family="monospace"[^>]*>(.*?)</(?:g|text)>', PICTURE, re.DOTALL)
-    named = {word for text in lists for word in re.sub(r"<[^>]+>", " ", text).replace("|", " ").split()}
+    paths = [part for part in ElementTree.fromstring(PICTURE).iter() if part.get("font-family") == "monospace"]
+    named = {word for part in paths for text in part.itertext() for word in text.replace("|", " ").split()}
     assert {"suite/file", "suite/jobs", "suite/work", "runs", "report/leaderboard", "report/page"} <= named
     package = ROOT / "qpatchbench"
     assert [name for name in named if not ((package / name).is_dir() or (package / f"{name}.py").is_file())] == []

@@ -93,3 +93,27 @@ def test_the_citation_names_both_papers() -> None:
     identifiers = [reference["identifiers"][0]["value"] for reference in citation["references"]]
     assert identifiers == ["arXiv:2508.12132", "arXiv:2503.07058"]
     assert f'Repository = "{citation["repository-code"]}"' in (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+
+
+def test_pre_commit_runs_what_make_lint_runs() -> None:
+    recipe = (ROOT / "Makefile").read_text(encoding="utf-8").partition("\nlint:")[2].partition("\n\n")[0]
+    lint = [line.strip().removeprefix("$(BIN)/") for line in recipe.splitlines()[1:]]
+    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))["repos"][0]["hooks"]
+    assert lint
+    assert [hook["entry"].removeprefix(".venv/bin/") for hook in hooks] == lint
+
+
+def test_hosted_checks_run_what_ci_runs_on_every_python() -> None:
+    text = (ROOT / ".github/workflows/checks.yml").read_text(encoding="utf-8")
+    job = yaml.safe_load(text)["jobs"]["checks"]
+    assert [step["run"] for step in job["steps"] if "run" in step] == [".ci/run"]
+    classifiers = re.findall(r"Python :: (3\.\d+)", (ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    assert job["strategy"]["matrix"]["python"] == classifiers
+
+
+@pytest.mark.parametrize("form", sorted((ROOT / ".github/ISSUE_TEMPLATE").glob("*.yml")), ids=lambda path: path.stem)
+def test_issue_forms_are_forms(form: Path) -> None:
+    content = yaml.safe_load(form.read_text(encoding="utf-8"))
+    if form.stem != "config":
+        assert {"name", "description", "body"} <= set(content)
+        assert all("label" in part["attributes"] for part in content["body"])

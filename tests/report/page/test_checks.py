@@ -42,4 +42,4 @@ def test_every_check_is_explained(name: str) -> None:
 
 def test_the_document_is_that_of_the_code() -> None:
     written = (ROOT / "results/CHECKS.md").read_text(encoding="utf-8")
-    assert written == explained(), "results/CHECKS.md is what report.check_overview.explained() returns; write it again"
+    assert written == explained(), "results/CHECKS.md is what report.page.checks.explained() returns; write it again"
