@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import shlex
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ import pytest
 import yaml
 
 from qpatchbench.cli import cli
+from qpatchbench.registry import REGISTRIES
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").glob("*.md")])
@@ -86,6 +88,14 @@ def test_every_page_is_in_the_index() -> None:
     index = (ROOT / "docs/index.md").read_text(encoding="utf-8")
     pages = {page.name for page in (ROOT / "docs").glob("*.md")} - {"index.md"}
     assert pages == set(re.findall(r"^- \[[^\]]+\]\(([\w-]+\.md)\)", index, re.MULTILINE))
+
+
+@pytest.mark.parametrize("kind", ["attacks", "defenses", "quantizers", "preprocessors", "datasets"])
+def test_every_built_in_component_is_on_its_page(kind: str) -> None:
+    page = (ROOT / "docs/components.md").read_text(encoding="utf-8")
+    assert [
+        name for name in importlib.import_module(REGISTRIES[kind].package).CATALOGUE if f"`{name}`" not in page
+    ] == []
 
 
 def test_the_citation_names_both_papers() -> None:
