@@ -151,7 +151,7 @@ DAMAGES = [
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_damage_is_refused_by_name(store: Store, damage: Callable[[Path, Path], None]) -> None:
     damage(files(store)["json"], files(store)["safetensors"])
-    with pytest.raises(ArtifactError, match=f"{KEY}.*(damaged patch|expected a finished patch)"):
+    with pytest.raises(ArtifactError, match=f"{KEY}.*(damaged patch artifact|expected a finished patch artifact)"):
         store.read("patch", KEY)
 
 
