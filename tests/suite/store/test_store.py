@@ -68,7 +68,7 @@ def test_kinds_and_keys_are_apart(store: Store) -> None:
     assert not store.has("cell", KEY)
     assert not store.has("patch", "ac" * 16)
     assert store.facts("cell", KEY) == {}
-    with pytest.raises(ArtifactError, match="expected a finished cell, found FileNotFoundError"):
+    with pytest.raises(ArtifactError, match="expected a finished cell artifact, found FileNotFoundError"):
         store.read("cell", KEY)
 
 
