@@ -16,7 +16,7 @@ from qpatchbench.ops.patches.locating import upright
 from qpatchbench.ops.patches.pasting import paste, round_to_8_bit, to_float
 from qpatchbench.ops.patches.placing import sample_placement
 from qpatchbench.ops.randomness import ImageDraws, forked
-from qpatchbench.testing import Check, parametrize_with_checks
+from qpatchbench.testing import ComponentCheck, parametrize_with_checks
 from qpatchbench.testing.fixtures.oracles import linear_network
 from qpatchbench.types import CraftTask, Goal, ImageSet, Network, Patch, Placement, Targeted, Untargeted
 
@@ -342,7 +342,7 @@ def test_an_error_says_where(bad_step: int, message: str) -> None:
 
 
 @parametrize_with_checks([dpr(steps=3, texture_steps=3, restarts=2)])
-def test_conformance_with_both_phases(component: Component, check: Check) -> None:
+def test_conformance_with_both_phases(component: Component, check: ComponentCheck) -> None:
     check(component)
 
 

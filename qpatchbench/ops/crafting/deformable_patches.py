@@ -167,7 +167,7 @@ def paste_softly(
 ) -> torch.Tensor:
     """Paste (1 - m) x + m p at upright places, differentiably in masks (B, 1, h, w) in [0, 1] too.
 
-    With masks of zeros and ones it is `ops.pasting.paste` to the bit.
+    With masks of zeros and ones it is `ops.patches.pasting.paste` to the bit.
     """
     height, width = textures.shape[-2:]
     rows, columns = placement.rows.to(images.device), placement.columns.to(images.device)

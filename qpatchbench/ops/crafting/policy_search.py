@@ -1,7 +1,8 @@
 """The search of PatchAttack: a policy per image proposes, is told the losses, and learns, until a proposal succeeds.
 
-Yang, Kortylewski, Xie, Cao, Yuille 2020 (arXiv 2004.05682). `ops.policies` is what learns. A policy has converged when
-its mean reward moves on by a second difference of less than 1e-4 (the authors' code); a fresh one takes its place.
+Yang, Kortylewski, Xie, Cao, Yuille 2020 (arXiv 2004.05682). `ops.crafting.policies` is what learns. A policy has
+converged when its mean reward moves on by a second difference of less than 1e-4 (the authors' code); a fresh one takes
+its place.
 """
 
 from __future__ import annotations
