@@ -22,7 +22,7 @@ class _Record(BaseModel):
 
 
 class Check(_Record):
-    """Outcome of one validity check; `evaluation.checks.explanations` says what raises it, what it means, what to do."""
+    """Outcome of one validity check; `evaluation.checks.explanations` says what raises it, means, and asks for."""
 
     id: str = Field(description="V1..V16")
     verdict: Verdict
