@@ -22,7 +22,7 @@ class _Record(BaseModel):
 
 
 class Check(_Record):
-    """Outcome of one validity check; `evaluation.checks.explanations` says what raises it, means, and asks for."""
+    """Outcome of one validity check; `evaluation.checks.explanations` has the meaning of each."""
 
     id: str = Field(description="V1..V16")
     verdict: Verdict
