@@ -43,7 +43,8 @@ def right_images(network: Network, count: int = COUNT, seed: int = 0) -> ImageSe
 
 
 def apgd(**fields: object) -> PatchApgd:
-    return PatchApgd.model_validate({"name": "patch_apgd", "size": SIZE, "restarts": 1, **fields})
+    """One start where the suite placed the patch, unless told otherwise."""
+    return PatchApgd.model_validate({"name": "patch_apgd", "size": SIZE, "restarts": 1, "location": "given", **fields})
 
 
 def places(count: int = COUNT) -> Placement:
