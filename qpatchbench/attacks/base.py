@@ -22,6 +22,8 @@ class Attack(Component, ABC):
         wants_siblings: whether it also uses the same backbone at the other bit-widths.
         covers: a square, or the whole image by small changes; the latter has no size to sweep and no random control.
         needs_attention: whether it works on vision transformers only.
+        second: module:Class of a second, independent implementation with the same fields, with which V14 compares this
+            very class; not inherited. Empty: there is none.
     """
 
     kind: ClassVar[Literal["universal", "per_image"]] = "universal"
@@ -31,6 +33,7 @@ class Attack(Component, ABC):
     wants_siblings: ClassVar[bool] = False
     covers: ClassVar[Literal["square", "image"]] = "square"
     needs_attention: ClassVar[bool] = False
+    second: ClassVar[str] = ""
 
     size: Size = Field(description="side of the square patch in pixels, or the share of the image it covers: 4%")
     targets: Literal["all", "untargeted"] | tuple[int, ...] = Field(

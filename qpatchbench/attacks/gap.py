@@ -25,6 +25,7 @@ class Gap(UniversalAttack):
     """Universal patch by expectation over transformation."""
 
     version: ClassVar[int] = 2
+    second: ClassVar[str] = "qpatchbench.testing.reference_attacks:PlainGap"
 
     rotation: float = Field(
         default=0.0,
