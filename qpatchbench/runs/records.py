@@ -100,6 +100,12 @@ class CellRecord(_Record):
     counts: tuple[GoalCounts, ...] = ()
     queries: tuple[QueryCounts, ...] = Field(default=(), description="empty where queries are no cost")
     queries_median: float | None = Field(default=None, description="queries of the median fooled image")
+    forward_passes: int | None = Field(
+        default=None,
+        description="images shown to the sources while the patch was crafted, over all goals; each attacked image of a "
+        "per-image attack has its share, 1 in n_images times the goals; empty in runs of before",
+    )
+    backward_passes: int | None = Field(default=None, description="images whose gradient was taken, counted likewise")
     checks: tuple[Check, ...] = ()
 
     def totals(self) -> dict[str, int]:

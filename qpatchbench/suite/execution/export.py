@@ -31,6 +31,7 @@ from qpatchbench.suite.work.workbench import Workbench
 
 SHOWN = 8  # images kept for galleries
 MEASURED = ("n_images", "n_clean_correct", "counts", "queries", "queries_median", "places", "checks")
+MEASURED += ("forward_passes", "backward_passes")
 
 
 def export(execution: Execution, bench: Workbench, output: Path, typed: Mapping[str, Any]) -> None:
