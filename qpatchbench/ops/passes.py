@@ -34,7 +34,7 @@ def counted_passes(networks: Iterable[torch.nn.Module]) -> Iterator[Passes]:
         passes.forward += len(logits)
         if logits.requires_grad:
             # Of the logits, not of the images: those may be shown to several networks, only one of which is followed.
-            logits.register_hook(returned)
+            logits.register_hook(returned)  # type: ignore[no-untyped-call]  # torch leaves it untyped
 
     handles = [network.register_forward_hook(answered) for network in set(networks)]
     try:

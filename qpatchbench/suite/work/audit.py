@@ -83,13 +83,13 @@ def audit_check(job: AuditJob, artifact: Artifact) -> Check:
         if not others:
             return Check(id="V12", verdict="not-run", message="the network has no other gradient to follow")
         return gradients_agree(name, {name: fooled("own"), **others}, eligible)
-    if job.kind == "second":
+    if job.question == "second":
         if not crafted:
             return Check(id="V14", verdict="not-run", message=found[SECOND]["error"])
 
         def hit(name: str) -> Array:
             predicted = artifact.arrays[name]
-            return np.where(targets[:, None] < 0, predicted != labels, predicted == targets[:, None])[None]
+            return np.asarray(np.where(targets[:, None] < 0, predicted != labels, predicted == targets[:, None]))[None]
 
         return implementations_agree(hit("own"), hit(f"variant/{SECOND}"), eligible)
     rungs = [

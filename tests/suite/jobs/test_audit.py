@@ -59,7 +59,7 @@ def test_gradients_are_those_that_an_attack_does_not_follow(plan_of: MakePlan) -
 @pytest.mark.parametrize(("attack", "second"), [("lavan", "PlainLavan"), ("gap", "PlainGap"), ("patch_apgd", None)])
 def test_second_implementations_are_asked_for_the_same(plan_of: MakePlan, attack: str, second: str | None) -> None:
     plan = plan_of(attacks=[{"name": attack, "size": 4, "steps": 7}], evaluation={"checks": "full"})
-    jobs = [job for job in plan.audits if job.kind == "second"]
+    jobs = [job for job in plan.audits if job.question == "second"]
     assert len(jobs) == (2 if second else 0)
     for job in jobs:
         (variant,) = job.variants
