@@ -139,12 +139,6 @@ def max_scale(values: torch.Tensor, qmax: int, channel_axis: int | None = None) 
     return _positive(rows.amax(dim=1) / qmax, channel_axis)
 
 
-def lsq_initial_scale(values: torch.Tensor, qmax: int, channel_axis: int | None = None) -> torch.Tensor:
-    """Initial learned scale 2 * mean|v| / sqrt(qmax) (Esser et al. 2020, section 2.1), () or (C,) float."""
-    rows = _rows(values, channel_axis).abs()
-    return _positive(2 * rows.mean(dim=1) / math.sqrt(qmax), channel_axis)
-
-
 def mse_scale(values: torch.Tensor, qmin: int, qmax: int, channel_axis: int | None = None) -> torch.Tensor:
     """Scale that minimises the squared error sum((v - Q(v))^2), () or (C,) float.
 

@@ -9,7 +9,6 @@ from qpatchbench.ops.quantization.fake_quantization import (
     code_range,
     fake_quantize,
     fake_quantize_learned,
-    lsq_initial_scale,
     max_scale,
     mse_scale,
 )
@@ -113,7 +112,7 @@ def test_bfloat16_is_computed_in_float32() -> None:
 
 def test_all_zero_tensors_have_a_positive_scale_and_stay_zero() -> None:
     zeros = torch.zeros(2, 8)
-    for scale in (max_scale(zeros, 7, 0), lsq_initial_scale(zeros, 7, 0), mse_scale(zeros, -7, 7, 0)):
+    for scale in (max_scale(zeros, 7, 0), mse_scale(zeros, -7, 7, 0)):
         assert scale.shape == (2,)
         assert bool((scale > 0).all())
         assert torch.equal(fake_quantize(zeros, scale, -7, 7, channel_axis=0), zeros)
@@ -124,7 +123,6 @@ def test_scales_by_hand() -> None:
     assert max_scale(values, 3).item() == 1.0
     assert max_scale(values, 3, channel_axis=0).tolist() == [1.0, pytest.approx(0.5 / 3)]
     assert max_scale(values, 3, channel_axis=1).tolist() == [pytest.approx(1 / 3), 1.0]
-    assert lsq_initial_scale(values, 4).item() == pytest.approx(2 * 4.75 / 4 / 2)
     # Ternary codes of (1, 3, 3) that minimise the error: (0, 1, 1) at 3, not the mean.
     assert mse_scale(torch.tensor([1.0, 3.0, -3.0]), -1, 1).item() == pytest.approx(3.0)
 
@@ -224,7 +222,7 @@ def test_learned_scale_backward_is_differentiated_correctly() -> None:
 
 def test_learned_scale_reaches_the_least_squares_scale() -> None:
     values = randn(4000)
-    scale = lsq_initial_scale(values, 3).requires_grad_()
+    scale = max_scale(values, 3).requires_grad_()
     optimizer = torch.optim.SGD([scale], lr=0.2)
     for _ in range(400):
         optimizer.zero_grad()
