@@ -3,7 +3,8 @@
 q = clamp(round(v * (1 / s)), qmin, qmax), v_hat = s * q with zero point 0 and rounding half to even, the arithmetic of
 torch.fake_quantize_per_tensor_affine and ONNX QuantizeLinear. Gradients are straight-through and clipped: 1 where the
 rounded code is in range, else 0 (Krishnamoorthi 2018, arXiv 1806.08342, section 3.1.1). Learned scales follow Esser et
-al. 2020, Learned Step Size Quantization, arXiv 1902.08153. Everything can be differentiated twice.
+al. 2020, Learned Step Size Quantization, arXiv 1902.08153: the same values, but a gradient that ends at the outermost
+points, since they clip before they round. Everything can be differentiated twice.
 
 `fake_quantize_between` is the one asymmetric grid: 2^b values from a lowest to a highest one, zero not among them in
 general, with a straight-through gradient everywhere.
@@ -79,8 +80,8 @@ def fake_quantize_learned(
 ) -> torch.Tensor:
     """Round `values` to the grid of a learned scale: Esser et al. 2020, equations 1 to 3.
 
-    The gradient of the scale is round(v/s) - v/s in range and the nearest code outside, summed over the values that
-    share it and multiplied by 1 / sqrt(N * qmax).
+    The gradient of a value is 1 if qmin < v/s < qmax, else 0. That of the scale is round(v/s) - v/s where qmin < v/s <
+    qmax, else the nearest code, summed over the values that share it and multiplied by 1 / sqrt(N * qmax).
 
     Args:
         values: any shape.

@@ -177,13 +177,42 @@ def test_learned_scale_gradient_is_the_closed_form(channel_axis: int | None) -> 
             at = () if channel_axis is None else ((i, j)[channel_axis],)
             step = (values[i, j] / scale[at]).item()
             code = round(step)
-            inside = qmin <= code <= qmax
+            inside = qmin < step < qmax
             slope = code - step if inside else float(min(max(code, qmin), qmax))
             expected_scale[at] += upstream[i, j].item() * slope
             assert grad_values[i, j].item() == (upstream[i, j].item() if inside else 0.0)
     shared = values.numel() // max(1, scale.numel())
     assert torch.allclose(grad_scale, expected_scale / math.sqrt(shared * qmax), atol=1e-5)
     assert bool((values.abs() / 0.4 > 3.5).any())  # both branches were met
+
+
+@pytest.mark.parametrize(("qmin", "qmax"), [(-1, 1), (0, 3), (-7, 7), (0, 255)])
+def test_learned_scale_agrees_with_autograd_of_clip_then_round(qmin: int, qmax: int) -> None:
+    """Equation 1 of Esser et al. written out: only the rounding is straight-through, the rest is torch's own."""
+    values = (randn(400, seed=qmax) * qmax).requires_grad_()
+    scale = torch.tensor(0.7, requires_grad=True)
+    upstream = randn(400, seed=1)
+    clipped = (values / scale).clamp(qmin, qmax)
+    expected = (clipped + (clipped.round() - clipped).detach()) * scale
+    found = fake_quantize_learned(values, scale, qmin, qmax, elements=1)
+    assert torch.allclose(found, expected, rtol=1e-6)
+    theirs = torch.autograd.grad(expected, [values, scale], upstream)
+    ours = torch.autograd.grad(found, [values, scale], upstream)
+    assert torch.allclose(ours[0], theirs[0], rtol=1e-6)
+    assert torch.allclose(ours[1] * math.sqrt(qmax), theirs[1], rtol=1e-4, atol=1e-4 * qmax)
+    beyond = (values / scale > qmax) | (values / scale < qmin)
+    assert bool(beyond.any())
+    assert not bool(ours[0][beyond].any())
+
+
+def test_learned_scale_gradient_on_the_outermost_points_and_the_ties_beside_them() -> None:
+    """At the outermost points the gradient ends, as equation 3 of Esser et al. has it."""
+    values = torch.tensor([-2.0, -1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0]).requires_grad_()
+    scale = torch.tensor(0.5, requires_grad=True)
+    passed = torch.autograd.grad(fake_quantize_learned(values, scale, -3, 3).sum(), values)[0]
+    assert passed.tolist() == [0, 0, 1, 1, 1, 1, 1, 0, 0]
+    slope = [float(torch.autograd.grad(fake_quantize_learned(v, scale, -3, 3, elements=1), scale)[0]) for v in values]
+    assert slope == pytest.approx([part / math.sqrt(3) for part in (-3, -3, 0, 0, 0, 0, 0, 3, 3)])
 
 
 def test_elements_sets_the_gradient_factor() -> None:
