@@ -52,6 +52,11 @@ class Attack(Component, ABC):
         """Whether gradients are those of the 32-bit path of the same weights."""
         return False
 
+    @property
+    def follows_scales(self) -> bool:
+        """Whether gradients also pass through activation scales that are set at run time."""
+        return False
+
     def passes(self) -> float:
         """Forward passes per image and goal that crafting takes, a backward pass counted as two; for estimates only."""
         return 3.0 * float(getattr(self, "steps", 0)) * float(getattr(self, "restarts", 1)) + float(
@@ -72,13 +77,19 @@ class Attack(Component, ABC):
 class GradientAttack(Attack):
     """An attack that follows a gradient."""
 
-    backward: Literal["network", "float"] = Field(
+    backward: Literal["network", "float", "scales"] = Field(
         default="network",
-        description="whose gradient is followed: the network's own, or that of the 32-bit path of the same weights "
-        "behind the network's own output (BPDA, Athalye et al. 2018), for networks whose gradient is masked",
+        description="whose gradient is followed: the network's own; that of the 32-bit path of the same weights behind "
+        "the network's own output (BPDA, Athalye et al. 2018), for networks whose gradient is masked; or, with scales, "
+        "the network's own and through the activation scales that dynamic quantization takes from each image",
     )
 
     @property
     def follows_float(self) -> bool:
         """Whether gradients are those of the 32-bit path of the same weights."""
         return self.backward == "float"
+
+    @property
+    def follows_scales(self) -> bool:
+        """Whether gradients also pass through activation scales that are set at run time."""
+        return self.backward == "scales"

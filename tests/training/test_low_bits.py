@@ -108,11 +108,15 @@ def start_as_esser(network: nn.Module, digits: Batch, bits: Bits) -> None:
             inputs.scale_at(bits).copy_(2 * seen[name].mean("mean") / largest)
 
 
+@pytest.mark.parametrize("joins", [False, True])
 @pytest.mark.parametrize("bits", [TWO, FOUR])
 def test_no_other_scale_has_less_error_on_the_inputs_of_any_layer(
-    float_state: State, digits: Batch, bits: Bits
+    float_state: State, digits: Batch, bits: Bits, joins: bool
 ) -> None:
     network = started(float_state, digits, FLOAT, bits)
+    if joins:  # after the others have moved the weights
+        descend(network, digits, steps=5, rate=0.05)
+        initialize(network, calibration(digits), (bits,))
     layers = dict(switchable_layers(network))
     factors = [0.5, 0.7, 0.85, 0.95, 1.0, 1.05, 1.15, 1.4, 2.0]
 

@@ -103,6 +103,26 @@ def fake_quantize_learned(
     return result.to(values.dtype)
 
 
+def fake_quantize_by_image(values: torch.Tensor, qmin: int, qmax: int) -> torch.Tensor:
+    """Round every index of dimension 0 to the grid of its own max|v| / qmax, whose gradient is followed.
+
+    The values of `fake_quantize` at `max_scale`, bit for bit. There the scale is a constant; here the largest value of
+    an image also has the gradient of all others, as it moves the grid under them. The result is homogeneous, Q(c v) =
+    c Q(v), and only this gradient satisfies Euler's <grad f, v> = f for f = <g, Q(v)>.
+
+    Args:
+        values: (B, ...) of any further shape.
+        qmin: smallest code.
+        qmax: largest code.
+    """
+    from qpatchbench.ops.quantization.straight_through import LearnedScale
+
+    wide = _widened(values)
+    scale = _broadcastable((wide.abs().flatten(1).amax(dim=1) / qmax).clamp_min(SMALLEST_SCALE), wide, 0)
+    result: torch.Tensor = LearnedScale.apply(wide, scale, qmin, qmax, 1.0)  # type: ignore[no-untyped-call]  # as above
+    return result.to(values.dtype)
+
+
 def fake_quantize_between(
     values: torch.Tensor, limits: torch.Tensor, bits: int, channel_axis: int | None = None
 ) -> torch.Tensor:

@@ -142,6 +142,8 @@ def _second(patch: CraftJob) -> Iterator[Variant]:
 
 def own_gradient(attack: Attack) -> str:
     """Name of the gradient that an attack follows."""
+    if attack.follows_scales:
+        return "scales"
     return "float" if attack.follows_float else "network"
 
 

@@ -16,6 +16,7 @@ from qpatchbench.ops.crafting.score_access import Scores
 from qpatchbench.ops.passes import Passes, counted_passes
 from qpatchbench.ops.patches.pasting import to_float, to_uint8
 from qpatchbench.ops.randomness import derive_generator
+from qpatchbench.quantizers.backward import with_scale_gradients
 from qpatchbench.runs.patch_file import StoredPatch
 from qpatchbench.runs.records import Check
 from qpatchbench.suite.jobs.pipeline import CraftJob, DeployJob, float_deployment
@@ -100,6 +101,8 @@ def _as_seen(bench: Workbench, job: CraftJob, source: DeployJob) -> Network:
     shadow = _float_sibling(bench, source) if job.attack.follows_float else None
     # A vote or a random draw has no useful gradient; its expectation has.
     followed: Network = getattr(network, "expected", network)
+    if job.attack.follows_scales:
+        return with_scale_gradients(network, followed)
     return with_gradient_of(followed, shadow) if shadow is not None else followed
 
 

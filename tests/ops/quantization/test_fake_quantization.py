@@ -8,6 +8,7 @@ import torch
 from qpatchbench.ops.quantization.fake_quantization import (
     code_range,
     fake_quantize,
+    fake_quantize_by_image,
     fake_quantize_learned,
     max_scale,
     mse_scale,
@@ -213,6 +214,27 @@ def test_learned_scale_gradient_on_the_outermost_points_and_the_ties_beside_them
     assert passed.tolist() == [0, 0, 1, 1, 1, 1, 1, 0, 0]
     slope = [float(torch.autograd.grad(fake_quantize_learned(v, scale, -3, 3, elements=1), scale)[0]) for v in values]
     assert slope == pytest.approx([part / math.sqrt(3) for part in (-3, -3, 0, 0, 0, 0, 0, 3, 3)])
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+@pytest.mark.parametrize("signed", [True, False])
+def test_scales_of_images_have_the_gradient_that_euler_demands(bits: int, signed: bool) -> None:
+    """Q(c v) = c Q(v) per image, hence <grad f, v> = f, to which a gradient that holds the scale constant is blind."""
+    qmin, qmax = code_range(bits, signed)
+    values = randn(5, 3, 17, seed=bits).double()
+    values = (values if signed else values.relu()).requires_grad_()
+    upstream = randn(5, 3, 17, seed=1).double()
+    constant = fake_quantize(values, max_scale(values, qmax, 0), qmin, qmax, 0)
+    followed = fake_quantize_by_image(values, qmin, qmax)
+    assert torch.equal(followed, constant)
+    exact = (followed.detach() * upstream).flatten(1).sum(1)
+    gaps = []
+    for output in (followed, constant):
+        gradient = torch.autograd.grad(output, values, upstream)[0]
+        gaps.append(((gradient * values.detach()).flatten(1).sum(1) - exact).abs().max())
+    assert float(gaps[0]) < 1e-9
+    assert float(gaps[1]) > 1e-3
+    assert torch.equal(fake_quantize_by_image(torch.zeros(2, 3), qmin, qmax), torch.zeros(2, 3))
 
 
 def test_elements_sets_the_gradient_factor() -> None:

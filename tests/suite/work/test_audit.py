@@ -225,6 +225,12 @@ def test_a_rotated_patch_has_no_second_implementation(audit: Audit) -> None:
     assert "expected rotation 0" in check.message
 
 
+def test_an_attack_may_follow_the_scales_of_dynamic_quantization(audit: Audit) -> None:
+    attack = per_image(LavanPerImage, steps=8, backward="scales")
+    check = audit(attack, "gradients")
+    assert set(check.figures) == {"scales", "float", "identity", "eligible"}
+
+
 def test_an_audit_leaves_the_network_as_it_was(bench: Workbench, plan: Plan, audit: Audit) -> None:
     network, images = bench.network(plan.audits[0].cell.target), torch.rand(2, 3, 8, 8, requires_grad=True)
     before = torch.autograd.grad(network(images).sum(), images)[0]

@@ -82,3 +82,35 @@ def test_a_randomised_network_answers_an_attack_by_the_job_alone(tmp_path: Path)
     again = worker.work(craft, lambda fraction, figures: None)
     for name, array in first.arrays.items():
         assert (array == again.arrays[name]).all(), name
+
+
+FOLLOWING = """\
+suite: following
+dataset: {name: fake, image_size: 16, train_pool: 64, test_pool: 32, calibration_images: 16, craft_images: 16}
+models: [resnet20]
+training: {epochs: 0}
+defenses: [none]
+quantizers: [{name: dynamic, bits: [4]}, {name: ptq, bits: [4]}]
+attacks:
+  - {name: lavan, size: 4, targets: untargeted, steps: 3, batch_size: 8}
+  - {name: lavan, label: through_scales, size: 4, targets: untargeted, steps: 3, batch_size: 8, backward: scales}
+transfer: {sources: [same]}
+evaluation: {images: 12, checks: "off"}
+"""
+
+
+def test_patches_that_follow_scales_differ_where_scales_are_set_at_run_time(tmp_path: Path) -> None:
+    (tmp_path / "following.yaml").write_text(FOLLOWING)
+    suite, source = load_with_source(tmp_path / "following.yaml")
+    bench = Workbench(suite, Store(tmp_path / "cache"), tmp_path, torch.device("cpu"))
+    plan, worker = make_plan(suite, loaded_data_keys(bench, source), weights_keys(suite, source)), BenchWorker(bench)
+    textures = {}
+    for job in plan.jobs:
+        if not isinstance(job, EvaluateJob):
+            artifact = worker.work(job, lambda fraction, figures: None)
+            bench.store.write(job.kind, job.key, artifact)
+            if isinstance(job, CraftJob) and job.source:
+                textures[job.attack.title, job.source.quantizer.name] = artifact.arrays["textures"]
+    assert len(textures) == 4
+    assert (textures["lavan", "ptq"] == textures["through_scales", "ptq"]).all()
+    assert (textures["lavan", "dynamic"] != textures["through_scales", "dynamic"]).any()
