@@ -101,10 +101,11 @@ def test_joining_widths_are_calibrated_and_waiting_ones_left_alone(run: Train, m
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 def test_it_trains(run: Train, precision: str) -> None:
-    settings = TrainingSettings(epochs=6, batch_size=24, learning_rate=0.05, precision=precision)
+    """Twelve epochs take the clean loss to 55 to 81 % of the first epoch's, over five seeds."""
+    settings = TrainingSettings(epochs=12, batch_size=24, learning_rate=0.05, precision=precision)
     quantizer = Qat(name="qat", bits=ALL)
     trained = run(defense=triqdef(), quantizer=quantizer, bits=ALL, settings=settings, pool=POOL)
-    losses = [trained.snapshots[epoch].log[0]["losses"] for epoch in (1, 6)]
+    losses = [trained.snapshots[epoch].log[0]["losses"] for epoch in (1, 12)]
     assert all(set(each) == {"clean", "patched", "fdp", "gpdp"} for each in losses)
     assert all(math.isfinite(value) for each in losses for value in each.values())
     assert losses[1]["clean"] < 0.95 * losses[0]["clean"]
