@@ -84,6 +84,7 @@ def test_without_other_bit_widths_there_is_no_ensemble(linear: torch.nn.Module) 
     assert "ensemble" not in [stage.attack for stage in attack().craft(task(linear)).stages]
 
 
+@pytest.mark.numerical
 @pytest.mark.parametrize("name", ["gap", "patch_apgd", "sparse_rs"])
 def test_it_is_at_least_as_strong_as_each_of_its_parts(linear: torch.nn.Module, name: str) -> None:
     asked = task(linear)
@@ -101,6 +102,7 @@ def test_it_is_at_least_as_strong_as_each_of_its_parts(linear: torch.nn.Module, 
     assert together >= float(alone.float().mean())
 
 
+@pytest.mark.numerical
 def test_a_search_for_places_is_no_weaker(linear: torch.nn.Module) -> None:
     asked = task(linear)
     given, searched = attack().craft(asked), attack(location="searched").craft(task(linear))
@@ -109,6 +111,7 @@ def test_a_search_for_places_is_no_weaker(linear: torch.nn.Module) -> None:
     assert broken(linear, searched, asked).sum() >= broken(linear, given, asked).sum()
 
 
+@pytest.mark.numerical
 def test_a_hidden_gradient_is_told_and_the_float_path_sees_through_it(linear: torch.nn.Module) -> None:
     hidden = rounding(linear)
     patch = attack().craft(task(hidden))

@@ -69,6 +69,7 @@ def successes(network: Network, images: ImageSet, patch: Patch) -> torch.Tensor:
     return succeeded(logits_of(network, images, patch), images.labels, targets)
 
 
+@pytest.mark.numerical
 @pytest.mark.parametrize("loss", ["margin", "cross_entropy", "dlr"])
 @pytest.mark.parametrize("goal", [Targeted(2), Untargeted()], ids=str)
 def test_the_optimum_of_a_linear_network_is_reached(loss: str, goal: Goal) -> None:
@@ -122,6 +123,7 @@ def test_given_places_are_kept_and_searched_ones_returned() -> None:
     assert patch.placement.scales.eq(1).all()
 
 
+@pytest.mark.numerical
 @pytest.mark.parametrize("goal", [Targeted(1), Untargeted()], ids=str)
 @pytest.mark.parametrize("location", ["given", "searched"])
 def test_more_restarts_and_places_never_break_fewer_images(goal: Goal, location: str) -> None:
@@ -152,6 +154,7 @@ class Counter:
         return self.network(images)
 
 
+@pytest.mark.numerical
 def test_only_unbroken_images_are_attacked_again() -> None:
     counter = Counter(bent_network(5))
     images = right_images(counter.network)
@@ -172,6 +175,7 @@ def test_a_later_run_changes_nothing_for_images_already_broken() -> None:
     assert once.history == twice.history, "the history is that of the first run, of all images"
 
 
+@pytest.mark.numerical
 @pytest.mark.parametrize("location", ["given", "searched"])
 def test_batches_and_neighbours_change_nothing(location: str, monkeypatch: pytest.MonkeyPatch) -> None:
     network = bent_network(6).double()  # so that rounding does not flip the sign of a gradient
@@ -195,6 +199,7 @@ def test_batches_and_neighbours_change_nothing(location: str, monkeypatch: pytes
     assert torch.allclose(few.for_goal(1).textures, whole.for_goal(1).textures[:7], atol=1e-4)
 
 
+@pytest.mark.numerical
 def test_success_is_that_of_the_stored_patch() -> None:
     """The reported rate is what a measurement of the 8-bit patch from scratch gives."""
     told: list[tuple[float, Mapping[str, float]]] = []

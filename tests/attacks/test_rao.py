@@ -54,6 +54,7 @@ def hill(row: int, column: int) -> torch.Tensor:
     return torch.stack([torch.zeros(PIXELS), bump.expand(3, -1, -1).flatten()]) * 0.3
 
 
+@pytest.mark.numerical
 @pytest.mark.parametrize("goal", [Targeted(1), Untargeted()], ids=str)
 def test_the_optimum_of_a_fixed_place_is_reached(goal: Goal) -> None:
     weight = 0.1 * torch.randn(2, PIXELS, generator=draws(3))
@@ -66,6 +67,7 @@ def test_the_optimum_of_a_fixed_place_is_reached(goal: Goal) -> None:
         assert float((window * texture).sum()) >= 0.95 * float(window.clamp(min=0).sum())
 
 
+@pytest.mark.numerical
 @pytest.mark.parametrize(("row", "column"), [(0, 0), (7, 7), (3, 5)])
 @pytest.mark.parametrize(("location", "steps"), [("full", 40), ("random", 120)])
 def test_the_window_that_the_network_looks_at_is_found(row: int, column: int, location: str, steps: int) -> None:
@@ -78,6 +80,7 @@ def test_the_window_that_the_network_looks_at_is_found(row: int, column: int, lo
     assert patch.textures.min() >= 0.99, "every pixel of the window has a positive slope"
 
 
+@pytest.mark.numerical
 def test_moving_beats_staying() -> None:
     network = linear_network(hill(2, 6)).requires_grad_(False)
     lowest = [
@@ -130,6 +133,7 @@ def test_a_stride_of_zero_is_a_fixed_place(location: str) -> None:
     assert still.history == fixed.history
 
 
+@pytest.mark.numerical
 @pytest.mark.parametrize("location", ["fixed", "random", "full"])
 def test_batches_and_neighbours_change_nothing(location: str, monkeypatch: pytest.MonkeyPatch) -> None:
     network = linear_network(0.1 * torch.randn(4, PIXELS, generator=draws(5))).double().requires_grad_(False)

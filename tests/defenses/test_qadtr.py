@@ -212,6 +212,7 @@ def test_the_inner_loop_sees_the_second_half_at_random_widths_in_eval_mode() -> 
     assert network.weight.grad is None
 
 
+@pytest.mark.numerical
 def test_the_inner_loop_raises_the_loss_that_is_trained_on() -> None:
     losses = {
         steps: sum(
@@ -400,6 +401,7 @@ def test_a_step_trains_one_width(run: Train, task: dict[str, Any]) -> None:
     assert sum(counted.values()) == 8, "making patches must not move statistics"
 
 
+@pytest.mark.numerical
 def test_the_loss_falls(run: Train, task: dict[str, Any]) -> None:
     longer = TrainingSettings(epochs=12, batch_size=24, learning_rate=0.05, schedule="cosine", augmentation="none")
     snapshots = run(defense=qadtr(**SMALL), **{**task, "settings": longer}).snapshots

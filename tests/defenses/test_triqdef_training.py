@@ -99,6 +99,7 @@ def test_joining_widths_are_calibrated_and_waiting_ones_left_alone(run: Train, m
     assert same(resumed.state, trained.state)
 
 
+@pytest.mark.numerical
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 def test_it_trains(run: Train, precision: str) -> None:
     """Twelve epochs take the clean loss to 55 to 81 % of the first epoch's, over five seeds."""

@@ -127,6 +127,7 @@ def test_32_bits_of_every_quantizer_is_fp_bit_for_bit(build: Build, images: torc
         assert torch.equal(network(images), expected)
 
 
+@pytest.mark.numerical
 @pytest.mark.parametrize("bits", [FOUR, EIGHT, MIXED])
 def test_qat_deploys_what_was_trained(build: Build, images: torch.Tensor, bits: Bits) -> None:
     checkpoint = trained_checkpoint(build, images, FLOAT, FOUR, EIGHT, MIXED, first_last="eight")
@@ -198,6 +199,7 @@ def test_percentile_clips_outliers_and_averages_batches() -> None:
     assert found == pytest.approx(sorted(pixels)[math.ceil(0.99 * 100) - 1])
 
 
+@pytest.mark.numerical
 def test_dynamic_answers_an_image_alone_as_in_a_batch(build: Build, images: torch.Tensor) -> None:
     network = Dynamic(name="dynamic", bits=(FOUR,)).deploy(float_checkpoint(build), FOUR, images)
     scaled = images * torch.linspace(0.1, 1, len(images)).view(-1, 1, 1, 1)

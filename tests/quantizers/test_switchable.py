@@ -200,6 +200,7 @@ def test_eight_bit_ends(switchable: Make) -> None:
     assert "conv.weight_quantizer.scale_4" in module.state_dict()
 
 
+@pytest.mark.numerical
 def test_two_bit_weights_survive_the_default_scale(switchable: Make) -> None:
     """Max-abs scales round most of a Gaussian layer to zero; the least squared error leaves P(|w| < 0.612) = 46 %."""
     weight = torch.randn(16, 576, generator=torch.Generator().manual_seed(0))

@@ -92,6 +92,7 @@ def two(first: nn.Module, second: nn.Module) -> dict[Bits, nn.Module]:
     return {EIGHT: first, FOUR: second}
 
 
+@pytest.mark.numerical
 def test_a_network_is_like_itself() -> None:
     rows = measure_similarity(two(Small(0), Small(0)), random_images(6, side=16))
     assert {row.layer for row in rows} == {"conv", INPUT_GRADIENT}
@@ -106,6 +107,7 @@ def test_a_network_is_like_itself() -> None:
             assert row.corrected == pytest.approx(1, abs=1e-5)
 
 
+@pytest.mark.numerical
 def test_independent_gradients_are_at_the_level_of_chance() -> None:
     generator = torch.Generator().manual_seed(0)
     images = random_images(96, side=16, classes=96)
@@ -227,6 +229,7 @@ def test_gradients_by_hand() -> None:
     assert found["mse"].value == pytest.approx(0.25 * (0.4**2 + 0.8**2) / (3 * 8 * 8))
 
 
+@pytest.mark.numerical
 @pytest.mark.parametrize("lead", [0, 30, 300])
 def test_gradients_of_confident_networks_keep_their_direction(lead: int) -> None:
     generator = torch.Generator().manual_seed(2)
@@ -289,6 +292,7 @@ def test_the_order_of_networks_does_not_matter() -> None:
     assert alone == [row for row in rows if (row.first_bits, row.second_bits) == ("32", "4")]
 
 
+@pytest.mark.numerical
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 7])
 def test_batches_do_not_matter(batch_size: int) -> None:
     networks, images = two(Small(0), Small(1)), random_images(7, side=16)
@@ -381,6 +385,7 @@ def deployments(images: ImageSet) -> Mapping[Bits, nn.Module]:
     return {bits: quantizer.deploy(checkpoint, bits, to_float(images.pixels)) for bits in quantizer.bits}
 
 
+@pytest.mark.numerical
 def test_deployed_widths_drift_apart() -> None:
     images = random_images(24, side=16)
     rows = measure_similarity(deployments(images), images, batch_size=16)

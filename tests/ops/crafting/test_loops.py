@@ -106,6 +106,7 @@ def two_class(images: ImageSet) -> ImageSet:
     return ImageSet(images.pixels, torch.zeros(len(images), dtype=torch.int64), images.ids)
 
 
+@pytest.mark.numerical
 def test_per_image_keeps_the_best_iterate_not_the_last(images: ImageSet) -> None:
     """Steps of 0.4 jump between the two slopes of the valley for ever; the best visit is what must be kept."""
     images, network = two_class(images), Valley()
@@ -131,6 +132,7 @@ def test_per_image_keeps_the_best_iterate_not_the_last(images: ImageSet) -> None
     assert float(kept.mean()) < 0.9 * float(loss(last).mean()), "the last iterate is as good: the test is void"
 
 
+@pytest.mark.numerical
 def test_success_counts_before_loss(images: ImageSet) -> None:
     """An iterate that succeeds is kept although a failing one has a lower loss."""
     images = two_class(images)[:2]
@@ -212,6 +214,7 @@ def test_a_goal_among_others_is_the_goal_alone_given_its_draws(
     assert torch.allclose(crafted((goal, Targeted(1), Targeted(3)))[0], alone[0], atol=1e-4)
 
 
+@pytest.mark.numerical
 def test_untargeted_and_targeted_crafting_lower_their_loss(network: torch.nn.Module, images: ImageSet) -> None:
     for goal in (Targeted(1), Untargeted()):
         history = universal(network, images, (goal,), steps=60).history
@@ -219,6 +222,7 @@ def test_untargeted_and_targeted_crafting_lower_their_loss(network: torch.nn.Mod
         assert sum(history[-10:]) < sum(history[:10])
 
 
+@pytest.mark.numerical
 def test_per_image_results_do_not_depend_on_batching(
     network: torch.nn.Module, images: ImageSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -230,6 +234,7 @@ def test_per_image_results_do_not_depend_on_batching(
         assert split.history == pytest.approx(whole.history, abs=1e-5)
 
 
+@pytest.mark.numerical
 def test_per_image_patches_are_independent_of_the_other_images(network: torch.nn.Module, images: ImageSet) -> None:
     """Changing one image changes one patch."""
     changed = images.pixels.clone()

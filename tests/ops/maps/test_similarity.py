@@ -159,6 +159,7 @@ def test_the_threshold_is_a_constant_to_the_gradient() -> None:
     assert torch.allclose(values.grad, detached.grad)
 
 
+@pytest.mark.numerical
 @pytest.mark.parametrize("side", [16, 32])
 def test_soft_dice_is_a_similarity(side: int) -> None:
     one, other = soft_edges(maps(40, side)), soft_edges(maps(40, side, seed=1))
@@ -182,6 +183,7 @@ def test_soft_dice_becomes_the_dice_of_sets() -> None:
     assert torch.allclose(edge_iou(one, other), exact / (2 - exact)), "IoU = D / (2 - D)"
 
 
+@pytest.mark.numerical
 def test_raw_gradients_have_no_soft_edges() -> None:
     """Why maps are standardised: at the scale of input gradients, any two maps have SoftDice one half."""
     one, other = 1e-5 * noise(9, 16, 16), 1e-5 * noise(9, 16, 16, seed=1)

@@ -128,6 +128,7 @@ def test_scales_by_hand() -> None:
     assert mse_scale(torch.tensor([1.0, 3.0, -3.0]), -1, 1).item() == pytest.approx(3.0)
 
 
+@pytest.mark.numerical
 @pytest.mark.parametrize("bits", [2, 3, 4, 5, 8])
 @pytest.mark.parametrize("distribution", ["gaussian", "laplace", "relu", "outlier"])
 def test_mse_scale_is_as_good_as_a_dense_grid(bits: int, distribution: str) -> None:
@@ -151,6 +152,7 @@ def test_mse_scale_per_channel_is_the_scale_of_each_channel() -> None:
     assert torch.allclose(mse_scale(values.T, -3, 3, channel_axis=1), each)
 
 
+@pytest.mark.numerical
 def test_error_does_not_increase_with_bits() -> None:
     values = randn(2000)
     errors = []
@@ -271,6 +273,7 @@ def test_learned_scale_backward_is_differentiated_correctly() -> None:
     assert torch.autograd.gradcheck(backward, (values, scale, upstream), eps=1e-6)
 
 
+@pytest.mark.numerical
 def test_learned_scale_reaches_the_least_squares_scale() -> None:
     values = randn(4000)
     scale = max_scale(values, 3).requires_grad_()

@@ -128,6 +128,7 @@ def per_image(kind: type[Attack], **fields: object) -> Attack:
     return kind.model_validate({"name": "per_image", "size": 2, "targets": "untargeted", **fields})
 
 
+@pytest.mark.numerical
 @pytest.mark.parametrize(
     "attack",
     [
@@ -171,6 +172,7 @@ def test_honest_networks_have_no_better_gradient(audit: Audit) -> None:
         assert set(check.figures) == {"network", "float", "identity", "eligible"}
 
 
+@pytest.mark.numerical
 def test_a_network_that_kills_gradients_is_caught(audit: Audit) -> None:
     attack = per_image(LavanPerImage, size=4, steps=8)
     check = audit(attack, "gradients", KillsGradients)
