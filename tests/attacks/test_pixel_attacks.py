@@ -525,7 +525,9 @@ def test_a_part_may_write_into_the_logits_it_is_given(images: ImageSet) -> None:
         return inputs.flatten(1)[:, :CLASSES]
 
     own = labelled(view, images.pixels)
+    seen.clear()
     adversarial(AutoAttack(name="autoattack", epsilon=EPSILON, steps=2, queries=5), view, own)
+    assert seen, "the network was never asked"
     assert all(bool(torch.isfinite(inputs).all()) for inputs in seen)
 
 

@@ -319,6 +319,7 @@ def test_changed_gradients_are_those_of_equation_4() -> None:
 def test_noise_differs_between_steps_and_not_between_calls() -> None:
     defense, bits = qadtr(share=1.0), (Bits.parse(4),)
     first, again, other = (after(defense, step(index, bits)) for index in (3, 3, 4))
+    assert first, "no gradient was changed"
     assert all(torch.equal(own, same) for own, same in zip(first, again, strict=True))
     assert all(not torch.equal(own, different) for own, different in zip(first, other, strict=True))
 

@@ -142,7 +142,9 @@ def test_chance_is_the_same_on_every_call() -> None:
 
 
 def test_correction_by_hand() -> None:
-    for row in measure_similarity(two(Small(0), Small(1)), random_images(5)):
+    rows = measure_similarity(two(Small(0), Small(1)), random_images(5))
+    assert {row.metric for row in rows} > {"mse"}
+    for row in rows:
         if row.metric == "mse":
             assert (row.chance, row.corrected) == (None, None)
         else:
@@ -297,6 +299,7 @@ def test_the_order_of_networks_does_not_matter() -> None:
 def test_batches_do_not_matter(batch_size: int) -> None:
     networks, images = two(Small(0), Small(1)), random_images(7, side=16)
     whole = measure_similarity(networks, images, batch_size=64)
+    assert whole, "nothing was compared"
     for split, expected in zip(measure_similarity(networks, images, batch_size=batch_size), whole, strict=True):
         assert split.value == pytest.approx(expected.value, abs=1e-5)
         assert split.standard_error == pytest.approx(expected.standard_error, abs=1e-5)
@@ -374,6 +377,7 @@ def test_votes_are_followed_by_what_attacks_follow() -> None:
     one, other = Small(0), Small(1)
     votes = measure_similarity(two(VotingNetwork([one]), VotingNetwork([other])), images, layers=())
     plain = measure_similarity(two(one, other), images, layers=())
+    assert plain, "nothing was compared"
     for found, expected in zip(votes, plain, strict=True):
         assert found.value == pytest.approx(expected.value, abs=1e-4)
 

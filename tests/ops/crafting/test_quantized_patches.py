@@ -208,6 +208,7 @@ def test_every_step_draws_a_width_and_places() -> None:
 def test_what_is_shown_is_quantized_at_the_width_of_the_step() -> None:
     network = Recorder()
     ascended_texture(network.at, images(), labels(), ascent(part="image"), draws())
+    assert {bits.is_float for bits in network.asked} == {False, True}
     for bits, batch in zip(network.asked, network.shown, strict=True):
         if not bits.is_float:
             assert torch.equal(quantize_pixels(batch, bits), batch)
