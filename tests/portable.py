@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from xml.etree import ElementTree
@@ -69,9 +69,9 @@ def playable() -> Iterator[str]:
             yield name
 
 
-def settings(seeds: int) -> Iterator[Setting]:
+def settings(names: Sequence[str], seeds: int) -> Iterator[Setting]:
     """Every instruction set with every number of threads, then other seeds as the processor likes it."""
-    for name in playable():
+    for name in names:
         for threads in THREADS:
             yield Setting(f"{name}, threads {threads}", INSTRUCTION_SETS[name], threads)
     for shift in range(1, seeds + 1):
@@ -130,11 +130,12 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=0, metavar="N", help="also N runs with other random numbers")
     parser.add_argument("tests", nargs="*", help="files or folders, as pytest takes them; all by default")
     chosen = parser.parse_args()
-    missing = [name for name in INSTRUCTION_SETS if name not in set(playable())]
+    names = tuple(playable())
+    missing = [name for name in INSTRUCTION_SETS if name not in names]
     if missing:
         print(f"not playable on this processor: {', '.join(missing)}")
     worst = 0
-    for setting in settings(chosen.seeds):
+    for setting in settings(names, chosen.seeds):
         begun = time.monotonic()
         outcome = run(setting, chosen.tests)
         held = outcome.tried - len(outcome.broken)
