@@ -120,7 +120,7 @@ def test_a_blind_network_answers_at_chance_and_says_so(board: pd.DataFrame) -> N
 
 @pytest.mark.numerical
 def test_rounding_is_attacked_through_the_identity(board: pd.DataFrame) -> None:
-    """Over five seeds asr_net_low was 35 or more. Which of two short searches is better, V4, is left open."""
+    """Over four seeds asr_net_low was 35 or more. Which of two short searches is better, V4, is left open."""
     assert of(board, "coarse", "coarse", "asr_net_low") > 0
     found = checks(board, "coarse", "coarse")
     assert "V2" not in found, "significantly above the control"
