@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -51,7 +51,7 @@ def plan_layers(
     return plan
 
 
-def measures(settings: Ptq) -> Mapping[str, Measure]:
+def measures(settings: Ptq) -> dict[str, Measure]:
     """What is measured of each batch of inputs."""
     if settings.calibration == "mse":
         return {"sample": _sample, "limits": lambda inputs: torch.stack(inputs.float().aminmax())}

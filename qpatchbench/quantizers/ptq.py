@@ -37,6 +37,7 @@ _PLAIN: dict[str, Any] = {
     "bias_correction": False,
     "fitting_images": 64,
     "first_last": "same",
+    "scope": "layers",
 }
 
 
@@ -93,12 +94,20 @@ class Ptq(Quantizer):
         default="same", description="first and last layer: bits of all, at least eight bits, or float"
     )
 
+    scope: Literal["layers", "full"] = Field(
+        default="layers",
+        description="layers: inputs and weights of convolutions and linear layers. full: operands of attention "
+        "products and residual additions too, and whatever is negative at times asymmetrically, as in FQ-ViT",
+    )
+
     @model_validator(mode="before")
     @classmethod
     def _filled(cls, fields: Any) -> Any:  # noqa: ANN401 (pydantic's protocol: whatever was given)
-        if isinstance(fields, dict) and fields.get("recipe") == "best":
-            return {**BEST, **fields}
-        return fields
+        if not isinstance(fields, dict):
+            return fields
+        recipe = BEST if fields.get("recipe") == "best" else {}
+        scope = {"asymmetric": True} if fields.get("scope") == "full" else {}
+        return {**recipe, **scope, **fields}
 
     @property
     def mode(self) -> str:
@@ -121,6 +130,7 @@ class Ptq(Quantizer):
         from qpatchbench.quantizers.folding import fold_batch_norm
         from qpatchbench.quantizers.frozen import freeze_static, reject_empty, settle
         from qpatchbench.quantizers.observing import in_batches
+        from qpatchbench.quantizers.operands import attach_operands, plan_operands
         from qpatchbench.quantizers.reconstructing import Rule, quantize_weights
 
         if bits.is_float:
@@ -136,9 +146,12 @@ class Ptq(Quantizer):
         if self.equalize:
             equalize(module, batches)
         plan = plan_layers(module, batches, bits, self)
+        full = plan_operands(module, batches, bits.activation, self) if self.scope == "full" else None
         if rule.plain:
             for name, planned in plan.items():
                 freeze_static(module.get_submodule(name), *planned)
         else:
             quantize_weights(module, calibration[: self.fitting_images], plan, rule)
+        if full is not None:
+            attach_operands(module, *full)
         return finished(module, calibration)

@@ -84,8 +84,14 @@ def quantize_weights(module: nn.Module, images: torch.Tensor, plan: Mapping[str,
     """
     layers = {module.get_submodule(name): planned for name, planned in plan.items()}
     fitted: dict[nn.Module, tuple[torch.Tensor, torch.Tensor | None]] = {}
+    lengths = _lengths(module, images[:1], tuple(layers))
 
     def replace(layer: nn.Module, arguments: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
+        if len(arguments[0]) != 2 * len(images) * lengths[layer]:
+            # The same for all images, as Swin V2's position bias: there are no two copies of it.
+            rounded = layers[layer].activation(arguments[0])
+            fitted[layer] = _fit(layer, arguments[0], rounded, output, layers[layer], rule)
+            return output
         exact, rounded = arguments[0].chunk(2)
         rounded = layers[layer].activation(rounded)
         if layer not in fitted:
@@ -104,6 +110,23 @@ def quantize_weights(module: nn.Module, images: torch.Tensor, plan: Mapping[str,
         freeze_layer(layer, weight, planned.weight_bits, planned.activation)
         if bias is not None:
             layer._parameters["bias"] = nn.Parameter(bias, requires_grad=False)
+
+
+def _lengths(module: nn.Module, image: torch.Tensor, layers: tuple[nn.Module, ...]) -> dict[nn.Module, int]:
+    """Dimension 0 of every layer's input for one image: 1, or the number of windows, tokens, or table rows."""
+    found: dict[nn.Module, int] = {}
+
+    def look(layer: nn.Module, arguments: tuple[torch.Tensor, ...]) -> None:
+        found[layer] = len(arguments[0])
+
+    hooks = [layer.register_forward_pre_hook(look) for layer in layers]
+    try:
+        with evaluating(module):
+            module(image)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return found
 
 
 def _fit(

@@ -108,7 +108,8 @@ def quantized(mode: str, bits: int, measured: Subject) -> torch.nn.Module:
 @torch.no_grad()
 def correct(network: torch.nn.Module, splits: Splits) -> int:
     """How many evaluation images are classified as labelled."""
-    batches = zip(splits.evaluation.pixels.split(25), splits.evaluation.labels.split(25), strict=True)
+    images = splits.evaluation
+    batches = zip(torch.split(images.pixels, 25), torch.split(images.labels, 25), strict=True)
     return sum(int((network(to_float(pixels)).argmax(1) == labels).sum()) for pixels, labels in batches)
 
 

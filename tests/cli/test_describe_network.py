@@ -16,7 +16,8 @@ from qpatchbench.models.cifar import CifarModel
 SUITE = """
 suite: described
 description: one network
-dataset: {{name: fake, image_size: 32, classes: 4, train_pool: 48, test_pool: 16, calibration_images: 16, craft_images: 8}}
+dataset: {{name: fake, image_size: 32, classes: 4, train_pool: 48, test_pool: 16, calibration_images: 16,
+          craft_images: 8}}
 models: [{{name: resnet20, weights: {weights}}}]
 defenses: [none]
 training: {{epochs: 1}}

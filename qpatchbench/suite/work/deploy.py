@@ -12,6 +12,7 @@ from qpatchbench.evaluation.checks.claimed_bits import bits_are_as_claimed
 from qpatchbench.evaluation.measure import clean_predictions
 from qpatchbench.ops.patches.pasting import to_float
 from qpatchbench.quantizers.audit import LayerAudit, effective_bits, operations, unquantized_operations
+from qpatchbench.quantizers.operands import float_operations
 from qpatchbench.runs.records import Check
 from qpatchbench.suite.jobs.pipeline import DeployJob
 from qpatchbench.suite.store.store import Artifact
@@ -41,12 +42,12 @@ def deployed(bench: Workbench, job: DeployJob) -> Artifact:
         if layers:
             claimed = [job.bits, *(partner.bits for partner in job.partners)]
             found.append(bits_are_as_claimed(layers, claimed))
-        facts["audit"] = _audit_facts(bare, layers)
+        facts["audit"] = _audit_facts(bare, layers, sample)
     facts["checks"] = [check.model_dump() for check in artifacts.merged(found)]
     return Artifact({"predictions": predictions.numpy()}, facts)
 
 
-def _audit_facts(network: torch.nn.Module, layers: Sequence[LayerAudit]) -> dict[str, Any]:
+def _audit_facts(network: torch.nn.Module, layers: Sequence[LayerAudit], sample: torch.Tensor) -> dict[str, Any]:
     """What the network really computes with: counted levels, mean widths, and layers left in float."""
     if not any(layer.declares for layer in layers):
         return {}
@@ -55,4 +56,5 @@ def _audit_facts(network: torch.nn.Module, layers: Sequence[LayerAudit]) -> dict
         "most_activation_levels": max((layer.activation_levels or 0 for layer in layers), default=0),
         "effective_bits": effective_bits(layers)._asdict(),
         "float_layers": list(unquantized_operations(network)),
+        "float_operations": list(float_operations(network, sample)),
     }
