@@ -44,7 +44,7 @@ class TimmModel(ModelSource):
         return {name: value for name, value in own.items() if name not in ("input_size", "patch_size") or value}
 
     @property
-    def sizes(self) -> dict[str, int]:
+    def sizes(self) -> dict[str, Any]:
         """What timm's constructor is told beyond its defaults."""
         told = {"img_size": self.input_size, "patch_size": self.patch_size}
         return {name: value for name, value in told.items() if value is not None}

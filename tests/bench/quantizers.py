@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,7 +117,8 @@ def correct(network: torch.nn.Module, splits: Splits) -> int:
 def measure(options: argparse.Namespace, results: dict[str, dict[str, float]], save: Callable[[], None]) -> None:
     """Every cell that was asked for and has no result yet."""
     for model in options.model:
-        cells = [(mode, bits) for mode, bits in _cells(options) if key(model, mode, bits, options) not in results]
+        names = {cell: key(model, *cell, options.images) for cell in _cells(options)}
+        cells = [cell for cell in names if names[cell] not in results]
         if not cells:
             continue
         measured = subject(model, options)
@@ -125,38 +127,40 @@ def measure(options: argparse.Namespace, results: dict[str, dict[str, float]], s
             network = quantized(mode, bits, measured)
             deployed = time.perf_counter() - started
             found = correct(network, measured.splits)
-            results[key(model, mode, bits, options)] = {
+            results[names[mode, bits]] = {
                 "correct": found,
                 "images": len(measured.splits.evaluation.labels),
                 "deploy_seconds": round(deployed),
             }
             save()
-            print(f"{key(model, mode, bits, options)}: {found}, deployed in {deployed:.0f} s", flush=True)
+            print(f"{names[mode, bits]}: {found}, deployed in {deployed:.0f} s", flush=True)
 
 
-def key(model: str, mode: str, bits: int, options: argparse.Namespace) -> str:
+def key(model: str, mode: str, bits: int, images: int) -> str:
     """Name of a cell in the file of results; of its version too, so that a changed quantizer is measured anew."""
     version = f" v{Ptq.version}" if mode in PTQ else ""
-    return f"{model} / {'float' if bits == FLOAT.weight else mode + version} / {bits} / {options.images}"
+    return f"{model} / {'float' if bits == FLOAT.weight else mode + version} / {bits} / {images}"
 
 
-def table(options: argparse.Namespace, results: dict[str, dict[str, float]]) -> Iterator[str]:
-    """Markdown: a table per network, a row per mode, accuracy in percent; a dash where nothing was measured."""
-    for model in options.model:
-        found = [results.get(key(model, mode, bits, options)) for mode in MODES for bits in (FLOAT.weight, *BITS)]
-        if not any(found):
-            continue
-        images = next(int(cell["images"]) for cell in found if cell)
-        base = results.get(key(model, "", FLOAT.weight, options))
-        yield f"**{model}**, {images} evaluation images, float {_percent(base)} %"
-        yield ""
-        yield "| mode | " + " | ".join(f"{bits} bits" for bits in BITS) + " |"
-        yield "|---" * (len(BITS) + 1) + "|"
-        for mode in MODES:
-            row = [results.get(key(model, mode, bits, options)) for bits in BITS]
-            if any(row):
-                yield f"| {mode} | " + " | ".join(map(_percent, row)) + " |"
-        yield ""
+def table(model: str, results: dict[str, dict[str, float]]) -> Iterator[str]:
+    """Markdown of one network, a row per mode, accuracy in percent; a dash where nothing was measured.
+
+    Of several numbers of evaluation images the one with the most cells.
+    """
+    counted = Counter(int(cell["images"]) for name, cell in results.items() if name.startswith(f"{model} /"))
+    if not counted:
+        return
+    images = counted.most_common(1)[0][0]
+    base = results.get(key(model, "", FLOAT.weight, images))
+    yield f"**{model}**, {images} evaluation images, float {_percent(base)} %"
+    yield ""
+    yield "| mode | " + " | ".join(f"{bits} bits" for bits in BITS) + " |"
+    yield "|---" * (len(BITS) + 1) + "|"
+    for mode in MODES:
+        row = [results.get(key(model, mode, bits, images)) for bits in BITS]
+        if any(row):
+            yield f"| {mode} | " + " | ".join(map(_percent, row)) + " |"
+    yield ""
 
 
 def _percent(cell: dict[str, float] | None) -> str:
@@ -191,7 +195,7 @@ def main() -> None:
         options.results.write_text(json.dumps(results, indent=1, sort_keys=True) + "\n")
 
     measure(options, results, save)
-    lines = "\n".join(table(options, results))
+    lines = "\n".join(line for model in MODELS for line in table(model, results))
     print(lines)
     if options.write is not None:
         before, mark, rest = options.write.read_text().partition("<!-- measured -->\n")
