@@ -69,15 +69,15 @@ def describe_network(
     MODEL and QUANTIZER are names or labels as in results, for example resnet20 and ptq-percentile. Levels are counted,
     and errors measured, on calibration images. A network that is trained has to be so already.
     """
-    from qpatchbench.cli.commands.running import device_named
     from qpatchbench.ops.patches.pasting import to_float
     from qpatchbench.quantizers.describing import tensor_rules
+    from qpatchbench.suite.execution.device import device_named
     from qpatchbench.suite.file.load import load_with_source
-    from qpatchbench.suite.plan.fingerprints import loaded_data_keys, weights_keys
+    from qpatchbench.suite.plan.fingerprints import weights_keys
     from qpatchbench.suite.plan.plan import make_plan
     from qpatchbench.suite.store.store import Store
     from qpatchbench.suite.work.train import trained
-    from qpatchbench.suite.work.workbench import Workbench
+    from qpatchbench.suite.work.workbench import Workbench, loaded_data_keys
     from qpatchbench.types import silent
 
     loaded, source = load_with_source(suite, list(overrides), scale)
