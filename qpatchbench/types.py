@@ -94,7 +94,11 @@ class Bits(Written):
         """
         if isinstance(value, cls):
             return value
-        match = re.fullmatch(r"(\d+)|w(\d+)a(\d+)", str(value)) if not isinstance(value, bool) else None
+        match = (
+            re.fullmatch(r"([1-9][0-9]*)|w([1-9][0-9]*)a([1-9][0-9]*)", str(value))
+            if not isinstance(value, bool)
+            else None
+        )
         if match is None:
             raise ValueError(f"expected a bit-width such as 4 or w4a8, found {value!r}")
         widths = [int(group) for group in match.groups() if group is not None]
@@ -150,7 +154,7 @@ class Size(Written):
             return value
         if isinstance(value, int) and not isinstance(value, bool) and value > 0:
             return cls(pixels=value)
-        match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*%", str(value))
+        match = re.fullmatch(r"((?:0|[1-9][0-9]*)(?:\.[0-9]+)?)[ \t]*%", str(value))
         if match is None or not 0 < float(match[1]) <= 100:
             raise ValueError(
                 f"expected a side in pixels such as 6, or a share of the image such as 4%, found {value!r}"
@@ -162,7 +166,7 @@ class Size(Written):
         return self.pixels or max(1, math.isqrt(int(self.percent * image_side * image_side / 100 + 1e-9)))
 
     def __str__(self) -> str:
-        return f"{self.pixels}x{self.pixels}" if self.pixels else f"{self.percent:g}%"
+        return f"{self.pixels}x{self.pixels}" if self.pixels else f"{shortest(self.percent)}%"
 
     @classmethod
     def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: object) -> dict[str, Any]:
@@ -252,7 +256,7 @@ class Transformation:
 
     def __str__(self) -> str:
         shift = f"shift {self.rows},{self.columns}" if self.rows or self.columns else ""
-        return " ".join(part for part in (shift, f"rotation {self.angle:g}" if self.angle else "") if part)
+        return " ".join(part for part in (shift, f"rotation {shortest(self.angle)}" if self.angle else "") if part)
 
 
 @dataclass(frozen=True)
@@ -357,6 +361,15 @@ class Patch:
             placement=None if self.placement is None else self.placement[part],
             queries=None if self.queries is None else self.queries[part],
         )
+
+
+def shortest(number: float) -> str:
+    """A number in as few digits as tell it from every other.
+
+    >>> shortest(4.0), shortest(33.333333)
+    ('4', '33.333333')
+    """
+    return f"{number:g}" if float(f"{number:g}") == number else repr(number)
 
 
 def silent(fraction: float, figures: Mapping[str, float]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from qpatchbench.component import Component
 from qpatchbench.types import CraftTask, Goal, Patch, Size, Targeted, Untargeted
@@ -39,6 +39,17 @@ class Attack(Component, ABC):
     targets: Literal["all", "untargeted"] | tuple[int, ...] = Field(
         default="all", description="classes to steer towards: all, a list of class ids, or untargeted"
     )
+
+    @field_validator("targets")
+    @classmethod
+    def _each_once(cls, targets: str | tuple[int, ...]) -> str | tuple[int, ...]:
+        if isinstance(targets, tuple):
+            repeated = {str(target) for target in targets if targets.count(target) > 1}
+            if repeated:
+                raise ValueError(f"expected every class once, found {', '.join(sorted(repeated))} repeatedly")
+            if not targets:
+                raise ValueError("expected at least one class, found an empty list")
+        return targets
 
     def goals(self, num_classes: int) -> tuple[Goal, ...]:
         """The goals that `targets` names, one patch each."""

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from qpatchbench.attacks.base import Attack
 from qpatchbench.suite.file.schema import Suite
 from qpatchbench.suite.file.source import KeyPath
-from qpatchbench.types import FLOAT, Bits, Size
+from qpatchbench.types import FLOAT, Bits, Size, Written
 
 UNDEFENDED = "none"
 BARE = "none"  # the preprocessor that leaves a network as it is
@@ -69,6 +69,25 @@ def _repeated_titles(suite: Suite) -> Iterator[tuple[KeyPath, str]]:
     for index, seed in enumerate(suite.seeds):
         if seed in suite.seeds[:index]:
             yield ("seeds", index), f"expected distinct seeds, found {seed} again"
+    for path, values in (
+        (("transfer", "sources"), suite.transfer.sources),
+        (("sweep", "sizes"), suite.sweep.sizes),
+        (("sweep", "shifts"), suite.sweep.shifts),
+        (("sweep", "rotations"), suite.sweep.rotations),
+        *(
+            ((section, index, key), wanted if isinstance(wanted := getattr(item, key), tuple) else ())
+            for section in ("include", "exclude")
+            for index, item in enumerate(getattr(suite, section))
+            for key in type(item).model_fields
+        ),
+    ):
+        for index, value in enumerate(values):
+            if value in values[:index]:
+                yield (*path, index), f"expected distinct entries, found {_written(value)} again"
+
+
+def _written(value: object) -> str:
+    return str(list(value) if isinstance(value, tuple) else value.plain() if isinstance(value, Written) else value)
 
 
 def _attacks(suite: Suite) -> Iterator[tuple[KeyPath, str]]:

@@ -13,6 +13,7 @@ from qpatchbench.component import Component
 from qpatchbench.errors import QPatchBenchError, SuiteError
 from qpatchbench.registry import REGISTRIES, Registry
 from qpatchbench.suite.file.consistency import incoherences
+from qpatchbench.suite.file.kinds import mistyped
 from qpatchbench.suite.file.overrides import override, scale_down
 from qpatchbench.suite.file.pydantic_errors import explained, shown
 from qpatchbench.suite.file.schema import COMPONENT_PLACES, Suite
@@ -82,11 +83,14 @@ def _loaded(source: Source) -> Suite:
         holder[last] = _components(holder[last], place, REGISTRIES[registry_name], is_list, source, problems)
         if len(problems) > before:
             explained_already.add(place[0])
+    wrong = [source.problem(where, text) for where, text in mistyped(Suite, fields, ())]
+    problems += wrong
     try:
         suite = Suite(**fields)
     except ValidationError as error:
         found = explained(error, Suite, (), source)
         problems += [problem for problem in found if not explained_already & set(problem.path[:1])]
+        problems = _once(problems, wrong)
         raise SuiteError(_in_file_order(problems)) from None
     problems += [
         source.problem(where, text) for where, text in incoherences(suite) if where[0] not in explained_already
@@ -122,17 +126,26 @@ def _component(
         found = f"the name {shown(name)}" if "name" in fields else "no name"
         problems.append(source.problem(where, f"expected a mapping with the name of {what}, found {found}"))
         return None
+    wrong: list[Problem] = []
     try:
         cls = registry.get(name)
+        wrong += [source.problem(at, text) for at, text in mistyped(cls, fields, path)]
+        problems += wrong
         component: Component = cls(**fields)
     except ValidationError as error:
-        problems += explained(error, cls, path, source)
+        problems += _once(explained(error, cls, path, source), wrong)
         return None
     except QPatchBenchError as error:
         # No such name, a plugin that cannot be imported, or a component that looked itself up in vain.
         problems.append(source.problem(where, str(error)))
         return None
     return component
+
+
+def _once(problems: Iterable[Problem], wrong: Sequence[Problem]) -> list[Problem]:
+    """Without a second text on a value that is `wrong` already."""
+    told = {problem.path for problem in wrong}
+    return [problem for problem in problems if problem in wrong or problem.path not in told]
 
 
 def _in_file_order(problems: Iterable[Problem]) -> list[str]:

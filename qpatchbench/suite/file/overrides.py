@@ -17,7 +17,7 @@ def override(source: Source, assignment: str) -> None:
     key, equals, text = assignment.partition("=")
     if not equals or not all(key.split(".")):
         raise SuiteError([f"--set {assignment}: expected key.path=value, for example training.epochs=5"])
-    value = read_value(text, Source(f"--set {key}"))
+    value = read_value(text, Source(f"--set {key}", top=key))
     source.assign(_replace(source, key, value, f"--set {assignment}"))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, field_validator
+from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny
 
 from qpatchbench.attacks.base import Attack
 from qpatchbench.data.base import DatasetSource
@@ -20,7 +20,7 @@ from qpatchbench.types import FLOAT, Bits, Size, Transformation, distinct
 class Section(BaseModel):
     """Base of the plain sections of a suite."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Transfer(Section):
@@ -49,11 +49,6 @@ class Evaluation(Section):
     batch_size: int = Field(default=500, gt=0, description="images per forward pass; does not change results")
     placement_seed: int = Field(default=0, ge=0, description="seed of the placements, which all cells share")
     checks: Literal["off", "fast", "full"] = Field(default="fast", description="validity checks to run")
-
-    @field_validator("checks", mode="before")
-    @classmethod
-    def _unquoted(cls, checks: object) -> object:
-        return "off" if checks is False else checks  # as YAML 1.1 reads an `off` without quotes
 
 
 class PatchPool(Section):

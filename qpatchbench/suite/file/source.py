@@ -11,11 +11,11 @@ from typing import Any, NamedTuple, TypeAlias
 import yaml
 
 from qpatchbench.errors import SuiteError
+from qpatchbench.suite.file.scalars import TAG, PlainLoader, is_number_or_truth, misread
 
 # Keys and list indices from the top of the file, for example ("attacks", 1, "size").
 KeyPath: TypeAlias = tuple[str | int, ...]
 
-TAG = "tag:yaml.org,2002:"
 KINDS = {
     "str": "text",
     "int": "a whole number",
@@ -54,6 +54,7 @@ class Source:
         keys: position (line, column, from 1) of each key.
         values: position of each value.
         overridden: paths set from the command line, in order.
+        top: how messages call the whole of it.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Source:
     keys: dict[KeyPath, tuple[int, int]] = field(default_factory=dict)
     values: dict[KeyPath, tuple[int, int]] = field(default_factory=dict)
     overridden: list[KeyPath] = field(default_factory=list)
+    top: str = "suite"
 
     def where(self, path: KeyPath, *, key: bool = False) -> str:
         """`file:line:column` of a key or value, or of the nearest thing around it; or the `--set` that it came from."""
@@ -155,7 +157,7 @@ def read_value(text: str, source: Source) -> Any:  # noqa: ANN401 (YAML data is 
         SuiteError: it is not YAML, or more than plain data.
     """
     try:
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        root = yaml.compose(text, Loader=PlainLoader)
         problems = [] if root is None else list(_walk(root, (), source))
         if problems:
             raise SuiteError(problems)
@@ -204,7 +206,7 @@ def _walk(node: yaml.Node, path: KeyPath, source: Source) -> Iterator[str]:
     source.values.setdefault(path, _position(node))
     if len(source.values) > MOST_VALUES:
         raise SuiteError([f"{source.name}:1:1: expected at most {MOST_VALUES} values, found more"])
-    here = f"{source.name}:{node.start_mark.line + 1}:{node.start_mark.column + 1}: {dotted(path) or 'suite'}"
+    here = f"{source.name}:{node.start_mark.line + 1}:{node.start_mark.column + 1}: {dotted(path) or source.top}"
     if node.tag not in PLAIN:
         date = node.tag == f"{TAG}timestamp"
         found = f"the date {node.value}; put it in quotes" if date else f"the tag {node.tag.replace(TAG, '!!')}"
@@ -214,11 +216,8 @@ def _walk(node: yaml.Node, path: KeyPath, source: Source) -> Iterator[str]:
             yield from _walk(item, (*path, index), source)
     elif isinstance(node, yaml.MappingNode):
         yield from _walk_mapping(node, path, source)
-    else:
-        try:
-            _construct(node)
-        except (ValueError, yaml.YAMLError):
-            yield f"{here}: expected {PLAIN[node.tag]}, found {node.value!r}"
+    elif isinstance(node, yaml.ScalarNode) and (wrong := misread(node)):
+        yield f"{here}: {wrong}"
 
 
 def _walk_mapping(node: yaml.MappingNode, path: KeyPath, source: Source) -> Iterator[str]:
@@ -226,7 +225,8 @@ def _walk_mapping(node: yaml.MappingNode, path: KeyPath, source: Source) -> Iter
     for key, value in [*_pairs(node, merged=False), *_pairs(node, merged=True)]:
         line, column = _position(key)
         here = f"{source.name}:{line}:{column}"
-        if not isinstance(key, yaml.ScalarNode) or key.tag != f"{TAG}str":
+        word = isinstance(key, yaml.ScalarNode) and key.tag == f"{TAG}str"
+        if not word or (not getattr(key, "style", None) and is_number_or_truth(key.value)):
             yield f"{here}: expected a word as key, found {getattr(key, 'value', 'a collection')!r}"
             continue
         inner = (*path, key.value)

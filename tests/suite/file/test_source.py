@@ -155,7 +155,7 @@ def test_the_last_override_wins(path: Path) -> None:
         ("attacks.0.size.x=5", "--set attacks.0.size.x=5: attacks[0].size.x is not there"),
         ("seeds=[0", "--set seeds:1:3: not valid YAML: expected ',' or ']', but got '<stream end>' "
          "(while parsing a flow sequence, line 1)"),
-        ("seeds=!!set {0}", "--set seeds:1:1: suite: expected plain data, found the tag !!set"),
+        ("seeds=!!set {0}", "--set seeds:1:1: seeds: expected plain data, found the tag !!set"),
         ("training.epochs=-1", "--set training.epochs: training.epochs: expected a number of at least 0, found -1"),
         (
             "training.epoch=1",
