@@ -54,6 +54,10 @@ class PluginError(QPatchBenchError):
     """A plugin that cannot be imported or does not keep its contract."""
 
 
+class SharedStateError(QPatchBenchError):
+    """A job that changed what other jobs use: a network, images, or the state of the process."""
+
+
 class TrainingError(QPatchBenchError):
     """A training run that cannot go on, for example because the loss is not finite."""
 

@@ -54,6 +54,13 @@ def trained(bench: Workbench, job: TrainJob, progress: Progress) -> Artifact:
     return Artifact(arrays(state), {"log": log})
 
 
+def forget_snapshots(bench: Workbench, job: TrainJob) -> None:
+    """Remove what an unfinished training left: it must not be gone on with."""
+    for epochs in range(job.settings.epochs + 1):
+        for running in (False, True):
+            bench.store.remove("snapshot", _snapshot_key(job, epochs, running))
+
+
 def task_of(bench: Workbench, job: TrainJob) -> TrainingTask:
     """What the job trains; what it starts from is in the store."""
     return TrainingTask(

@@ -27,9 +27,11 @@ from qpatchbench.suite.jobs.base import DataKeys
 from qpatchbench.suite.jobs.decoding import decoding_for
 from qpatchbench.suite.jobs.pipeline import DeployJob
 from qpatchbench.suite.store.store import Artifact, Store
+from qpatchbench.suite.work.fingerprints import images_fingerprint, network_fingerprint
 from qpatchbench.types import ImageSet, Placement, Randomized
 
 NETWORKS_IN_MEMORY = 8
+PARTS = ("train", "calibration", "craft", "evaluation")
 
 
 @dataclass
@@ -52,6 +54,9 @@ class Workbench:
     _networks: OrderedDict[str, torch.nn.Module] = field(default_factory=OrderedDict)
     _disjoint: dict[Decoding, Check] = field(default_factory=dict)
     _fitted: dict[tuple[Preprocessor, Decoding], Mapping[str, torch.Tensor]] = field(default_factory=dict)
+    _lent: dict[str, torch.nn.Module] = field(default_factory=dict)
+    _network_prints: dict[str, dict[str, str]] = field(default_factory=dict)
+    _image_prints: dict[tuple[Decoding, str], str] = field(default_factory=dict)
 
     def splits(self, model: ModelSource) -> Splits:
         """The images, decoded as `model` wants them; evaluation images cut to the suite's limit."""
@@ -59,6 +64,8 @@ class Workbench:
         if decoding not in self._splits:
             wanted = self.suite.evaluation.images
             self._splits[decoding] = self.suite.dataset.load(self.data_dir, self.store.root, decoding, wanted)
+            for part in PARTS:
+                self._image_prints[decoding, part] = images_fingerprint(getattr(self._splits[decoding], part))
         return self._splits[decoding]
 
     def dataset_title(self, model: ModelSource) -> str:
@@ -88,7 +95,7 @@ class Workbench:
         decoding = decoding_for(model, self.suite.dataset.side)
         if decoding not in self._disjoint:
             splits = self.splits(model)
-            parts = {name: getattr(splits, name) for name in ("train", "calibration", "craft", "evaluation")}
+            parts = {name: getattr(splits, name) for name in PARTS}
             self._disjoint[decoding] = artifacts.parts_are_disjoint(parts)
         return self._disjoint[decoding]
 
@@ -97,10 +104,33 @@ class Workbench:
         key = job.network_key
         if key not in self._networks:
             self._networks[key] = self._built(job).to(self.device)
+            self._network_prints[key] = network_fingerprint(self._networks[key])
             if len(self._networks) > NETWORKS_IN_MEMORY:
                 self._networks.popitem(last=False)
         self._networks.move_to_end(key)
+        self._lent[key] = self._networks[key]
         return self._networks[key]
+
+    def taken_back(self) -> list[str]:
+        """What the job that ends now changed of the networks and images it was lent; that is thrown away."""
+        changed = []
+        for key, network in self._lent.items():
+            found, kept = network_fingerprint(network), self._network_prints[key]
+            parts = [part for part in {**kept, **found} if kept.get(part) != found.get(part)]
+            if parts:
+                changed.append(f"a network it was given, in {len(parts)} parts, the first: {parts[0]}")
+        self._lent.clear()
+        for (decoding, part), kept in self._image_prints.items():
+            if images_fingerprint(getattr(self._splits[decoding], part)) != kept:
+                changed.append(f"the {part} images")
+        if changed:  # others may hold the same tensors, so nothing in memory is trusted
+            self._networks.clear()
+            self._network_prints.clear()
+            self._splits.clear()
+            self._evaluation.clear()
+            self._fitted.clear()
+            self._image_prints.clear()
+        return changed
 
     def answering(self, job: DeployJob, *role: object) -> torch.nn.Module:
         """The deployed network, ready to answer in one role; one that draws at random draws by the role alone."""
