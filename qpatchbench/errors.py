@@ -50,6 +50,10 @@ class StorageError(QPatchBenchError):
     exit_code = 1
 
 
+class OutputError(QPatchBenchError):
+    """A folder for results that belongs to somebody else, or that another run is writing."""
+
+
 class PluginError(QPatchBenchError):
     """A plugin that cannot be imported or does not keep its contract."""
 

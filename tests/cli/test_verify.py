@@ -103,8 +103,10 @@ def test_patch_files_are_the_same_bytes_whenever_they_are_written(tiny_runs: Tin
     written = {f"patches/{path.name}" for path in (tmp_path / "patches").iterdir()}
     assert all((tmp_path / name).read_bytes() == (tiny_runs.first / name).read_bytes() for name in written)
     removed, *kept = sorted(written)
-    remove_other_patches(tmp_path, {*kept})
+    (tmp_path / "patches" / "mine.safetensors").write_bytes(b"a user's own")
+    remove_other_patches(tmp_path, {*kept}, written)
     assert not (tmp_path / removed).exists()
+    assert (tmp_path / "patches" / "mine.safetensors").read_bytes() == b"a user's own"
     assert all((tmp_path / name).is_file() for name in kept)
 
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from qpatchbench.cli.options import DATA_DIR, LIMIT, SCALE, SEEDS, SET, SUITE, cache_dir, data_dir, with_shorthands
-from qpatchbench.runs.layout import MANIFEST, REPORT_FACTS
+from qpatchbench.runs.files import sha256_of
+from qpatchbench.runs.layout import EXAMPLES, MANIFEST, REPORT_FACTS
+from qpatchbench.runs.manifest import read_manifest
+from qpatchbench.runs.ownership import claim, refuse_foreign, writing_alone
 
 if TYPE_CHECKING:
     from qpatchbench.suite.file.schema import Suite
@@ -34,6 +37,7 @@ FORMATS = ("csv", "md", "tex", "html")
 @click.option("--executor", type=click.Choice(["serial"]), default="serial", show_default=True, help="Where jobs run.")
 @click.option("--dry-run", is_flag=True, help="Show the plan and stop.")
 @click.option("--fresh", is_flag=True, help="Compute every job of this suite again.")
+@click.option("--overwrite", is_flag=True, help="Write into a folder that holds files or results of something else.")
 @click.option("--checks", type=click.Choice(["off", "fast", "full"]), help="Validity checks instead of the suite's.")
 @click.option("--display", type=click.Choice(["rich", "plain", "none"]), help="Progress [default: rich on a terminal].")
 def run(
@@ -48,6 +52,7 @@ def run(
     executor: str,
     dry_run: bool,
     fresh: bool,
+    overwrite: bool,
     checks: str | None,
     display: str | None,
 ) -> int:
@@ -64,23 +69,27 @@ def run(
 
         show_plan(loaded, source, data_dir)
         return 0
-    return execute_suite(
-        loaded,
-        source,
-        output=output or Path("results") / loaded.suite,
-        data_dir=_data_dir(data_dir),
-        cache=cache_dir(),
-        device=device,
-        fresh=fresh,
-        display=display,
-    )
+    folder = output or Path("results") / loaded.suite
+    if not overwrite:
+        refuse_foreign(folder, loaded.suite, loaded.limit is not None)
+    with writing_alone(folder):
+        return execute_suite(
+            loaded,
+            source,
+            output=folder,
+            data_dir=_data_dir(data_dir),
+            cache=cache_dir().absolute(),  # a plugin may change the working folder
+            device=device,
+            fresh=fresh,
+            display=display,
+        )
 
 
 _data_dir = data_dir
 
 
 def is_complete(output: Path, plan: Plan) -> bool:
-    """Whether the run folder already holds the complete results and report of this plan."""
+    """Whether the run folder holds the complete results and report of this plan, byte for byte as they were written."""
     try:
         manifest = json.loads((output / MANIFEST).read_text(encoding="utf-8"))
         report = json.loads((output / REPORT_FACTS).read_text(encoding="utf-8"))
@@ -89,8 +98,18 @@ def is_complete(output: Path, plan: Plan) -> bool:
     if not isinstance(manifest, dict) or not isinstance(report, dict):
         return False
     unchanged = report.get("plan") == manifest.get("plan") == plan.key and manifest.get("complete") is True
-    written = [*report.get("files", ["?"]), *manifest.get("files", ["?"])]
-    return unchanged and all((output / name).is_file() for name in written)
+    written = report.get("files")
+    if not unchanged or not isinstance(written, dict) or not written:
+        return False
+    return all((output / name).is_file() and sha256_of(output / name) == kept for name, kept in written.items())
+
+
+def _written(output: Path, pages: Iterable[Path]) -> dict[str, str]:
+    """Every file of the run folder and its hash: those of the report, those the manifest names, and the manifest."""
+    manifest = read_manifest(output / MANIFEST)
+    names = {MANIFEST, EXAMPLES, *manifest["files"], *(str(entry["file"]) for entry in manifest["patches"])}
+    names |= {path.relative_to(output).as_posix() for path in pages}
+    return {name: sha256_of(output / name) for name in sorted(names)}
 
 
 def execute_suite(
@@ -120,7 +139,9 @@ def execute_suite(
     if plan is not None and not fresh and is_complete(output, plan):
         click.echo(f"{suite.suite}: nothing to do, all {len(plan.jobs)} jobs and the report are done")
         print_leaderboard(output)
+        _say_partial(suite)
         return 0
+    claim(output, suite.suite)
     return _compute(suite, source, plan, weights, output, data_dir, cache, device, fresh, display)
 
 
@@ -159,16 +180,24 @@ def _compute(
         export(execution, bench, output, source.data)
     from qpatchbench.report.page.build import build
 
-    files = [str(path.relative_to(output)) for path in build(output, FORMATS)]
-    report = {"plan": plan.key, "files": sorted(files)}
+    report = {"plan": plan.key, "files": _written(output, build(output, FORMATS))}
     write_atomically(output / REPORT_FACTS, json.dumps(report).encode())
     print_leaderboard(output)
+    _say_partial(suite)
     if execution.errors:
         click.echo(
             f"{len(execution.errors)} of {len(plan.jobs)} jobs failed; their tracebacks are in report.html", err=True
         )
         return 1
     return 0
+
+
+def _say_partial(suite: Suite) -> None:
+    if suite.limit is not None:
+        click.echo(
+            f"partial run: at most {suite.limit} evaluation images, by --limit; its numbers are no results of "
+            f"suite {suite.suite!r}"
+        )
 
 
 COMMANDS = {"run": run}

@@ -11,6 +11,7 @@ from qpatchbench.report.page.analyses import write_analyses
 from qpatchbench.report.page.tables import csv, latex, markdown, stamps
 from qpatchbench.runs.files import write_atomically
 from qpatchbench.runs.layout import PLOTS, REPORT_PAGE
+from qpatchbench.runs.ownership import owned_files
 from qpatchbench.runs.run import Run
 
 FORMATS = ("csv", "md", "tex", "html")
@@ -62,8 +63,9 @@ def _pictures_and_page(run: Run, board: Leaderboard) -> list[Path]:
     drawn = draw(run, board.frame)
     folder = run.directory / PLOTS
     written = [write_atomically(folder / f"{plot.name}.png", plot.png) for plot in drawn.plots]
+    owned = owned_files(run.directory, str(run.manifest.get("suite")))
     for kind in MOST:  # pictures of an earlier report that this one does not have
         for path in folder.glob(f"{kind}_*.png"):
-            if path not in written:
+            if path not in written and str(path.relative_to(run.directory)) in owned:
                 path.unlink()
     return [*written, write_atomically(run.directory / REPORT_PAGE, page(run, board, drawn).encode())]

@@ -14,7 +14,8 @@ from safetensors.numpy import save as serialize_tensors
 
 from qpatchbench.evaluation.checks.artifacts import merged
 from qpatchbench.runs.files import parquet, replacing, sha256_of, storage_errors, write_atomically
-from qpatchbench.runs.layout import ANALYSIS_FILES, CELLS, EXAMPLES, MANIFEST, OUTCOMES
+from qpatchbench.runs.layout import ANALYSIS_FILES, CELLS, EXAMPLES, MANIFEST, OUTCOMES, patch_file
+from qpatchbench.runs.ownership import claim, owned_files
 from qpatchbench.runs.records import CellRecord
 from qpatchbench.suite.execution.executor import Execution
 from qpatchbench.suite.execution.export_analyses import write_analyses
@@ -100,8 +101,12 @@ def _write_patches(execution: Execution, output: Path) -> list[dict[str, Any]]:
     """Every patch of the run as a file of its own, and what the manifest says of them."""
     jobs = {job.patch.key: job.patch for job in execution.plan.cells}
     found = [(job, execution.artifact(job)) for job in jobs.values()]
+    suite = execution.plan.suite.suite
+    owned = owned_files(output, suite)
+    # Claimed before they are written, so that a killed export leaves no file that nobody owns.
+    claim(output, suite, (patch_file(job.short_key) for job, artifact in found if artifact is not None))
     entries = [write_patch(artifact, job, output) for job, artifact in found if artifact is not None]
-    remove_other_patches(output, {entry["file"] for entry in entries})
+    remove_other_patches(output, {entry["file"] for entry in entries}, owned)
     return entries
 
 
