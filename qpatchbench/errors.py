@@ -62,6 +62,10 @@ class SharedStateError(QPatchBenchError):
     """A job that changed what other jobs use: a network, images, or the state of the process."""
 
 
+class TimeLimitError(QPatchBenchError):
+    """A job that took longer than it may."""
+
+
 class TrainingError(QPatchBenchError):
     """A training run that cannot go on, for example because the loss is not finite."""
 

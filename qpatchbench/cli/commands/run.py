@@ -37,6 +37,7 @@ FORMATS = ("csv", "md", "tex", "html")
 @click.option("--executor", type=click.Choice(["serial"]), default="serial", show_default=True, help="Where jobs run.")
 @click.option("--dry-run", is_flag=True, help="Show the plan and stop.")
 @click.option("--fresh", is_flag=True, help="Compute every job of this suite again.")
+@click.option("--time-limit", type=click.FloatRange(min=0, min_open=True), help="Seconds that one job may take.")
 @click.option("--overwrite", is_flag=True, help="Write into a folder that holds files or results of something else.")
 @click.option("--checks", type=click.Choice(["off", "fast", "full"]), help="Validity checks instead of the suite's.")
 @click.option("--display", type=click.Choice(["rich", "plain", "none"]), help="Progress [default: rich on a terminal].")
@@ -52,6 +53,7 @@ def run(
     executor: str,
     dry_run: bool,
     fresh: bool,
+    time_limit: float | None,
     overwrite: bool,
     checks: str | None,
     display: str | None,
@@ -82,6 +84,7 @@ def run(
             device=device,
             fresh=fresh,
             display=display,
+            time_limit=time_limit,
         )
 
 
@@ -122,6 +125,7 @@ def execute_suite(
     device: str,
     fresh: bool,
     display: str | None,
+    time_limit: float | None = None,
 ) -> int:
     """Run a suite; returns the exit code.
 
@@ -142,7 +146,7 @@ def execute_suite(
         _say_partial(suite)
         return 0
     claim(output, suite.suite)
-    return _compute(suite, source, plan, weights, output, data_dir, cache, device, fresh, display)
+    return _compute(suite, source, plan, weights, output, data_dir, cache, device, fresh, display, time_limit)
 
 
 def _compute(
@@ -156,6 +160,7 @@ def _compute(
     device: str,
     fresh: bool,
     display: str | None,
+    time_limit: float | None,
 ) -> int:
     from qpatchbench.cli.display import make_display
     from qpatchbench.cli.print_leaderboard import print_leaderboard
@@ -175,7 +180,7 @@ def _compute(
         for job in plan.jobs:
             bench.store.remove(job.kind, job.key)
     with make_display(display, plan, bench.store) as shown:
-        execution = Execution(plan, bench.store, BenchWorker(bench), shown)
+        execution = Execution(plan, bench.store, BenchWorker(bench), shown, time_limit=time_limit)
         execution.run()
         export(execution, bench, output, source.data)
     from qpatchbench.report.page.build import build
