@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -90,7 +91,7 @@ def write_pools(folder: Path, content: Pools) -> None:
         "class_names": content.class_names,
         "ids": {name: pool.images.ids for name, pool in content.pools.items()},
     }
-    write_json(folder / META, meta)
+    write_json(folder / META, {**meta, "meta_sha256": _hash_of(meta)})
 
 
 def read_pools(folder: Path) -> Pools | None:
@@ -144,7 +145,13 @@ def _intact_meta(folder: Path) -> dict[str, Any] | None:
     path = folder / TENSORS
     if meta is None or meta.get("format") != FORMAT or not path.is_file():
         return None
+    if meta.pop("meta_sha256", None) != _hash_of(meta):  # an edited name or class
+        return None
     return meta if path.stat().st_size == meta.get("size") else None
+
+
+def _hash_of(meta: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(meta, sort_keys=True).encode()).hexdigest()
 
 
 def _replace(path: Path, write: Callable[[Path], object]) -> None:

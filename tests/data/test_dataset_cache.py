@@ -215,3 +215,14 @@ def test_interrupted_write_leaves_no_cache(data_dir: Path, tmp_path: Path, monke
             load(data_dir, tmp_path / "cache")
     assert list(only_cache(tmp_path / "cache").iterdir()) == []
     assert len(load(data_dir, tmp_path / "cache").evaluation) == 8
+
+
+@pytest.mark.parametrize(("old", "new"), [('"cat"', '"cow"'), ('/0.png"', '/9.png"')])
+def test_edited_class_names_and_ids_are_not_believed(data_dir: Path, tmp_path: Path, old: str, new: str) -> None:
+    cache = tmp_path / "cache"
+    first = load(data_dir, cache)
+    (meta,) = cache.rglob("meta.json")
+    assert old in meta.read_text()
+    meta.write_text(meta.read_text().replace(old, new))
+    assert cached_fingerprints(SOURCE, data_dir, cache, DECODING, 100) is None
+    assert_equal(load(data_dir, cache), first)

@@ -146,13 +146,12 @@ def execute_suite(
         _say_partial(suite)
         return 0
     claim(output, suite.suite)
-    return _compute(suite, source, plan, weights, output, data_dir, cache, device, fresh, display, time_limit)
+    return _compute(suite, source, weights, output, data_dir, cache, device, fresh, display, time_limit)
 
 
 def _compute(
     suite: Suite,
     source: Source,
-    plan: Plan | None,
     weights: Mapping[str, str],
     output: Path,
     data_dir: Path,
@@ -174,8 +173,8 @@ def _compute(
     from qpatchbench.suite.work.worker import BenchWorker
 
     bench = Workbench(suite, Store(cache), data_dir, device_named(device))
-    if plan is None:
-        plan = make_plan(suite, loaded_data_keys(bench, source), weights)
+    # From the images themselves: what an earlier run remembers of them may have been edited since.
+    plan = make_plan(suite, loaded_data_keys(bench, source), weights)
     if fresh:
         for job in plan.jobs:
             bench.store.remove(job.kind, job.key)

@@ -78,13 +78,17 @@ class Execution:
     time_limit: float | None = None
 
     def run(self) -> None:
-        """Run every missing job; a failure stops only what depends on it.
+        """Run every job that is missing or damaged; a failure stops only what depends on it.
+
+        Everything is read before it is used, so that a run that repairs ends like one that had nothing to repair.
 
         Raises:
             StorageError: results can no longer be kept, so nothing more is computed.
         """
         for job in self.plan.jobs:
-            if not self.store.has(job.kind, job.key):
+            if self.store.has(job.kind, job.key):
+                self.artifact(job)
+            else:
                 self._attempt(job)
 
     def artifact(self, job: Job) -> Artifact | None:

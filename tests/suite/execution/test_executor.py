@@ -239,7 +239,7 @@ def test_a_damaged_artifact_upstream_is_made_again_once(execution: Execution, st
     second, worker, display = again(execution)
     second.run()
     assert second.errors == {}
-    assert worker.asked == [dependent.title, upstream.title, dependent.title]
+    assert worker.asked == [upstream.title, dependent.title]
     (note,) = display.notes
     assert upstream.key in note
     assert note.endswith("it is computed again")
@@ -333,3 +333,17 @@ def test_a_hanging_job_is_an_error_and_the_next_one_runs(execution: Execution, m
         f"{hanging.title}: expected at most 1 s, found it still at work; its result is not kept: raise --time-limit, "
         "or see why it hangs"
     ]
+
+
+@pytest.mark.parametrize("start", ["train", "craft lavan", "evaluate"])
+def test_damaged_facts_are_made_again_before_anything_uses_them(execution: Execution, start: str) -> None:
+    execution.run()
+    job = next(job for job in execution.plan.jobs if f"{job.kind} {job.label}".startswith(start))
+    path = execution.store.path(job.kind, job.key).with_suffix(".json")
+    path.write_text(path.read_text().replace('"label": "', '"label": "not '))
+    second, worker, display = again(execution)
+    second.run()
+    assert second.ran == [job.key]
+    assert worker.asked == [job.title]
+    assert len(display.notes) == 1
+    assert second.artifact(job) is not None
