@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from click.testing import Result
 
 from qpatchbench.errors import OutputError
@@ -139,3 +140,20 @@ def test_the_hashes_name_every_file_of_the_folder(run: Run, folder: Path) -> Non
     named = set(json.loads((folder / ".report.json").read_text())["files"])
     found = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
     assert found - named == {".report.json", ".run.json", ".lock"}
+
+
+def test_a_run_whose_jobs_used_other_numbers_of_threads_says_so(run: Run, tmp_path: Path, tiny_runs: TinyRuns) -> None:
+    shutil.copytree(tiny_runs.cache, tmp_path / "cache")
+    for path in (tmp_path / "cache" / "evaluate").rglob("*.safetensors"):
+        path.unlink()
+    kept = torch.get_num_threads()
+    torch.set_num_threads(kept + 1)
+    try:
+        suite = str(tiny_runs.root / "tiny.yaml")
+        options = ("--output", str(tmp_path / "out"), "--seeds", "0", "--display", "none")
+        done = tiny_runs.invoke("run", suite, *options, cache=tmp_path / "cache")
+    finally:
+        torch.set_num_threads(kept)
+    mixed = json.loads((tmp_path / "out" / "manifest.json").read_text())["mixed"]
+    assert mixed.startswith(f"threads: {kept} (")
+    assert f"mixed run: its jobs were not computed alike, so that no single machine repeats it: {mixed}" in done.output

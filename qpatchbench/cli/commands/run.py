@@ -188,6 +188,8 @@ def _compute(
     write_atomically(output / REPORT_FACTS, json.dumps(report).encode())
     print_leaderboard(output)
     _say_partial(suite)
+    if mixed := read_manifest(output / MANIFEST)["mixed"]:
+        click.echo(f"mixed run: its jobs were not computed alike, so that no single machine repeats it: {mixed}")
     if execution.errors:
         click.echo(
             f"{len(execution.errors)} of {len(plan.jobs)} jobs failed; their tracebacks are in report.html", err=True

@@ -25,7 +25,7 @@ from qpatchbench.suite.execution.network_facts import checkpoint_facts, network_
 from qpatchbench.suite.jobs.evaluate import EvaluateJob
 from qpatchbench.suite.jobs.pipeline import DeployJob, TrainJob
 from qpatchbench.suite.store.plugin_facts import plugins_of
-from qpatchbench.suite.store.provenance import git_state, versions
+from qpatchbench.suite.store.provenance import git_state, mixture, ran_on, versions
 from qpatchbench.suite.store.store import Artifact
 from qpatchbench.suite.work.evaluate import record_of
 from qpatchbench.suite.work.workbench import Workbench
@@ -183,10 +183,19 @@ def _manifest(execution: Execution, bench: Workbench) -> dict[str, Any]:
         "git": git_state(),
         "plugins": plugins_of(suite),
         "device": str(bench.device),
+        "ran_on": ran_on(),
+        "mixed": mixture(_places(execution)),
         "checkpoints": [checkpoint_facts(job, bench.store) for job in plan.jobs if isinstance(job, TrainJob)],
         "networks": [_network_facts(job, execution) for job in plan.jobs if isinstance(job, DeployJob)],
         "jobs": [_job_facts(job, execution) for job in plan.jobs],
     }
+
+
+def _places(execution: Execution) -> Iterator[Mapping[str, str]]:
+    """Where each finished job was computed; of results of an earlier version nothing is known."""
+    for job in execution.plan.jobs:
+        if job.key not in execution.errors:
+            yield execution.store.facts(job.kind, job.key).get("made", {}).get("ran_on", {})
 
 
 def _network_facts(job: DeployJob, execution: Execution) -> dict[str, Any]:
