@@ -40,7 +40,7 @@ def patch_is_valid(patch: Patch, size: int, flipped: int, predictions: int) -> C
     # The harness evaluates the rounded patch, so flips do not bias a number: they say that the patch depends on
     # differences that no image file holds, and that its crafting network is that sensitive.
     if check.verdict == "pass" and predictions and wilson(flipped, predictions).low > MOST_FLIPS:
-        message = f"8-bit rounding of the patch changes {flipped} of {predictions} predictions"
+        message = f"8-bit rounding of the patch changes {flipped} of {predictions} predictions of its crafting network"
         check = check.model_copy(update={"verdict": "warn", "message": message})
     return check
 

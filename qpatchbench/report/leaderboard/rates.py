@@ -90,10 +90,19 @@ def measure(cells: Sequence[CellRecord], comparisons: Comparisons) -> Measured:
         replicates=rates(drawn["fooled"], drawn["eligible"]),
         fooled={cell.seed: each.fooled for cell, each in zip(cells, outcomes, strict=True)},
         eligible={cell.seed: each.eligible for cell, each in zip(cells, outcomes, strict=True)},
-        masking=_masking(cells, eligible, comparisons),
-        inversion=_inversion(cells, fooled, eligible, comparisons),
-        control=beats_control(fooled, control, eligible, white_box=own),
+        masking=None if _unchecked(comparisons) else _masking(cells, eligible, comparisons),
+        inversion=None if _unchecked(comparisons) else _inversion(cells, fooled, eligible, comparisons),
+        control=(
+            Check(id="V2", verdict="not-run", message="evaluation.checks is off")
+            if _unchecked(comparisons)
+            else beats_control(fooled, control, eligible, white_box=own)
+        ),
     )
+
+
+def _unchecked(comparisons: Comparisons) -> bool:
+    """Whether the suite, or `--checks`, asked for no checks."""
+    return bool(comparisons.run.manifest.get("resolved", {}).get("evaluation", {}).get("checks") == "off")
 
 
 def _masking(cells: Sequence[CellRecord], eligible: Array, comparisons: Comparisons) -> Check | None:
