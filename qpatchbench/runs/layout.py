@@ -8,7 +8,7 @@ MANIFEST = "manifest.json"
 CELLS, OUTCOMES, EXAMPLES = "cells.parquet", "outcomes.parquet", "examples.safetensors"
 LEADERBOARD = "leaderboard.csv"
 REPORT_PAGE, REPORT_FACTS = "report.html", ".report.json"
-CLAIM, LOCK = ".run.json", ".lock"  # whose folder it is, and who writes in it now
+CLAIM = ".run.json"  # whose folder it is
 PATCHES, PLOTS = "patches", "plots"  # folders
 SUMS, BIBTEX = "SHA256SUMS", "entry.bib"  # of an entry
 

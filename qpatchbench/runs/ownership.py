@@ -12,7 +12,7 @@ from typing import Any
 
 from qpatchbench.errors import OutputError
 from qpatchbench.runs.files import storage_errors, write_atomically
-from qpatchbench.runs.layout import CLAIM, LOCK, MANIFEST, REPORT_FACTS
+from qpatchbench.runs.layout import CLAIM, MANIFEST, REPORT_FACTS
 
 
 def refuse_foreign(output: Path, suite: str, partial: bool) -> None:
@@ -28,7 +28,7 @@ def refuse_foreign(output: Path, suite: str, partial: bool) -> None:
     """
     if output.exists() and not output.is_dir():
         raise OutputError(f"{output}: expected a folder for the results, found a file; choose another --output")
-    if not output.is_dir() or not (there := sorted(path.name for path in output.iterdir() if path.name != LOCK)):
+    if not output.is_dir() or not (there := sorted(path.name for path in output.iterdir())):
         return
     manifest = _facts(output / MANIFEST)
     owner = manifest.get("suite") or _facts(output / CLAIM).get("suite")
@@ -79,18 +79,15 @@ def writing_alone(output: Path) -> Iterator[None]:
     """
     with storage_errors(output):
         output.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(output / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+        descriptor = os.open(output, os.O_RDONLY)  # the folder itself, so that no file of a lock is left in it
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            holder = os.pread(descriptor, 32, 0).decode(errors="replace").strip()
             raise OutputError(
-                f"{output}: expected to write here alone, found another run at work (process {holder or 'unknown'}); "
-                "wait until it ends, or choose another --output"
+                f"{output}: expected to write here alone, found another run at work; wait until it ends, or choose "
+                "another --output"
             ) from None
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
         yield
     finally:
         os.close(descriptor)

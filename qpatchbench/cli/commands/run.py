@@ -74,18 +74,17 @@ def run(
     folder = output or Path("results") / loaded.suite
     if not overwrite:
         refuse_foreign(folder, loaded.suite, loaded.limit is not None)
-    with writing_alone(folder):
-        return execute_suite(
-            loaded,
-            source,
-            output=folder,
-            data_dir=_data_dir(data_dir),
-            cache=cache_dir().absolute(),  # a plugin may change the working folder
-            device=device,
-            fresh=fresh,
-            display=display,
-            time_limit=time_limit,
-        )
+    return execute_suite(
+        loaded,
+        source,
+        output=folder,
+        data_dir=_data_dir(data_dir),
+        cache=cache_dir().absolute(),  # a plugin may change the working folder
+        device=device,
+        fresh=fresh,
+        display=display,
+        time_limit=time_limit,
+    )
 
 
 _data_dir = data_dir
@@ -145,7 +144,6 @@ def execute_suite(
         print_leaderboard(output)
         _say_partial(suite)
         return 0
-    claim(output, suite.suite)
     return _compute(suite, source, weights, output, data_dir, cache, device, fresh, display, time_limit)
 
 
@@ -178,14 +176,15 @@ def _compute(
     if fresh:
         for job in plan.jobs:
             bench.store.remove(job.kind, job.key)
-    with make_display(display, plan, bench.store) as shown:
+    with writing_alone(output), make_display(display, plan, bench.store) as shown:
+        claim(output, suite.suite)
         execution = Execution(plan, bench.store, BenchWorker(bench), shown, time_limit=time_limit)
         execution.run()
         export(execution, bench, output, source.data)
-    from qpatchbench.report.page.build import build
+        from qpatchbench.report.page.build import build
 
-    report = {"plan": plan.key, "files": _written(output, build(output, FORMATS))}
-    write_atomically(output / REPORT_FACTS, json.dumps(report).encode())
+        report = {"plan": plan.key, "files": _written(output, build(output, FORMATS))}
+        write_atomically(output / REPORT_FACTS, json.dumps(report).encode())
     print_leaderboard(output)
     _say_partial(suite)
     if mixed := read_manifest(output / MANIFEST)["mixed"]:

@@ -19,8 +19,8 @@ EXPLANATIONS: dict[str, Explanation] = {
     "V1": Explanation(
         "The patch is what it claims to be",
         "a pixel outside the patch changes, the mask exceeds its budget, a value leaves [0, 1], a stored "
-        "value is not the nearest of 8 bits, or rounding to 8 bits changes 0.5 % or more of the predictions of the network "
-        "that the patch was crafted on, whatever the row's target is",
+        "value is not the nearest of 8 bits, or rounding to 8 bits changes 0.5 % or more of the predictions "
+        "of the network that the patch was crafted on, whatever the row's target is",
         "the measured perturbation is not the one named in the row, or exists only in floating point",
         "clamp and round inside the attack; compare the mask with the stated size",
     ),

@@ -16,9 +16,9 @@ from qpatchbench.ops.patches.pasting import to_float, to_uint8
 from qpatchbench.ops.randomness import derive_generator
 from qpatchbench.runs.patch_file import StoredPatch
 from qpatchbench.runs.records import Check
+from qpatchbench.suite.guards.returned_patch import require_patch
 from qpatchbench.suite.jobs.pipeline import CraftJob, DeployJob, float_deployment
 from qpatchbench.suite.store.store import Artifact
-from qpatchbench.suite.work.returned_patch import require_patch
 from qpatchbench.suite.work.workbench import Workbench
 from qpatchbench.types import CraftTask, ImageSet, Network, Patch, Placement, Progress, Randomized, Stage, parse_goal
 

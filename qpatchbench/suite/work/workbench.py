@@ -23,11 +23,11 @@ from qpatchbench.quantizers.base import Checkpoint
 from qpatchbench.runs.records import Check
 from qpatchbench.suite.file.schema import Suite
 from qpatchbench.suite.file.source import Source
+from qpatchbench.suite.guards.shared_objects import images_fingerprint, network_fingerprint
 from qpatchbench.suite.jobs.base import DataKeys
 from qpatchbench.suite.jobs.decoding import decoding_for
 from qpatchbench.suite.jobs.pipeline import DeployJob
 from qpatchbench.suite.store.store import Artifact, Store
-from qpatchbench.suite.work.fingerprints import images_fingerprint, network_fingerprint
 from qpatchbench.types import ImageSet, Placement, Randomized
 
 NETWORKS_IN_MEMORY = 8

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from qpatchbench.errors import SharedStateError
 from qpatchbench.ops.randomness import derive_seed
+from qpatchbench.suite.guards.process_state import process_state
 from qpatchbench.suite.jobs.audit import AuditJob
 from qpatchbench.suite.jobs.base import Job
 from qpatchbench.suite.jobs.cost import CostJob
@@ -20,7 +21,6 @@ from qpatchbench.suite.work.craft import crafted
 from qpatchbench.suite.work.deploy import deployed
 from qpatchbench.suite.work.evaluate import evaluated
 from qpatchbench.suite.work.maps import mapped
-from qpatchbench.suite.work.process_state import process_state
 from qpatchbench.suite.work.similarity import similarities
 from qpatchbench.suite.work.train import forget_snapshots, trained
 from qpatchbench.suite.work.workbench import Workbench

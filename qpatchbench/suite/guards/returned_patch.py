@@ -1,4 +1,4 @@
-"""What an attack returned, held against what it was asked for, before anything of it is stored or measured."""
+"""The patch that an attack returned, held against what it was asked for before anything of it is stored."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from qpatchbench.errors import AttackError
-from qpatchbench.suite.work.returned_patch import require_patch
+from qpatchbench.suite.guards.returned_patch import require_patch
 from qpatchbench.types import Patch, Placement, Targeted
 
 GOALS = (Targeted(1), Targeted(2))

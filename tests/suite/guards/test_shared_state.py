@@ -16,12 +16,12 @@ from qpatchbench.attacks.base import Attack
 from qpatchbench.attacks.lavan import Lavan
 from qpatchbench.errors import AttackError, SharedStateError
 from qpatchbench.suite.file.load import load_with_source
+from qpatchbench.suite.guards.process_state import process_state
 from qpatchbench.suite.jobs.base import Job
 from qpatchbench.suite.jobs.pipeline import CraftJob
 from qpatchbench.suite.plan.fingerprints import weights_keys
 from qpatchbench.suite.plan.plan import make_plan
 from qpatchbench.suite.store.store import Store
-from qpatchbench.suite.work.process_state import process_state
 from qpatchbench.suite.work.workbench import Workbench, loaded_data_keys
 from qpatchbench.suite.work.worker import BenchWorker
 from qpatchbench.types import CraftTask, Patch, silent
