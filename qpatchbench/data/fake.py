@@ -59,7 +59,11 @@ class Fake(CachedSource):
             mode="json",
             include={"classes", "image_size", "train_pool", "test_pool", "noise", "content_seed"},
         )
-        return Origin((), recipe, self._read)
+        return Origin((), recipe, self._read, self._class_names)
+
+    @property
+    def _class_names(self) -> tuple[str, ...]:
+        return tuple(f"class{index}" for index in range(self.classes))
 
     def _read(self) -> Pools:
         import numpy as np
@@ -78,7 +82,7 @@ class Fake(CachedSource):
             return make_pool(pixels, labels, ids, pixel_hashes(pixels))
 
         pools = {"train": pool("train", self.train_pool, 0), "test": pool("test", self.test_pool, 1)}
-        return Pools(pools, tuple(f"class{index}" for index in range(self.classes)))
+        return Pools(pools, self._class_names)
 
 
 def _pattern(generator: np.random.Generator, side: int) -> np.ndarray[Any, Any]:

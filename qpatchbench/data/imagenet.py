@@ -9,21 +9,23 @@ from __future__ import annotations
 import re
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 
 from qpatchbench.data.base import Decoding
 from qpatchbench.data.cache import Pools
+from qpatchbench.data.fitting import resized_and_cropped
 from qpatchbench.data.folders import (
     class_folders,
     decode_files,
+    expect_labels,
     file_listing,
     list_images,
     match_classes,
-    resized_and_cropped,
+    skipped_text,
 )
 from qpatchbench.data.looking import not_found, search_roots
 from qpatchbench.data.source import CachedSource, Origin
@@ -73,7 +75,7 @@ class _FolderSource(CachedSource):
         interpolation = self.interpolation if self.interpolation is not None else decoding.interpolation
 
         def read() -> Pools:
-            fit = resized_and_cropped(self.image_size, crop_fraction, interpolation)
+            fit = resized_and_cropped(self.image_size, crop_fraction, interpolation, decoding.crop_mode, decoding.fill)
             pools = {pool: decode_files(self.name, files[pool], self.image_size, fit) for pool in files}
             return Pools(pools, layout.class_names)
 
@@ -81,9 +83,14 @@ class _FolderSource(CachedSource):
             "image_size": self.image_size,
             "crop_fraction": crop_fraction,
             "interpolation": interpolation,
+            "crop_mode": decoding.crop_mode,
+            "fill": decoding.fill,
             "images_per_class": self.images_per_class,
         }
-        return Origin(sum((file_listing(self.name, part) for part in files.values()), ()), recipe, read)
+        listing = sum((file_listing(self.name, part) for part in files.values()), ())
+        places = layout.folders.values()
+        remarks = sum((skipped_text(self.name, folder, layout.class_names) for folder in places), ())
+        return Origin(listing, recipe, read, layout.class_names, remarks=remarks)
 
 
 class ImageNet(_FolderSource):
@@ -115,13 +122,25 @@ class ImageNet(_FolderSource):
 
 
 class ImageFolder(_FolderSource):
-    """Any images, one folder per class; classes are the sorted folder names."""
+    """Any images, one folder per class; classes are the folder names in natural order (2 before 10)."""
 
+    version = 2
     trial: ClassVar[Mapping[str, Any]] = {"path": "images", "classes": 2}
 
     name: str = "imagefolder"
     path: str = Field(min_length=1, description="folder, absolute or relative to the data folder")
     classes: int = Field(ge=2, description="number of class folders")
+    class_order: tuple[str, ...] | None = Field(
+        default=None, description="the class folders in label order; none = natural order, 2 before 10"
+    )
+
+    @field_validator("class_order")
+    @classmethod
+    def _every_class_once(cls, names: tuple[str, ...] | None, info: ValidationInfo) -> tuple[str, ...] | None:
+        expected = info.data.get("classes")
+        if names is not None and (len(set(names)) != len(names) or expected not in (None, len(names))):
+            raise ValueError(f"expected {expected} different names of class folders, found {len(names)}")
+        return names
 
     @property
     def num_classes(self) -> int:
@@ -134,7 +153,12 @@ class ImageFolder(_FolderSource):
         if layout is None:
             raise not_found(self.name, [root], LAYOUT)
         _expect_classes(self.name, root, layout, self.classes)
-        return layout
+        expect_labels(self.name, root, layout.class_names)
+        if self.class_order is None:
+            return layout
+        for folder in layout.folders.values():
+            match_classes(self.name, folder, self.class_order)
+        return replace(layout, class_names=self.class_order)
 
 
 def _layout(dataset: str, root: Path, is_class: Callable[[str], bool]) -> _Layout | None:

@@ -13,16 +13,16 @@ from typing import Any
 
 import torch
 
-from qpatchbench.data.base import DatasetSource, Decoding, Splits
+from qpatchbench.data.base import DatasetSource, Decoding, Splits, Survey
 from qpatchbench.data.cache import (
     FORMAT,
     Pool,
     Pools,
-    looks_intact,
-    read_json,
     read_pools,
-    write_json,
+    read_sealed,
+    stated_hash,
     write_pools,
+    write_sealed,
 )
 from qpatchbench.data.splitting import (
     HASH_BYTES,
@@ -44,16 +44,20 @@ class Origin:
     """Where images come from.
 
     Attributes:
-        listing: changes whenever the source files do; cheap to make (names, sizes, times).
+        listing: changes whenever the source files do; cheap to make (names, sizes, times, inodes).
         recipe: every setting that decides the decoded pixels, JSON-ready.
         read: decodes all images.
+        class_names: K names in label order.
         note: see `Splits.note`.
+        remarks: see `Survey.remarks`.
     """
 
     listing: tuple[str, ...]
     recipe: dict[str, Any]
     read: Callable[[], Pools]
+    class_names: tuple[str, ...]
     note: str = ""
+    remarks: tuple[str, ...] = ()
 
 
 class CachedSource(DatasetSource):
@@ -71,6 +75,11 @@ class CachedSource(DatasetSource):
         """Like `locate`, but may first fetch what is missing."""
         return self.locate(data_dir, decoding)
 
+    def survey(self, data_dir: Path) -> Survey:
+        """What `locate` finds."""
+        origin = self.locate(data_dir, Decoding())
+        return Survey(origin.class_names, origin.remarks)
+
     def load(self, data_dir: Path, cache_dir: Path, decoding: Decoding, evaluation_images: int) -> Splits:
         """See `DatasetSource.load`."""
         origin = self.obtain(data_dir, decoding)
@@ -81,9 +90,13 @@ class CachedSource(DatasetSource):
             write_pools(folder, stored)
         splits = _split(self.name, stored, self._sizes(evaluation_images), self.split_seed, origin.note)
         path = self._split_path(folder, evaluation_images)
-        remembered = dict(splits.fingerprints)
-        if read_json(path) != remembered:
-            write_json(path, remembered)
+        remembered = {
+            "split": path.stem,
+            "images": stated_hash(folder),
+            "fingerprints": dict(splits.fingerprints),
+        }
+        if read_sealed(path) != remembered:
+            write_sealed(path, remembered)
         return splits
 
     def remembered_fingerprints(
@@ -91,10 +104,14 @@ class CachedSource(DatasetSource):
     ) -> dict[str, str] | None:
         """The fingerprints an earlier `load` found, or None."""
         folder = self._folder(cache_dir, self.locate(data_dir, decoding))
-        remembered = read_json(self._split_path(folder, evaluation_images)) if looks_intact(folder) else None
-        if remembered is None or set(remembered) != set(PARTS):
+        path, images = self._split_path(folder, evaluation_images), stated_hash(folder)
+        remembered = read_sealed(path)
+        if images is None or remembered is None:
             return None
-        return remembered if all(isinstance(value, str) for value in remembered.values()) else None
+        if (remembered["split"], remembered["images"]) != (path.stem, images):
+            return None  # the record of another split, or of other images
+        fingerprints: dict[str, str] = remembered["fingerprints"]
+        return fingerprints
 
     def _sizes(self, evaluation_images: int) -> Sizes:
         return Sizes(self.train_images, self.calibration_images, self.craft_images, evaluation_images)

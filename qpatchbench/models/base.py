@@ -21,9 +21,11 @@ class Preprocessing:
 
     Attributes:
         image_size: side its backbone expects, pixels.
-        crop_fraction: share of the shorter side that the centre crop keeps when an image file is decoded.
-        interpolation: "bilinear" or "bicubic".
+        crop_fraction: share of the resized side that the centre crop keeps when an image file is decoded.
+        interpolation: "bilinear", "bicubic" or another of Pillow's filters.
         mean, std: per channel, for pixels in [0, 1].
+        crop_mode: which side of an image file is resized: "center" (the shorter one), "squash" (both) or "border" (the
+            longer one, between borders of the colour `mean`).
     """
 
     image_size: int
@@ -31,6 +33,7 @@ class Preprocessing:
     interpolation: str
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    crop_mode: str = "center"
 
 
 class ModelSource(Component, ABC):

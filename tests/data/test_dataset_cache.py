@@ -210,8 +210,86 @@ def test_interrupted_write_leaves_no_cache(data_dir: Path, tmp_path: Path, monke
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr("qpatchbench.data.cache.os.fsync", full)
+        patched.setattr("qpatchbench.runs.files.os.fsync", full)
         with pytest.raises(StorageError, match="No space left on device"):
             load(data_dir, tmp_path / "cache")
     assert list(only_cache(tmp_path / "cache").iterdir()) == []
     assert len(load(data_dir, tmp_path / "cache").evaluation) == 8
+
+
+def twin(data_dir: Path, other: Path, seed: int) -> Path:
+    """A copy of the folder whose files have the same names, sizes and times, and other pixels."""
+    generator = np.random.default_rng(seed)
+    for file in sorted(data_dir.rglob("*.bmp")):
+        copy = other / file.relative_to(data_dir)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        write_bitmap(copy, generator)
+        status = file.stat()
+        os.utime(copy, ns=(status.st_atime_ns, status.st_mtime_ns))
+        assert (copy.stat().st_size, copy.stat().st_mtime_ns) == (status.st_size, status.st_mtime_ns)
+    return other
+
+
+def write_bitmap(path: Path, generator: np.random.Generator) -> None:
+    Image.fromarray(generator.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(path)
+
+
+@pytest.fixture
+def bitmaps(tmp_path: Path) -> Path:
+    generator = np.random.default_rng(5)
+    for pool in ("train", "val"):
+        for name in ("cat", "dog"):
+            (tmp_path / "bitmaps" / "pets" / pool / name).mkdir(parents=True)
+            for index in range(4):
+                write_bitmap(tmp_path / "bitmaps" / "pets" / pool / name / f"{index}.bmp", generator)
+    return tmp_path / "bitmaps"
+
+
+def test_two_folders_that_agree_in_names_sizes_and_times_are_two(bitmaps: Path, tmp_path: Path) -> None:
+    first = load(bitmaps, tmp_path / "cache")
+    other = twin(bitmaps, tmp_path / "other", 1)
+    assert cached_fingerprint(SOURCE, other, tmp_path / "cache", DECODING, 100) is None
+    second = load(other, tmp_path / "cache")
+    assert second.fingerprint != first.fingerprint
+    assert second.fingerprint == load(other, tmp_path / "fresh").fingerprint
+
+
+def test_a_file_rewritten_under_its_old_time_is_read_again(bitmaps: Path, tmp_path: Path) -> None:
+    first = load(bitmaps, tmp_path / "cache")
+    file = bitmaps / "pets" / "val" / "cat" / "0.bmp"
+    status = file.stat()
+    write_bitmap(file, np.random.default_rng(77))
+    os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert (file.stat().st_ino, file.stat().st_size) == (status.st_ino, status.st_size)
+    assert load(bitmaps, tmp_path / "cache").fingerprint != first.fingerprint
+
+
+def test_a_file_exchanged_for_another_of_its_size_and_time_is_read_again(bitmaps: Path, tmp_path: Path) -> None:
+    first = load(bitmaps, tmp_path / "cache")
+    cat, dog = bitmaps / "pets" / "val" / "cat" / "0.bmp", bitmaps / "pets" / "val" / "dog" / "0.bmp"
+    os.utime(dog, ns=(cat.stat().st_atime_ns, cat.stat().st_mtime_ns))
+    load(bitmaps, tmp_path / "cache")
+    cat.rename(tmp_path / "kept")
+    dog.rename(cat)
+    (tmp_path / "kept").rename(dog)
+    assert load(bitmaps, tmp_path / "cache").fingerprint != first.fingerprint
+
+
+@pytest.mark.parametrize("edit", ["class names", "ids", "fingerprint", "other split"])
+def test_edited_records_of_the_cache_are_not_believed(edit: str, data_dir: Path, tmp_path: Path) -> None:
+    first = load(data_dir, tmp_path / "cache")
+    folder = only_cache(tmp_path / "cache")
+    meta, (split,) = folder / "meta.json", (folder / "splits").iterdir()
+    if edit == "class names":
+        meta.write_text(meta.read_text().replace('["cat", "dog"]', '["dog", "cat"]'))
+    elif edit == "ids":
+        meta.write_text(meta.read_text().replace("val/cat/0.png", "val/cat/9.png"))
+    elif edit == "fingerprint":
+        split.write_text(split.read_text().replace(first.fingerprints["train"], "0" * 32))
+    else:
+        load(data_dir, tmp_path / "cache", evaluation=3)
+        other = next(path for path in (folder / "splits").iterdir() if path != split)
+        split.write_text(other.read_text())
+    assert cached_fingerprint(SOURCE, data_dir, tmp_path / "cache", DECODING, 100) is None
+    assert_equal(load(data_dir, tmp_path / "cache"), first)
+    assert cached_fingerprint(SOURCE, data_dir, tmp_path / "cache", DECODING, 100) == first.fingerprint

@@ -153,7 +153,10 @@ def _compute(
     if fresh:
         for job in plan.jobs:
             bench.store.remove(job.kind, job.key)
+    survey = suite.dataset.survey(data_dir)
     with make_display(display, plan, bench.store) as shown:
+        for remark in survey.remarks if survey is not None else ():
+            shown.note(remark)
         execution = Execution(plan, bench.store, BenchWorker(bench), shown)
         execution.run()
         export(execution, bench, output, source.data)
