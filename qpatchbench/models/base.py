@@ -69,13 +69,24 @@ class ModelSource(Component, ABC):
         load_weights(self, network, num_classes)
         return network
 
+    def pretrained_release(self) -> str:
+        """Which published weights `weights: pretrained` stands for: library, version, architecture, tag and place.
+
+        Raises:
+            WeightsError: there are none.
+        """
+        raise self._unpublished()
+
     def pretrained_tensors(self, num_classes: int) -> Mapping[str, torch.Tensor]:
         """Published weights of this architecture by name, for `weights: pretrained`.
 
         Raises:
             WeightsError: there are none, none for `num_classes`, or they cannot be fetched.
         """
-        raise WeightsError(
+        raise self._unpublished()
+
+    def _unpublished(self) -> WeightsError:
+        return WeightsError(
             f"model {self.name!r}, weights pretrained: no published weights belong to this architecture. "
             "Expected train, a file, or package:NAME/FILE."
         )

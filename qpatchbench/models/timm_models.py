@@ -73,6 +73,14 @@ class TimmModel(ModelSource):
             _check_size(backbone, self.name, wanted.image_size, own_size)
         return ImageClassifier(backbone, wanted.mean, wanted.std, wanted.image_size)
 
+    def pretrained_release(self) -> str:
+        """The version of timm, the name and tag that it resolves the architecture to, and where it takes them from."""
+        import timm
+
+        config = _configuration(self.architecture)
+        place = config.hf_hub_id or config.url or config.file or "nowhere"
+        return f"timm {timm.__version__} {config.architecture}.{config.tag} from {place}"
+
     def pretrained_tensors(self, num_classes: int) -> Mapping[str, torch.Tensor]:
         """Weights that timm publishes, from its cache or downloaded.
 

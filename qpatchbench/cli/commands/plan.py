@@ -45,18 +45,27 @@ def plan(
 def show_plan(suite: Suite, source: Source, data: Path | None, *, everything: bool = False) -> None:
     """Print the plan of a loaded suite."""
     from qpatchbench.cli.display import estimated_sizes
-    from qpatchbench.suite.plan.fingerprints import remembered_data_keys, unread_data_keys, weights_keys
+    from qpatchbench.suite.plan.fingerprints import (
+        UNREAD,
+        remembered_data_keys,
+        unread_data_keys,
+        weights_keys,
+    )
     from qpatchbench.suite.plan.plan import make_plan
     from qpatchbench.suite.store.store import Store
 
     cache = cache_dir()
     remembered = remembered_data_keys(suite, _data_dir(data), cache)
     keys = remembered or unread_data_keys(suite)
-    made = make_plan(suite, keys, weights_keys(suite, source))
+    weights = weights_keys(suite, source, cache)
+    made = make_plan(suite, keys, weights)
     store, sizes = Store(cache), estimated_sizes(made)
     click.echo(f"{suite.suite}: {len(made.jobs)} jobs in {cache}")
     if remembered is None:
         click.echo(f"{suite.dataset.title} has not been read yet, so nothing of this suite can be done already")
+    for title, key in weights.items():
+        if key.endswith(UNREAD):
+            click.echo(f"the published weights of {title} have not been read yet, so nothing made of them is done")
     for line in dataset_lines(suite, _data_dir(data), everything=everything):
         click.echo(line)
     for kind in dict.fromkeys(job.kind for job in made.jobs):

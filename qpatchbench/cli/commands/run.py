@@ -115,7 +115,9 @@ def execute_suite(
     from qpatchbench.suite.plan.plan import make_plan
 
     keys = remembered_data_keys(suite, data_dir, cache)
-    weights = weights_keys(suite, source)  # before any image is decoded: missing weights are found in no time
+    weights = weights_keys(
+        suite, source, cache, fetch=True
+    )  # before any image is decoded: missing weights are found in no time
     plan = None if keys is None else make_plan(suite, keys, weights)
     if plan is not None and not fresh and is_complete(output, plan):
         click.echo(f"{suite.suite}: nothing to do, all {len(plan.jobs)} jobs and the report are done")
