@@ -22,14 +22,14 @@ def is_printable(text: str) -> bool:
     return text.isprintable()
 
 
-def is_label(text: str) -> bool:
+def is_label(text: str, longest: int = LONGEST) -> bool:
     """Whether `text` can name something in results.
 
     >>> is_label("ptq-minmax"), is_label("=1+1"), is_label("a ![x](y)")
     (True, False, False)
     """
     return (
-        0 < len(text) <= LONGEST
+        0 < len(text) <= longest
         and is_printable(text)
         and text[0].isalnum()
         and text == text.strip()
@@ -48,14 +48,25 @@ def checked_label(text: str) -> str:
     return text
 
 
-def checked_line(text: str) -> str:
-    """`text`, which is one printable line, possibly empty.
+def checked_labels(text: str) -> str:
+    """`text`, which is nothing, or one or more labels joined to one of any length.
 
     Raises:
         ValueError: it is not.
     """
-    if not is_printable(text):
-        raise ValueError(f"expected printable text on one line, found {ascii(text)}")
+    if text and not is_label(text, len(text)):
+        raise ValueError(f"expected {EXPECTED}, found {ascii(text)}")
+    return text
+
+
+def checked_lines(text: str) -> str:
+    """`text`, which is printable but for its line breaks.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if not all(map(is_printable, text.split("\n"))):
+        raise ValueError(f"expected printable text, found {ascii(text)}")
     return text
 
 

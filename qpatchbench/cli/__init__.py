@@ -11,6 +11,7 @@ import click
 from qpatchbench import __version__
 from qpatchbench.cli.lazy_torch import defer
 from qpatchbench.errors import QPatchBenchError, SuiteError
+from qpatchbench.labels import shown
 
 # command -> (module that defines it, what it does)
 COMMANDS = {
@@ -87,13 +88,14 @@ def main() -> None:
         click.echo("interrupted; everything finished is kept, the same command goes on from there", err=True)
         sys.exit(130)
     except click.ClickException as error:
+        error.message = shown(error.message)
         error.show()
         sys.exit(error.exit_code)
     except SuiteError as error:
         for problem in error.problems:
-            click.echo(problem, err=True)
+            click.echo(shown(problem), err=True)
         sys.exit(2)
     except QPatchBenchError as error:
-        click.echo(f"error: {error}", err=True)
+        click.echo(f"error: {shown(str(error))}", err=True)
         sys.exit(error.exit_code)
     sys.exit(code if isinstance(code, int) else 0)

@@ -50,11 +50,11 @@ def opened(data: bytes) -> Image:
         OSError: damaged.
     """
     import PIL.Image as pillow
-    from PIL import ImageOps
+    from PIL import ImageOps, UnidentifiedImageError
 
     try:
         image: Image = pillow.open(io.BytesIO(data), formats=sorted(set(FORMATS.values())))
-    except pillow.UnidentifiedImageError:
+    except UnidentifiedImageError:
         raise ValueError(
             f"cannot identify its format; expected one of {', '.join(sorted(set(FORMATS.values())))}"
         ) from None
@@ -83,7 +83,7 @@ def _turned(image: Image) -> bool:
     """Whether the file says that it is shown otherwise than stored; what cannot be read says nothing."""
     orientation = 0x0112
     try:
-        return image.getexif().get(orientation, 1) != 1
+        return bool(image.getexif().get(orientation, 1) != 1)
     except (SyntaxError, ValueError, TypeError, struct.error):
         return False
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -94,6 +95,11 @@ def _goals(path: Path, metadata: Mapping[str, str]) -> tuple[str, ...]:
         if kept is None:
             kept = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))["facts"]["goals"]
         found = json.loads(kept)
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return ()
-    return tuple(map(str, found)) if isinstance(found, list) else ()
+    if not isinstance(found, list):
+        return ()
+    for goal in map(str, found):
+        if re.fullmatch(r"untargeted|[0-9]+", goal) is None:
+            raise ArtifactError(f"{path}: goals: expected class ids or untargeted, found {ascii(goal)}")
+    return tuple(map(str, found))

@@ -25,9 +25,12 @@ def read_whole(path: Path | str, most: int) -> bytes:
         OSError: the file is missing, no regular file or larger; says which.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    with open(descriptor, "rb") as file:
+    try:
         expect_regular(os.fstat(descriptor), most)
-        data = file.read(most + 1)
+        with open(descriptor, "rb", closefd=False) as file:
+            data = file.read(most + 1)
+    finally:
+        os.close(descriptor)
     if len(data) > most:  # it grew meanwhile
         raise OSError(_too_large(most, len(data)))
     return data

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 from pyarrow.lib import ArrowException
 
 from qpatchbench.errors import ArtifactError
@@ -25,6 +24,7 @@ from qpatchbench.runs.manifest import read_manifest
 from qpatchbench.runs.outcomes import StoredOutcomes
 from qpatchbench.runs.records import CellRecord, QueryCounts
 from qpatchbench.runs.run import Run
+from qpatchbench.runs.tables import read_rows
 
 
 def number_findings(folder: Path) -> tuple[str, ...]:
@@ -60,7 +60,7 @@ def recounted(run: Run) -> tuple[str, ...]:
     """Count everything again and compare; one sentence per number that is not what it should be."""
     findings: list[str] = []
     counted = []
-    totals = pq.read_table(run.directory / CELLS).to_pylist()
+    totals = read_rows(run.directory / CELLS)
     for number, (cell, row) in enumerate(zip(run.cells, totals, strict=True)):
         if cell.status != "ok":
             counted.append(cell)

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 from matplotlib.figure import Figure
 from safetensors import SafetensorError, safe_open
 
@@ -18,6 +17,7 @@ from qpatchbench.report.figures import Drawing
 from qpatchbench.report.figures.drawing import file_name
 from qpatchbench.report.figures.rows import Family
 from qpatchbench.report.leaderboard.published import RunFolder
+from qpatchbench.runs.tables import read_rows
 from qpatchbench.statistics.intervals import Array
 
 MAPS = "maps.safetensors"
@@ -105,7 +105,7 @@ class MappedBackbone:
         if not path.is_file():
             raise ArtifactError(f"{path}: expected the means beside {MAPS}, found no such file")
         own = (self.family.model, self.family.defense, self.family.quantization, self.seed)
-        rows = [row for row in pq.read_table(path).to_pylist() if tuple(row[name] for name in _OWNER) == own]
+        rows = [row for row in read_rows(path) if tuple(row[name] for name in _OWNER) == own]
         return {(row["images"], row["bits"], row["metric"]): row for row in rows}
 
 

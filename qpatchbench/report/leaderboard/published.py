@@ -113,9 +113,9 @@ def _analysis(stem: Path) -> tuple[Mapping[str, Any], ...]:
     """Rows of an analysis; of the rounded .csv where that is all that was published."""
     whole, readable = stem.with_suffix(".parquet"), stem.with_suffix(".csv")
     if whole.is_file():
-        import pyarrow.parquet as pq
+        from qpatchbench.runs.tables import read_rows
 
-        return tuple(pq.read_table(whole).to_pylist())
+        return tuple(read_rows(whole))
     if not readable.is_file():
         return ()
     rows = csv.DictReader(readable.read_text(encoding="utf-8").splitlines())

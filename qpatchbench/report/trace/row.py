@@ -19,6 +19,7 @@ from qpatchbench.report.leaderboard.rates import CONTROL
 from qpatchbench.report.page.tables import source_text
 from qpatchbench.report.trace.choose import ChosenRow
 from qpatchbench.report.trace.suite_lines import suite_lines
+from qpatchbench.runs.integrity import is_inside
 from qpatchbench.runs.patch_file import read_patch
 from qpatchbench.runs.records import CellRecord, Check
 from qpatchbench.runs.run import Run
@@ -94,7 +95,7 @@ def _patch(run: Run, cell: CellRecord) -> Iterator[str]:
         yield f"  crafted on {labels.get(source, source)}"
     yield f"  {entry['file']}, SHA-256 {entry['sha256']}"
     path = run.directory / entry["file"]
-    if not path.is_file():
+    if not is_inside(run.directory, entry["file"]) or not path.is_file():
         yield "  the file is not there"
     elif len(losses := read_patch(path).history):
         last = ", ".join(f"{loss:.3g}" for loss in losses[-3:])

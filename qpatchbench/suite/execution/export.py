@@ -67,7 +67,7 @@ def _record(
         return failed.model_copy(update={"status": "error", "error": execution.errors[job.key]})
     record = CellRecord.model_validate(artifact.facts["record"])
     # Labels are for people and no part of a key: the same cell may be known by other names in another suite.
-    named = record_of(job, bench.suite, record.dataset)
+    named = record_of(job, bench.suite, bench.dataset_title(job.target.checkpoint.model))
     measured = {name: getattr(record, name) for name in MEASURED}
     measured["checks"] = merged([*record.checks, *later.of(job)])
     return named.model_copy(update=measured)
