@@ -200,15 +200,14 @@ def test_what_is_not_read_is_counted(tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("name", ["=1+1", "-cat", "_x", "a\nb", "a\x1b[2J", "a ![x](y)", "a<b", "a|b", "caf\udce9"])
+@pytest.mark.parametrize("name", ["=1+1", "-cat", "_x", "a\nb", "a\x1b[2J", "a ![x](y)", "a<b", "caf\udce9"])
 def test_class_folders_that_no_table_can_show_are_refused(name: str, tmp_path: Path) -> None:
     write_tree(tmp_path / "pets", ["cat", name], 5, 1)
     with pytest.raises(DataError) as caught:
         load(ImageFolder(path="pets", classes=2), tmp_path, tmp_path / "cache")
     assert str(caught.value) == (
         f"imagefolder: {tmp_path}/pets: class folder {ascii(name)}: expected as its name printable text on one line, "
-        "of at most 100 characters, that starts with a letter or a digit and holds no markup (< | ` ![ ]( ][); "
-        "rename it"
+        "of at most 100 characters, that starts with a letter or a digit and holds no image, link or tag; rename it"
     )
 
 
