@@ -29,8 +29,8 @@ LAYERS = {
     **dict.fromkeys(("component", "runs", "statistics", "registry"), 3),
     **dict.fromkeys(("importing", "origin", "unimported"), 2),
     "types": 1,
-    "labels": 1,
     "errors": 0,
+    "labels": 0,
 }
 FORBIDDEN = {"utils", "util", "common", "helpers", "helper", "manager", "misc"}
 

@@ -93,9 +93,9 @@ def main() -> None:
         sys.exit(error.exit_code)
     except SuiteError as error:
         for problem in error.problems:
-            click.echo(shown(problem), err=True)
+            click.echo(problem, err=True)
         sys.exit(2)
     except QPatchBenchError as error:
-        click.echo(f"error: {shown(str(error))}", err=True)
+        click.echo(f"error: {error}", err=True)
         sys.exit(error.exit_code)
     sys.exit(code if isinstance(code, int) else 0)

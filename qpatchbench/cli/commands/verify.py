@@ -68,7 +68,7 @@ def _predict_again(folder: Path, cache: Path, data: Path, device: str, *, decode
         run = Run(folder)
         again = rebuilt(folder, run.manifest, cache, data, device_named(device), decode=decode)
     except (ArtifactError, Unavailable) as error:
-        click.echo(f"predictions: not made again: {shown(str(error))}")
+        click.echo(f"predictions: not made again: {error}")
         return False
     finished = {cell.cell: cell for cell in run.cells if cell.status == "ok"}
     findings = list(cell_findings(again, {cell.cell for cell in run.cells}))
