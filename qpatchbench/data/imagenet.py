@@ -30,6 +30,7 @@ from qpatchbench.data.folders import (
 from qpatchbench.data.looking import not_found, search_roots
 from qpatchbench.data.source import CachedSource, Origin
 from qpatchbench.errors import DataError
+from qpatchbench.labels import shown
 
 IMAGENET_CLASSES = 1000
 LAYOUT = "train/<class>/<image> and val/<class>/<image>, or one folder of <class>/<image>"
@@ -90,7 +91,12 @@ class _FolderSource(CachedSource):
         listing = sum((file_listing(self.name, part) for part in files.values()), ())
         places = layout.folders.values()
         remarks = sum((skipped_text(self.name, folder, layout.class_names) for folder in places), ())
+        remarks += self._beside(layout, data_dir)
         return Origin(listing, recipe, read, layout.class_names, remarks=remarks)
+
+    def _beside(self, layout: _Layout, data_dir: Path) -> tuple[str, ...]:
+        """Remarks on folders beside those that are read."""
+        return ()
 
 
 class ImageNet(_FolderSource):
@@ -159,6 +165,13 @@ class ImageFolder(_FolderSource):
         for folder in layout.folders.values():
             match_classes(self.name, folder, self.class_order)
         return replace(layout, class_names=self.class_order)
+
+    def _beside(self, layout: _Layout, data_dir: Path) -> tuple[str, ...]:
+        """A third part, such as test beside val, is easily taken for the one that is evaluated."""
+        root, read = data_dir / self.path, set(layout.folders)
+        others = [name for name in class_folders(root) if name not in read] if "all" not in read else []
+        parts = " and ".join(layout.folders)
+        return (f"{self.name}: read in {root}: {parts}; not read: {shown(', '.join(others))}",) if others else ()
 
 
 def _layout(dataset: str, root: Path, is_class: Callable[[str], bool]) -> _Layout | None:

@@ -9,9 +9,13 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from qpatchbench.errors import ArtifactError
 from qpatchbench.runs.files import sha256_of
 from qpatchbench.runs.layout import BIBTEX, MANIFEST, PATCHES, SUMS
+from qpatchbench.runs.reading import MEGABYTE, read_whole
 from qpatchbench.runs.records import CellRecord
+
+MOST_BYTES_OF_SUMS = 10 * MEGABYTE
 
 
 def file_findings(directory: Path, manifest: Mapping[str, Any]) -> Iterator[str]:
@@ -29,7 +33,7 @@ def file_findings(directory: Path, manifest: Mapping[str, Any]) -> Iterator[str]
         yield f"{name}: expected no such file, since manifest.json does not name it, found one"
     if (directory / SUMS).is_file():
         yield from entry_findings(manifest)
-        lines = [line for line in (directory / SUMS).read_text(encoding="utf-8").splitlines() if line.strip()]
+        lines = [line for line in _sums(directory / SUMS).splitlines() if line.strip()]
         yield from (
             f"{SUMS}: expected lines of a hash, two blanks and a file name, found {line!r}"
             for line in lines
@@ -40,6 +44,13 @@ def file_findings(directory: Path, manifest: Mapping[str, Any]) -> Iterator[str]
         files = {str(path.relative_to(directory)) for path in directory.rglob("*") if path.is_file()}
         for name in sorted({*files, MANIFEST, BIBTEX} - {*sums, SUMS}):
             yield f"{SUMS}: expected a line for every file of the entry, found none for {name}"
+
+
+def _sums(path: Path) -> str:
+    try:
+        return read_whole(path, MOST_BYTES_OF_SUMS).decode(errors="replace")
+    except OSError as error:
+        raise ArtifactError(f"{path}: cannot be read: {error.strerror or error}") from None
 
 
 def entry_findings(manifest: Mapping[str, Any]) -> Iterator[str]:

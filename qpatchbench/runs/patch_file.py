@@ -13,8 +13,10 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from qpatchbench.errors import ArtifactError, suggestion
+from qpatchbench.runs.reading import MEGABYTE, read_whole
 from qpatchbench.statistics.intervals import Array
 
+MOST_BYTES_OF_FACTS = 10 * MEGABYTE
 NAMED = 5  # files of a folder that a message names
 
 
@@ -93,7 +95,7 @@ def _goals(path: Path, metadata: Mapping[str, str]) -> tuple[str, ...]:
     kept = metadata.get("goals")
     try:
         if kept is None:
-            kept = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))["facts"]["goals"]
+            kept = json.loads(read_whole(path.with_suffix(".json"), MOST_BYTES_OF_FACTS))["facts"]["goals"]
         found = json.loads(kept)
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return ()

@@ -220,3 +220,10 @@ def test_file_names_that_no_terminal_can_show_are_refused(name: str, tmp_path: P
     assert str(caught.value) == (
         f"imagefolder: {tmp_path}/pets/cat: expected file names of printable characters, found {ascii(name)}; rename it"
     )
+
+
+def test_a_third_part_is_said_not_to_be_read(tmp_path: Path) -> None:
+    for part, seed in (("train", 1), ("val", 2), ("test", 3)):
+        write_tree(tmp_path / "pets" / part, ["cat", "dog"], 5, seed)
+    source = ImageFolder(path="pets", classes=2, image_size=4, calibration_images=2, craft_images=4)
+    assert source.survey(tmp_path).remarks == (f"imagefolder: read in {tmp_path}/pets: train and val; not read: test",)

@@ -35,13 +35,21 @@ def weights_keys(suite: Suite, source: Source, cache_dir: Path | None = None, *,
     keys = {}
     for index, model in enumerate(suite.models):
         try:
-            if model.weights == PRETRAINED:
-                keys[model.title] = _published(model, suite.dataset.num_classes, cache_dir, fetch=fetch)
-            else:
-                keys[model.title] = weights_fingerprint(model.weights)
+            keys[model.title] = weights_key(model, suite.dataset.num_classes, cache_dir, fetch=fetch)
         except WeightsError as error:
             raise SuiteError([f"{source.where(('models', index, 'weights'))}: {error}"]) from None
     return keys
+
+
+def weights_key(model: ModelSource, num_classes: int, cache_dir: Path | None = None, *, fetch: bool = False) -> str:
+    """What identifies the weights that one model starts from; see `weights_keys`.
+
+    Raises:
+        WeightsError: they are not there.
+    """
+    if model.weights == PRETRAINED:
+        return _published(model, num_classes, cache_dir, fetch=fetch)
+    return weights_fingerprint(model.weights)
 
 
 def _published(model: ModelSource, num_classes: int, cache_dir: Path | None, *, fetch: bool) -> str:

@@ -9,9 +9,16 @@ import pytest
 import timm
 import torch
 
+from qpatchbench.errors import WeightsError
+from qpatchbench.models.cifar import CifarModel
 from qpatchbench.models.timm_models import TimmModel
 from qpatchbench.suite.file.load import load_with_source
+from qpatchbench.suite.jobs.pipeline import TrainJob
 from qpatchbench.suite.plan.fingerprints import weights_keys
+from qpatchbench.suite.plan.plan import make_plan
+from qpatchbench.suite.store.store import Store
+from qpatchbench.suite.work.train import trained
+from qpatchbench.suite.work.workbench import Workbench, loaded_data_keys
 
 SUITE = """
 suite: published
@@ -61,3 +68,17 @@ def test_a_plan_fetches_nothing_and_remembers(tmp_path: Path, monkeypatch: pytes
     for record in (tmp_path / "cache" / "published").iterdir():
         record.write_text("[]")
     assert keys(tmp_path, tmp_path / "cache").endswith(" sha256:unread")
+
+
+def test_weights_that_change_while_a_suite_runs_are_not_stored_under_the_old_key(tmp_path: Path) -> None:
+    torch.save(CifarModel(name="resnet20").build(4, 32).state_dict(), tmp_path / "net.pt")
+    text = SUITE.replace("{name: resnet18, weights: pretrained}", f"{{name: resnet20, weights: {tmp_path / 'net.pt'}}}")
+    (tmp_path / "suite.yaml").write_text(text)
+    suite, source = load_with_source(tmp_path / "suite.yaml")
+    bench = Workbench(suite, Store(tmp_path / "cache"), tmp_path, torch.device("cpu"))
+    plan = make_plan(suite, loaded_data_keys(bench, source), weights_keys(suite, source))
+    job = next(job for job in plan.jobs if isinstance(job, TrainJob))
+    assert trained(bench, job, lambda fraction, figures: None).arrays
+    torch.save(CifarModel(name="resnet20").build(4, 32).state_dict(), tmp_path / "net.pt")
+    with pytest.raises(WeightsError, match=r"its weights are others than when the run began: expected \w{64}, found"):
+        trained(bench, job, lambda fraction, figures: None)
