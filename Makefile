@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test lint bench verify-entries clean
+.PHONY: help demo test test-portable lint bench verify-entries clean
 
 help:            ## show the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1: /p' $(MAKEFILE_LIST)
@@ -14,6 +14,10 @@ demo: $(VENV)/demo.done  ## the whole pipeline on real digits: leaderboard and p
 # One thread for each of the two workers: more would wait for one another.
 test: $(VENV)/test.done  ## all tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+
+# SEEDS=5 adds five runs with other random numbers, as the margin of a new threshold is measured.
+test-portable: $(VENV)/test.done  ## the numerical tests under every instruction set of this processor, 1 and 2 threads
+	$(BIN)/python -m tests.portable --seeds $(or $(SEEDS),0) $(TESTS)
 
 lint: $(VENV)/dev.done   ## lint, format and types, as continuous integration checks them
 	$(BIN)/ruff check .

@@ -1,4 +1,7 @@
-"""The command line. Commands are imported when they are used, so that `--help` and `list` answer at once."""
+"""The command line.
+
+Commands are imported when they are used, so that `--help` and `list` answer at once.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,6 @@ import click
 from qpatchbench import __version__
 from qpatchbench.cli.lazy_torch import defer
 from qpatchbench.errors import QPatchBenchError, SuiteError
-from qpatchbench.labels import shown
 
 # command -> (module that defines it, what it does)
 COMMANDS = {
@@ -88,7 +90,6 @@ def main() -> None:
         click.echo("interrupted; everything finished is kept, the same command goes on from there", err=True)
         sys.exit(130)
     except click.ClickException as error:
-        error.message = shown(error.message)
         error.show()
         sys.exit(error.exit_code)
     except SuiteError as error:

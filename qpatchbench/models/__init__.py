@@ -1,4 +1,7 @@
-"""Architectures. Adding one is a new file here and one line below; any timm name works as `timm/<name>`."""
+"""The architectures.
+
+Adding one is a new file here and one line below; any timm name works as `timm/<name>`.
+"""
 
 from qpatchbench.registry import Entry
 

@@ -5,7 +5,13 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from qpatchbench.ops.quantization.fake_quantization import code_range, fake_quantize, fake_quantize_between, max_scale
+from qpatchbench.ops.quantization.fake_quantization import (
+    code_range,
+    fake_quantize,
+    fake_quantize_between,
+    fake_quantize_by_image,
+    max_scale,
+)
 from qpatchbench.types import FLOAT_BITS
 
 
@@ -14,6 +20,9 @@ class FrozenActivation(nn.Module):
 
     Without a stored scale every index of dimension 0 gets max|x| / qmax of its own values: an image, or one
     window of an image in Swin. A result thus never depends on what else is in the batch.
+
+    Attributes:
+        follows_scale: whether gradients pass through a run-time scale, too; what is computed stays the same.
 
     Args:
         width: bits; 32 leaves the inputs alone.
@@ -28,6 +37,7 @@ class FrozenActivation(nn.Module):
         super().__init__()
         self.width, self.signed = width, signed
         self.enabled = True
+        self.follows_scale = False
         self.register_buffer("scale", None if scale is None else scale.detach().clone())
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
@@ -37,6 +47,8 @@ class FrozenActivation(nn.Module):
         if self.scale is not None and self.scale.ndim:
             return fake_quantize_between(inputs, self.scale, self.width)
         qmin, qmax = code_range(self.width, self.signed)
+        if self.scale is None and self.follows_scale:
+            return fake_quantize_by_image(inputs, qmin, qmax)
         if self.scale is None:
             return fake_quantize(inputs, max_scale(inputs, qmax, 0), qmin, qmax, 0)
         return fake_quantize(inputs, self.scale, qmin, qmax)

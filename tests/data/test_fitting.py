@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from PIL import Image
-from timm.data import create_transform
+from timm.data.transforms_factory import create_transform
 
 from qpatchbench.data.fitting import CROP_MODES, INTERPOLATIONS, resized_and_cropped
 from qpatchbench.errors import DataError

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pytest
 import timm
 import torch
 from PIL import Image
-from timm.data import create_transform, resolve_data_config
+from timm.data.config import resolve_data_config
+from timm.data.transforms_factory import create_transform
 from torch import nn
 
 from qpatchbench.component import create
@@ -142,6 +144,13 @@ EVALUATED = (
 )
 
 
+def timms_own(architecture: str) -> dict[str, Any]:
+    """How timm itself evaluates an architecture."""
+    config: Any = timm.get_pretrained_cfg(architecture)
+    found: dict[str, Any] = resolve_data_config(pretrained_cfg=config.to_dict())  # type: ignore[no-untyped-call]
+    return found
+
+
 @pytest.mark.parametrize("architecture", EVALUATED)
 @pytest.mark.parametrize("size", [(333, 500), (500, 333)], ids=str)
 def test_image_files_reach_a_network_as_timm_evaluates_it(architecture: str, size: tuple[int, int]) -> None:
@@ -151,12 +160,14 @@ def test_image_files_reach_a_network_as_timm_evaluates_it(architecture: str, siz
     model = TimmModel(name=f"timm/{architecture}")
     side = config.input_size[-1]
     pixels = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
-    transform = create_transform(**resolve_data_config(pretrained_cfg=config.to_dict()), normalize=False)
+    evaluated = timms_own(architecture)
+    transform = create_transform(**evaluated, normalize=False)
     wanted = decoding_for(model, side)
     fit = resized_and_cropped(side, wanted.crop_fraction, wanted.interpolation, wanted.crop_mode, wanted.fill)
     found = np.asarray(fit(Image.fromarray(pixels))).transpose(2, 0, 1)
     np.testing.assert_array_equal(found, np.asarray(transform(Image.fromarray(pixels))))
-    assert model.preprocessing(side).mean == tuple(resolve_data_config(pretrained_cfg=config.to_dict())["mean"])
+    assert model.preprocessing(side).mean == tuple(evaluated["mean"])
+    assert model.preprocessing(side).std == tuple(evaluated["std"])
 
 
 def test_every_crop_mode_and_interpolation_of_timm_is_tried_above() -> None:

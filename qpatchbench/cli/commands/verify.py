@@ -62,7 +62,8 @@ def _predict_again(folder: Path, cache: Path, data: Path, device: str, *, decode
     from qpatchbench.evaluation.repeatability import tolerance
     from qpatchbench.runs.run import Run
     from qpatchbench.suite.execution.device import device_named
-    from qpatchbench.suite.execution.replay import Unavailable, cell_findings, rebuilt, repredictions
+    from qpatchbench.suite.execution.replay import cell_findings, rebuilt, repredictions
+    from qpatchbench.suite.execution.strangers import Unavailable
 
     try:
         run = Run(folder)

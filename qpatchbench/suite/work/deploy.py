@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from qpatchbench.evaluation.checks import artifacts
-from qpatchbench.evaluation.checks.bit_widths import widths_are_as_claimed
+from qpatchbench.evaluation.checks.claimed_bits import bits_are_as_claimed
 from qpatchbench.evaluation.measure import clean_predictions
 from qpatchbench.ops.patches.pasting import to_float
 from qpatchbench.quantizers.audit import LayerAudit, effective_bits, operations, unquantized_operations
@@ -40,7 +40,7 @@ def deployed(bench: Workbench, job: DeployJob) -> Artifact:
         layers = () if job.bits.is_float else operations(bare, sample[:AUDITED_IMAGES])
         if layers:
             claimed = [job.bits, *(partner.bits for partner in job.partners)]
-            found.append(widths_are_as_claimed(layers, claimed))
+            found.append(bits_are_as_claimed(layers, claimed))
         facts["audit"] = _audit_facts(bare, layers)
     facts["checks"] = [check.model_dump() for check in artifacts.merged(found)]
     return Artifact({"predictions": predictions.numpy()}, facts)

@@ -39,7 +39,7 @@ def evaluated(bench: Workbench, job: EvaluateJob) -> Artifact:
         axis: np.stack([getattr(placement, axis).numpy().astype(np.int16) for placement in placements])
         for axis in ("rows", "columns")
     }
-    spent: dict[str, object] = {}
+    spent: dict[str, object] = {f"{way}_passes": count for way, count in stored.facts.get("passes", {}).items()}
     if patch.queries is not None:
         fooled = fooled_images(labels, clean, predictions, patch.goals)
         successes = patch.queries.numpy().reshape(fooled.shape)[fooled]

@@ -51,8 +51,7 @@ def test_shifts_and_rotations_that_move_are_kept(make_suite: MakeSuite) -> None:
 
 
 def test_bfloat16_keeps_769_of_the_levels_of_12_bits() -> None:
-    assert len(torch.arange(2**12).bfloat16().unique()) == 769
-    assert len(torch.arange(2**8).bfloat16().unique()) == 2**8
+    assert [len(set(torch.arange(2**bits).bfloat16().tolist())) for bits in (12, 8)] == [769, 256]
 
 
 @pytest.mark.parametrize("bits", [9, 12, 16, "w4a12", "w12a4"])
