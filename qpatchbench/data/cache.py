@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from qpatchbench.data.splitting import HASH_BYTES, pixel_hashes
-from qpatchbench.errors import StorageError
+from qpatchbench.errors import DataError, StorageError
 from qpatchbench.runs.files import replacing, sha256_of
 from qpatchbench.types import ImageSet
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 TENSORS, META = "images.safetensors", "meta.json"
 SEAL = "seal"  # key of the hash of everything else in a JSON file
 FORMAT = 2
+GIGABYTE = 1_000_000_000
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,25 @@ class Pools:
 
     pools: Mapping[str, Pool]
     class_names: tuple[str, ...]
+
+
+def expect_memory(dataset: str, count: int, side: int) -> None:
+    """Check that decoded images can fit into this machine before any is decoded.
+
+    Args:
+        dataset: name for messages.
+        count: number of images.
+        side: height and width, pixels.
+
+    Raises:
+        DataError: they cannot.
+    """
+    wanted, there = 3 * count * side * side, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if wanted > there:
+        raise DataError(
+            f"{dataset}: {count:,} images of {side}x{side} pixels take {wanted / GIGABYTE:.1f} GB, this machine has "
+            f"{there / GIGABYTE:.1f} GB. Ask for fewer or smaller ones"
+        )
 
 
 def make_pool(pixels: np.ndarray[Any, Any], labels: list[int], ids: list[str], content: list[bytes]) -> Pool:

@@ -13,7 +13,7 @@ from pathlib import Path
 from pydantic import Field
 
 from qpatchbench.data.base import Decoding
-from qpatchbench.data.cache import Pool, Pools, make_pool
+from qpatchbench.data.cache import Pool, Pools, expect_memory, make_pool
 from qpatchbench.data.source import CachedSource, Origin
 from qpatchbench.data.splitting import Keys, content_hash, interleave
 from qpatchbench.runs.reading import identity_of
@@ -67,6 +67,7 @@ class Digits(CachedSource):
         from sklearn.datasets import load_digits
 
         loaded = load_digits()
+        expect_memory(self.name, len(loaded.images), self.image_size)
         grey = np.round(loaded.images * (255 / BRIGHTEST)).astype(np.uint8)
         labels = [int(label) for label in loaded.target]
         size = (self.image_size, self.image_size)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import Field
 
 from qpatchbench.data.base import Decoding
-from qpatchbench.data.cache import Pool, Pools, make_pool
+from qpatchbench.data.cache import Pool, Pools, expect_memory, make_pool
 from qpatchbench.data.source import CachedSource, Origin
 from qpatchbench.data.splitting import pixel_hashes
 
@@ -68,6 +68,7 @@ class Fake(CachedSource):
     def _read(self) -> Pools:
         import numpy as np
 
+        expect_memory(self.name, self.train_pool + self.test_pool, self.image_size)
         patterns = np.stack(
             [_pattern(np.random.default_rng([self.content_seed, c]), self.image_size) for c in range(self.classes)]
         )

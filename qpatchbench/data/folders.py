@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qpatchbench.data.cache import Pool, make_pool
+from qpatchbench.data.cache import Pool, expect_memory, make_pool
 from qpatchbench.data.fitting import Fit
 from qpatchbench.data.pictures import MOST_BYTES, SUFFIXES, opened
 from qpatchbench.data.splitting import content_hash
@@ -180,6 +180,7 @@ def decode_files(dataset: str, files: Sequence[ClassFile], side: int, fit: Fit) 
     """
     import numpy as np
 
+    expect_memory(dataset, len(files), side)
     pixels = np.empty((len(files), 3, side, side), dtype=np.uint8)
 
     def decode_chunk(start: int) -> list[bytes]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from qpatchbench.data.base import DatasetSource, Decoding, Splits
 from qpatchbench.data.digits import Digits
 from qpatchbench.data.fake import Fake
 from qpatchbench.data.imagenet import ImageFolder
-from qpatchbench.data.source import cached_fingerprint, cached_fingerprints
+from qpatchbench.data.source import cached_fingerprint, cached_fingerprints, identified
 from qpatchbench.errors import DataError, StorageError
 
 DECODING = Decoding()
@@ -293,3 +294,24 @@ def test_edited_records_of_the_cache_are_not_believed(edit: str, data_dir: Path,
     assert cached_fingerprint(SOURCE, data_dir, tmp_path / "cache", DECODING, 100) is None
     assert_equal(load(data_dir, tmp_path / "cache"), first)
     assert cached_fingerprint(SOURCE, data_dir, tmp_path / "cache", DECODING, 100) == first.fingerprint
+
+
+def test_hashes_of_a_source_from_outside_are_taken_anew(data_dir: Path, tmp_path: Path) -> None:
+    """A plugin may call other images by the same hashes; they are known by their pixels all the same."""
+    first = load(data_dir, tmp_path / "cache")
+    said = replace(first, fingerprints=dict.fromkeys(first.fingerprints, "v1"))
+    assert identified(said).fingerprints == first.fingerprints
+    pixels = first.evaluation.pixels.clone()
+    pixels[3, 0, 0, 0] ^= 1
+    other = identified(replace(said, evaluation=replace(first.evaluation, pixels=pixels)))
+    assert {part for part, each in other.fingerprints.items() if each != first.fingerprints[part]} == {"evaluation"}
+
+
+@pytest.mark.parametrize(
+    "source", [Fake(train_pool=10**9, image_size=4096), Digits(image_size=10**6)], ids=["fake", "digits"]
+)
+def test_more_images_than_memory_are_refused_before_any_is_made(source: DatasetSource, tmp_path: Path) -> None:
+    with pytest.raises(
+        DataError, match=r"images of \d+x\d+ pixels take [\d.]+ GB, this machine has [\d.]+ GB. Ask for"
+    ):
+        load(tmp_path, tmp_path / "cache", source)

@@ -12,12 +12,14 @@ import numpy as np
 import torch
 
 from qpatchbench.data.base import Decoding, Splits
+from qpatchbench.data.source import identified
 from qpatchbench.errors import DataError, SuiteError
 from qpatchbench.evaluation.checks import artifacts
 from qpatchbench.models.base import ModelSource
 from qpatchbench.ops.patches.pasting import to_float
 from qpatchbench.ops.patches.placing import sample_placement
 from qpatchbench.ops.randomness import derive_generator, derive_seed
+from qpatchbench.origin import is_outside
 from qpatchbench.preprocessors.base import Preprocessor
 from qpatchbench.quantizers.base import Checkpoint
 from qpatchbench.runs.records import Check
@@ -58,7 +60,10 @@ class Workbench:
         decoding = decoding_for(model, self.suite.dataset.side)
         if decoding not in self._splits:
             wanted = self.suite.evaluation.images
-            self._splits[decoding] = self.suite.dataset.load(self.data_dir, self.store.root, decoding, wanted)
+            dataset = self.suite.dataset
+            splits = dataset.load(self.data_dir, self.store.root, decoding, wanted)
+            # A source from outside may say of other images what it said of earlier ones.
+            self._splits[decoding] = identified(splits) if is_outside(type(dataset)) else splits
         return self._splits[decoding]
 
     def dataset_title(self, model: ModelSource) -> str:
