@@ -38,7 +38,7 @@ class Survey:
     """What can be said of a dataset without decoding an image.
 
     Attributes:
-        class_names: K names in label order.
+        class_names: K names in label order; none where only `load` knows them.
         remarks: for people, one line each; for example which files are not read.
     """
 

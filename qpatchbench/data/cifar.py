@@ -169,7 +169,7 @@ class _Cifar(CachedSource):
             }
             return Pools(pools, self.class_names)
 
-        return Origin(listing, {"layout": folder.name}, read, self.class_names)
+        return Origin(listing, {"layout": folder.name}, read, class_names=self.class_names)
 
     def _folder_origin(self, root: Path) -> Origin:
         for pool in POOLS:
@@ -185,7 +185,7 @@ class _Cifar(CachedSource):
         compressed = any(line.partition("\t")[0].lower().endswith((".jpg", ".jpeg")) for line in listing)
         note = "jpeg" if compressed else ""
         remarks = sum((skipped_text(self.name, root / pool, self.class_names) for pool in POOLS), ())
-        return Origin(listing, {"layout": "class folders"}, read, self.class_names, note, remarks)
+        return Origin(listing, {"layout": "class folders"}, read, note, self.class_names, remarks)
 
     def _absent(self, data_dir: Path) -> DataError:
         layouts = (self.published.python_folder, self.published.binary_folder, "train/<class> and test/<class>")

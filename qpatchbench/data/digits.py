@@ -59,7 +59,7 @@ class Digits(CachedSource):
         for folder in (package.submodule_search_locations or ()) if package is not None else ():
             file = Path(folder, IMAGES)
             listing += [identity_of(file.stat())] if file.is_file() else []
-        return Origin(tuple(listing), {"image_size": self.image_size}, self._read, CLASS_NAMES)
+        return Origin(tuple(listing), {"image_size": self.image_size}, self._read, class_names=CLASS_NAMES)
 
     def _read(self) -> Pools:
         import numpy as np

@@ -59,7 +59,7 @@ class Fake(CachedSource):
             mode="json",
             include={"classes", "image_size", "train_pool", "test_pool", "noise", "content_seed"},
         )
-        return Origin((), recipe, self._read, self._class_names)
+        return Origin((), recipe, self._read, class_names=self._class_names)
 
     @property
     def _class_names(self) -> tuple[str, ...]:

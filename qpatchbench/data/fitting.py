@@ -97,7 +97,7 @@ def _longer_side(image: Image, scaled: int) -> tuple[int, int]:
 def _resized(image: Image, size: tuple[int, int], method: Resampling) -> Image:
     if size == image.size:
         return image
-    expect_pixels(*size)  # a line of pixels would become a plane
+    expect_pixels(size)  # a line of pixels would become a plane
     return image.resize(size, method)
 
 

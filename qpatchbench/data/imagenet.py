@@ -92,7 +92,7 @@ class _FolderSource(CachedSource):
         places = layout.folders.values()
         remarks = sum((skipped_text(self.name, folder, layout.class_names) for folder in places), ())
         remarks += self._beside(layout, data_dir)
-        return Origin(listing, recipe, read, layout.class_names, remarks=remarks)
+        return Origin(listing, recipe, read, class_names=layout.class_names, remarks=remarks)
 
     def _beside(self, layout: _Layout, data_dir: Path) -> tuple[str, ...]:
         """Remarks on folders beside those that are read."""

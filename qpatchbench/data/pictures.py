@@ -61,7 +61,7 @@ def opened(data: bytes) -> Image:
     except pillow.DecompressionBombError:
         raise ValueError(f"expected at most {MOST_PIXELS:,} pixels, found several times as many") from None
     with image:
-        expect_pixels(image.width, image.height)
+        expect_pixels(image.size)
         moving = getattr(image, "is_animated", False)
         if moving and image.format != "MPO":  # a camera's JPEG whose further frames are previews
             raise ValueError("expected a still image, found one of several frames or pages")
@@ -69,14 +69,15 @@ def opened(data: bytes) -> Image:
         return _rgb(upright)
 
 
-def expect_pixels(width: int, height: int) -> None:
-    """Check a size before memory is taken for it.
+def expect_pixels(size: tuple[int, int]) -> None:
+    """Check a size (columns, rows) before memory is taken for it.
 
     Raises:
         ValueError: more than `MOST_PIXELS`.
     """
-    if width * height > MOST_PIXELS:
-        raise ValueError(f"expected at most {MOST_PIXELS:,} pixels, found {width}x{height} = {width * height:,}")
+    columns, rows = size
+    if columns * rows > MOST_PIXELS:
+        raise ValueError(f"expected at most {MOST_PIXELS:,} pixels, found {columns}x{rows} = {columns * rows:,}")
 
 
 def _turned(image: Image) -> bool:

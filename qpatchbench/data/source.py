@@ -48,16 +48,16 @@ class Origin:
         listing: changes whenever the source files do; cheap to make (names, sizes, times, inodes).
         recipe: every setting that decides the decoded pixels, JSON-ready.
         read: decodes all images.
-        class_names: K names in label order.
         note: see `Splits.note`.
+        class_names: K names in label order; none where only `read` knows them.
         remarks: see `Survey.remarks`.
     """
 
     listing: tuple[str, ...]
     recipe: dict[str, Any]
     read: Callable[[], Pools]
-    class_names: tuple[str, ...]
     note: str = ""
+    class_names: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
 
 

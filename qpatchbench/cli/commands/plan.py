@@ -97,7 +97,8 @@ def dataset_lines(suite: Suite, data: Path, *, everything: bool) -> Iterator[str
         return
     names = [f"{label} {name}" for label, name in enumerate(survey.class_names)]
     shown = names if everything or len(names) <= CLASSES_SHOWN + 1 else [*names[:CLASSES_SHOWN], "...", names[-1]]
-    yield f"classes of {suite.dataset.title}: {', '.join(shown)}"
+    if names:
+        yield f"classes of {suite.dataset.title}: {', '.join(shown)}"
     yield from survey.remarks
 
 

@@ -1,4 +1,4 @@
-"""What the suite in a stranger's manifest may make this machine do: nothing but predict again, on images known here."""
+"""Limits of a stranger's manifest: it makes this machine predict again on images known here, and nothing else."""
 
 from __future__ import annotations
 

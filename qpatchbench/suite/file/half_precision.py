@@ -37,7 +37,7 @@ def half_precision_problems(suite: Suite) -> Iterator[tuple[KeyPath, str]]:
 
 
 def _of_grids(bits: Bits) -> list[int]:
-    return [width for width in (bits.weight, bits.activation) if width != FLOAT_BITS]
+    return [own for own in (bits.weight, bits.activation) if own != FLOAT_BITS]
 
 
 def _collapses(what: str, bits: set[Bits]) -> str:
