@@ -59,6 +59,17 @@ def checked_labels(text: str) -> str:
     return text
 
 
+def checked_line(text: str) -> str:
+    """`text`, which is printable.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if not is_printable(text):
+        raise ValueError(f"expected printable text on one line, found {ascii(text)}")
+    return text
+
+
 def checked_lines(text: str) -> str:
     """`text`, which is printable but for its line breaks.
 

@@ -11,9 +11,9 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 
 from qpatchbench.data.base import Decoding
 from qpatchbench.data.cache import Pools
@@ -30,7 +30,7 @@ from qpatchbench.data.folders import (
 from qpatchbench.data.looking import not_found, search_roots
 from qpatchbench.data.source import CachedSource, Origin
 from qpatchbench.errors import DataError
-from qpatchbench.labels import shown
+from qpatchbench.labels import checked_line, shown
 
 IMAGENET_CLASSES = 1000
 LAYOUT = "train/<class>/<image> and val/<class>/<image>, or one folder of <class>/<image>"
@@ -134,7 +134,9 @@ class ImageFolder(_FolderSource):
     trial: ClassVar[Mapping[str, Any]] = {"path": "images", "classes": 2}
 
     name: str = "imagefolder"
-    path: str = Field(min_length=1, description="folder, absolute or relative to the data folder")
+    path: Annotated[str, AfterValidator(checked_line)] = Field(
+        min_length=1, description="folder, absolute or relative to the data folder"
+    )
     classes: int = Field(ge=2, description="number of class folders")
     class_order: tuple[str, ...] | None = Field(
         default=None, description="the class folders in label order; none = natural order, 2 before 10"

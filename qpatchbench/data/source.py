@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import re
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ from qpatchbench.data.splitting import (
     split_one_pool,
     split_two_pools,
 )
-from qpatchbench.errors import QPatchBenchError
+from qpatchbench.errors import DataError, QPatchBenchError
 from qpatchbench.origin import is_outside, source_hash
 from qpatchbench.types import ImageSet
 
@@ -78,12 +79,14 @@ class CachedSource(DatasetSource):
 
     def survey(self, data_dir: Path) -> Survey:
         """What `locate` finds."""
-        origin = self.locate(data_dir, Decoding())
+        with self._looking(data_dir):
+            origin = self.locate(data_dir, Decoding())
         return Survey(origin.class_names, origin.remarks)
 
     def load(self, data_dir: Path, cache_dir: Path, decoding: Decoding, evaluation_images: int) -> Splits:
         """See `DatasetSource.load`."""
-        origin = self.obtain(data_dir, decoding)
+        with self._looking(data_dir):
+            origin = self.obtain(data_dir, decoding)
         folder = self._folder(cache_dir, origin)
         stored = read_pools(folder)
         if stored is None:
@@ -113,6 +116,14 @@ class CachedSource(DatasetSource):
             return None  # the record of another split, or of other images
         fingerprints: dict[str, str] = remembered["fingerprints"]
         return fingerprints
+
+    @contextlib.contextmanager
+    def _looking(self, data_dir: Path) -> Iterator[None]:
+        """Turn the operating system's refusal to show a folder into one clear error."""
+        try:
+            yield
+        except OSError as error:
+            raise DataError(f"{self.name}: cannot look for its images below {data_dir}: {error}") from error
 
     def _sizes(self, evaluation_images: int) -> PartSizes:
         return PartSizes(self.train_images, self.calibration_images, self.craft_images, evaluation_images)

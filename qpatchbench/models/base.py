@@ -5,13 +5,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from qpatchbench.component import Component
 from qpatchbench.errors import WeightsError
+from qpatchbench.labels import checked_line
 from qpatchbench.models.weights import load_weights
 
 
@@ -41,7 +42,7 @@ class ModelSource(Component, ABC):
 
     image_model: ClassVar[bool] = False  # True: images are decoded with the model's own crop
 
-    weights: str = Field(
+    weights: Annotated[str, AfterValidator(checked_line)] = Field(
         default="train",
         description="train (by the suite), pretrained (timm's), a file (.safetensors, or .pt/.pth read with "
         "weights_only), or package:NAME/FILE for a file that an installed package carries",

@@ -87,8 +87,13 @@ def resolve(weights: str) -> Path:
     """
     if weights.startswith(PACKAGE):
         return _in_package(weights)
-    path = Path(weights).expanduser()
-    if not path.is_file():
+    try:
+        path = Path(weights).expanduser()
+        found = path.is_file()
+    except (OSError, RuntimeError) as error:  # a name that no system has, or a home that nobody has
+        reason = getattr(error, "strerror", None) or error
+        raise WeightsError(f"weights {weights!r}: {reason}. Expected {FORMS}.") from None
+    if not found:
         raise WeightsError(
             f"weights {weights!r}: no file {path.absolute()}. Expected {FORMS}."
             + suggestion(weights, [TRAIN, PRETRAINED, *_weight_files(path.parent, path.parent)])

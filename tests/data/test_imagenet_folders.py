@@ -227,3 +227,12 @@ def test_a_third_part_is_said_not_to_be_read(tmp_path: Path) -> None:
         write_tree(tmp_path / "pets" / part, ["cat", "dog"], 5, seed)
     source = ImageFolder(path="pets", classes=2, image_size=4, calibration_images=2, craft_images=4)
     assert source.survey(tmp_path).remarks == (f"imagefolder: read in {tmp_path}/pets: train and val; not read: test",)
+
+
+def test_a_path_that_no_system_has_is_an_error_of_the_dataset(tmp_path: Path) -> None:
+    source = ImageFolder(path="x" * 5000, classes=2)
+    for ask in (source.survey, lambda folder: load(source, folder, tmp_path / "cache")):
+        with pytest.raises(DataError, match=r"^imagefolder: cannot look for its images below .*File name too long"):
+            ask(tmp_path)
+    with pytest.raises(ValidationError, match="expected printable text on one line, found 'a.x00b'"):
+        ImageFolder(path="a\0b", classes=2)
