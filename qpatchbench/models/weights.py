@@ -91,7 +91,7 @@ def resolve(weights: str) -> Path:
         path = Path(weights).expanduser()
         found = path.is_file()
     except (OSError, RuntimeError) as error:  # a name that no system has, or a home that nobody has
-        reason = getattr(error, "strerror", None) or error
+        reason = str(getattr(error, "strerror", None) or error).rstrip(".")
         raise WeightsError(f"weights {weights!r}: {reason}. Expected {FORMS}.") from None
     if not found:
         raise WeightsError(
