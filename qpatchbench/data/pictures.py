@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import struct
+import zlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ MOST_BYTES = 200_000_000  # of an image file
 MOST_PIXELS = 50_000_000  # of an image, decoded or resized; as RGB in Pillow's memory four bytes each
 PLAIN_MODES = frozenset({"1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr"})
 ALPHA_MODES = frozenset({"LA", "La", "PA", "RGBA", "RGBa"})
+DAMAGE = (SyntaxError, struct.error, zlib.error, EOFError, LookupError, TypeError, ArithmeticError, AttributeError)
 OPAQUE = 255
 BITS_PER_SAMPLE, PHOTOMETRIC, WHITE_IS_ZERO = 258, 262, 0  # TIFF tags
 WIDE = 65535  # white in 16 bits
@@ -49,6 +51,13 @@ def opened(data: bytes) -> Image:
             which it is not clear how it looks.
         OSError: damaged.
     """
+    try:
+        return _opened(data)
+    except DAMAGE as error:  # Pillow's decoders raise many kinds
+        raise ValueError(f"damaged: {type(error).__name__}: {error}") from error
+
+
+def _opened(data: bytes) -> Image:
     import PIL.Image as pillow
     from PIL import ImageOps, UnidentifiedImageError
 

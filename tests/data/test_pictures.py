@@ -202,3 +202,25 @@ def test_a_pipe_a_device_and_an_oversized_file_are_refused_at_once(
     monkeypatch.setattr("qpatchbench.data.folders.MOST_BYTES", 1000)
     with pytest.raises(DataError, match=r"expected at most 0.001 MB, found 0.0 MB"):
         file_listing("pets", list_images("pets", tmp_path, "p", ["a"]))
+
+
+def test_damage_of_any_kind_is_told_of_the_file(picture: Image.Image) -> None:
+    """1,200 damaged files of every format: read, or refused by one of two kinds of error."""
+    draws = np.random.default_rng(1)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    refused = 0
+    for kind in ("PNG", "JPEG", "GIF", "BMP", "WEBP", "PPM"):
+        intact = encoded(picture, kind, **({"exif": exif} if kind in ("PNG", "JPEG") else {}))
+        for number in range(200):
+            data = bytearray(intact)
+            if number % 2:
+                for _ in range(draws.integers(1, 20)):
+                    data[draws.integers(len(data))] = draws.integers(256)
+            else:
+                del data[draws.integers(len(data)) :]
+            try:
+                opened(bytes(data))
+            except (ValueError, OSError):
+                refused += 1
+    assert refused > 400

@@ -179,7 +179,7 @@ def decode(path: Path, resize: int | None) -> np.ndarray[Any, Any]:
         picture = opened(read_whole(path, MOST_BYTES))
     except FileNotFoundError:
         raise QPatchBenchError(f"{path}: expected an image file, found none") from None
-    except (OSError, SyntaxError, ValueError) as error:
+    except (OSError, ValueError) as error:
         raise QPatchBenchError(
             f"{path}: expected an image that Pillow can read, found something else: {error}"
         ) from None
