@@ -2,6 +2,22 @@
 
 from qpatchbench.registry import Entry
 
+_HERE = "qpatchbench.preprocessors"
+_SQUEEZING = "Xu et al. 2018, Feature squeezing, NDSS, arXiv 1704.01155"
+
 CATALOGUE: dict[str, Entry] = {
-    "none": Entry("qpatchbench.preprocessors.none:NoPreprocessor", "the bare network: it sees the images as they are"),
+    "none": Entry(f"{_HERE}.none:NoPreprocessor", "the bare network: it sees the images as they are"),
+    "bit_depth": Entry(f"{_HERE}.bit_depth:BitDepth", "every colour rounded to fewer levels", _SQUEEZING),
+    "jpeg": Entry(
+        f"{_HERE}.jpeg:Jpeg",
+        "stored as JPEG and read again; the control of every purifier",
+        "Dziugaite et al. 2016, A study of the effect of JPG compression on adversarial images, arXiv 1608.00853",
+    ),
+    "lgs": Entry(
+        f"{_HERE}.lgs:Lgs",
+        "local gradient smoothing: the image is darkened where it is rough",
+        "Naseer et al. 2019, Local Gradients Smoothing: Defense against Localized Adversarial Attacks, WACV, "
+        "arXiv 1807.01216",
+    ),
+    "smoothing": Entry(f"{_HERE}.smoothing:Smoothing", "every pixel becomes the median of its window", _SQUEEZING),
 }

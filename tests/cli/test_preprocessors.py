@@ -128,7 +128,9 @@ def test_rounding_is_attacked_through_the_identity(board: pd.DataFrame) -> None:
 def test_a_random_preprocessor_passes_and_is_reproducible(folder: Path, board: pd.DataFrame) -> None:
     assert "V8" not in checks(board, "jitter", "jitter")
     manifest = json.loads((folder / "out" / "manifest.json").read_text())
-    again = [job for job in manifest["jobs"] if "after jitter" in job["label"] and job["kind"] in ("deploy", "evaluate")]
+    again = [
+        job for job in manifest["jobs"] if "after jitter" in job["label"] and job["kind"] in ("deploy", "evaluate")
+    ]
     assert len(again) == 5
     for job in again:
         for path in (folder / "cache" / job["kind"]).rglob(f"{job['key']}*"):

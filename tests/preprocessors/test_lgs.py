@@ -1,21 +1,12 @@
-"""The conformance checks of every preprocessor, and what `lgs` in particular does, by hand and to a patch."""
+"""Local gradient smoothing, by hand and on a patch."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 import torch
-from qpatchbench.component import Component
 from qpatchbench.errors import QPatchBenchError
-from qpatchbench.testing import parametrize_with_checks
 
-from qpatchbench_lgs import Lgs, inside, normalised_gradient, rough_windows, starts
-
-
-@parametrize_with_checks([Lgs(name="lgs")])
-def test_conformance(component: Component, check: Callable[[Component], None]) -> None:
-    check(component)
+from qpatchbench.preprocessors.lgs import Lgs, inside, normalised_gradient, rough_windows, starts
 
 
 def smoothed(images: torch.Tensor, **fields: float) -> torch.Tensor:

@@ -25,6 +25,7 @@ from typing import ClassVar
 
 import torch
 from pydantic import Field, model_validator
+
 from qpatchbench.errors import QPatchBenchError
 from qpatchbench.preprocessors.base import Preprocessor
 
@@ -36,11 +37,6 @@ FLAT = 1e-12  # added under the root, whose slope at zero is infinite
 class Lgs(Preprocessor):
     """Darkens the image where it is rough."""
 
-    reference: ClassVar[str] = (
-        "Naseer, Khan, Porikli 2019, Local Gradients Smoothing: Defense against Localized Adversarial Attacks, "
-        "WACV, arXiv 1807.01216"
-    )
-    version: ClassVar[int] = 1  # bump it when a change of code alters numbers
     differentiable: ClassVar[bool] = False
 
     window: int = Field(
