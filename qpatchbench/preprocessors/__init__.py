@@ -8,6 +8,16 @@ _SQUEEZING = "Xu et al. 2018, Feature squeezing, NDSS, arXiv 1704.01155"
 CATALOGUE: dict[str, Entry] = {
     "none": Entry(f"{_HERE}.none:NoPreprocessor", "the bare network: it sees the images as they are"),
     "bit_depth": Entry(f"{_HERE}.bit_depth:BitDepth", "every colour rounded to fewer levels", _SQUEEZING),
+    "diffpure": Entry(
+        f"{_HERE}.diffpure:DiffPure",
+        "drowned in noise, and brought back by a diffusion model (DDPM)",
+        "Nie et al. 2022, Diffusion Models for Adversarial Purification, ICML, arXiv 2205.07460",
+    ),
+    "jedi": Entry(
+        f"{_HERE}.jedi:Jedi",
+        "where entropy is high a patch is suspected, its shape completed and filled from around",
+        "Tarchoun et al. 2023, Jedi: Entropy-based Localization and Removal of Adversarial Patches, CVPR",
+    ),
     "jpeg": Entry(
         f"{_HERE}.jpeg:Jpeg",
         "stored as JPEG and read again; the control of every purifier",
@@ -18,6 +28,12 @@ CATALOGUE: dict[str, Entry] = {
         "local gradient smoothing: the image is darkened where it is rough",
         "Naseer et al. 2019, Local Gradients Smoothing: Defense against Localized Adversarial Attacks, WACV, "
         "arXiv 1807.01216",
+    ),
+    "patchcleanser": Entry(
+        f"{_HERE}.patchcleanser:PatchCleanser",
+        "answers what no second mask changes, and certifies images that no patch of a size can turn",
+        "Xiang et al. 2022, PatchCleanser: Certifiably Robust Defense against Adversarial Patches for Any Image "
+        "Classifier, USENIX Security, arXiv 2108.09135",
     ),
     "smoothing": Entry(f"{_HERE}.smoothing:Smoothing", "every pixel becomes the median of its window", _SQUEEZING),
 }

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from qpatchbench.errors import QPatchBenchError
 
+from qpatchbench.errors import QPatchBenchError
 from qpatchbench.preprocessors.lgs import Lgs, inside, normalised_gradient, rough_windows, starts
 
 
