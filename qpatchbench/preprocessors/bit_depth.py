@@ -28,4 +28,5 @@ class BitDepth(Preprocessor):
     ) -> torch.Tensor:
         """Images (B, 3, H, W) in [0, 1] -> the nearest of 2^depth levels; nothing is learnt or drawn."""
         steps = 2**self.depth - 1
-        return (images * steps).round() / steps
+        rounded: torch.Tensor = (images * steps).round() / steps
+        return rounded

@@ -63,7 +63,7 @@ def test_no_noise_changes_nothing_and_more_noise_more(state: Mapping[str, torch.
 def test_noise_is_drawn_image_after_image(state: Mapping[str, torch.Tensor]) -> None:
     generator = torch.Generator().manual_seed(3)
     own = DiffPure(name="diffpure", t_star=0.003)
-    alone = torch.cat([own.apply(part, state, generator) for part in images(4).split(1)])
+    alone = torch.cat([own.apply(part, state, generator) for part in torch.split(images(4), 1)])
     torch.testing.assert_close(alone, purified(state, 0.003, images(4), seed=3), atol=1e-5, rtol=0)
     assert not torch.equal(purified(state, 0.003, images(4), seed=4), alone)
 

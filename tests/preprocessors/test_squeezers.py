@@ -61,7 +61,7 @@ def test_bit_depth_by_hand() -> None:
 @pytest.mark.parametrize("depth", [1, 3, 5])
 def test_bit_depth_has_its_levels_and_no_more_error_than_half_a_step(depth: int) -> None:
     found = applied(BitDepth(name="bit_depth", depth=depth), images(8))
-    assert len(found.unique()) <= 2**depth
+    assert len(set(found.flatten().tolist())) <= 2**depth
     assert float((found - images(8)).abs().max()) <= 0.5 / (2**depth - 1) + 1e-6
     assert torch.equal(applied(BitDepth(name="bit_depth", depth=depth), found), found)
 

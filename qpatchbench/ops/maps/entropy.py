@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from scipy import ndimage, sparse
@@ -38,7 +40,8 @@ def _entropies(values: torch.Tensor) -> torch.Tensor:
     """Values (W, n) in 0..255 -> entropy of each row's histogram, bits, (W,) float32."""
     counts = torch.zeros(len(values), LEVELS).scatter_add_(1, values, torch.ones(values.shape))
     shares = counts / values.shape[1]
-    return -torch.xlogy(shares, shares).sum(dim=1) / np.log(2)
+    bits: torch.Tensor = torch.xlogy(shares, shares).sum(dim=1) / -math.log(2)
+    return bits
 
 
 def without_specks(mask: np.ndarray, share: float) -> np.ndarray:

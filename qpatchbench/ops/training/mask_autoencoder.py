@@ -38,7 +38,7 @@ def trained_on(masks: torch.Tensor, epochs: int, generator: torch.Generator) -> 
     optimizer = torch.optim.Adam(weights.values(), LEARNING_RATE)
     with torch.enable_grad():
         for _ in range(epochs):
-            for part in torch.randperm(len(masks), generator=generator).split(BATCH):
+            for part in torch.split(torch.randperm(len(masks), generator=generator), BATCH):
                 loss = sparse_loss(masks[part], weights)
                 optimizer.zero_grad()
                 loss.backward()  # type: ignore[no-untyped-call]  # torch

@@ -50,5 +50,5 @@ def test_kept_pixels_are_those_of_torch(wanted: int) -> None:
 def test_an_image_meets_the_same_draws_in_any_batch() -> None:
     images = torch.rand(4, 3, 12, 12, generator=torch.Generator().manual_seed(2))
     preprocessor, generator = RandomResize(name="random_resize"), torch.Generator().manual_seed(3)
-    halves = torch.cat([preprocessor.apply(part, {}, generator) for part in images.split(2)])
+    halves = torch.cat([preprocessor.apply(part, {}, generator) for part in torch.split(images, 2)])
     assert torch.equal(halves, preprocessor.apply(images, {}, torch.Generator().manual_seed(3)))
