@@ -1,4 +1,4 @@
-"""Value types that every part of qpatchbench speaks in. No behaviour beyond parsing and slicing."""
+"""Value types that every part of qpatchbench speaks in, with no behaviour beyond parsing and slicing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The command line. Commands are imported when they are used, so that `--help` and `list` answer at once."""
+"""The command line.
+
+Commands are imported when they are used, so that `--help` and `list` answer at once.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a run shows its progress: a live display on a terminal, lines elsewhere, or nothing."""
+"""The progress of a run: a live display on a terminal, lines elsewhere, or nothing."""
 
 from __future__ import annotations
 

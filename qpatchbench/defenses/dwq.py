@@ -24,7 +24,7 @@ from pydantic import Field
 from qpatchbench.defenses.base import Batch, Defense, Step, SwitchableNetwork
 from qpatchbench.ops.crafting.pixel_attacks import random_start
 from qpatchbench.ops.randomness import ImageDraws
-from qpatchbench.ops.training.adversarial_batches import ascended_images, drawn_width
+from qpatchbench.ops.training.adversarial_batches import ascended_images, drawn_bits
 from qpatchbench.types import FLOAT, Bits, Losses, Network
 
 
@@ -64,7 +64,7 @@ class DoubleWinQuant(Defense):
 
     def width(self, step: Step) -> Bits:
         """The width of a step, uniform over the active ones; nothing but the step decides it."""
-        return drawn_width(step.bits, step.draws("width"))
+        return drawn_bits(step.bits, step.draws("width"))
 
     def passes(self, bits: tuple[Bits, ...]) -> float:
         """One width, forward and backward: once for every attack step and once for the update."""

@@ -40,7 +40,7 @@ from qpatchbench.ops.crafting.moving_patches import Moves, moving_patches
 from qpatchbench.ops.patches.locating import Box, allowed_places, random_places, upright
 from qpatchbench.ops.patches.pasting import paste
 from qpatchbench.ops.randomness import ImageDraws
-from qpatchbench.ops.training.adversarial_batches import cross_entropies, drawn_width, fitting_side, partly_attacked
+from qpatchbench.ops.training.adversarial_batches import cross_entropies, drawn_bits, fitting_side, partly_attacked
 from qpatchbench.types import Bits, Losses, Network, Placement, Size
 
 DIRECTIONS = {"fixed": 0, "random": 0, "random_optimised": 1, "fully_optimised": 4}
@@ -106,7 +106,7 @@ class FloatPatchAdversarialTraining(Defense):
                 is not finite.
             AttackError: the excluded box leaves no room.
         """
-        width = drawn_width(step.bits, step.draws("width"))
+        width = drawn_bits(step.bits, step.draws("width"))
 
         def attack(images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
             with network.evaluating():

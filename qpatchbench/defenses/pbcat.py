@@ -39,7 +39,7 @@ from qpatchbench.ops.randomness import ImageDraws
 from qpatchbench.ops.training.adversarial_batches import (
     ascended_images,
     cross_entropies,
-    drawn_width,
+    drawn_bits,
     fitting_side,
     partly_attacked,
 )
@@ -93,7 +93,7 @@ class PatchCompositeTraining(FixedWidthDefense):
         Raises:
             TrainingError: the batch is too small for an attacked part, or the square does not fit.
         """
-        width = drawn_width(step.bits, step.draws("width"))
+        width = drawn_bits(step.bits, step.draws("width"))
 
         def attack(images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
             with network.evaluating():

@@ -1,7 +1,8 @@
 """What a frozen network really computes with: counted levels, not declared ones.
 
-Attention products, softmax, LayerNorm, residual additions and pooling run in floating point in every network here; the
-audit covers what multiplies weights with activations.
+The audit covers what multiplies weights with activations. Softmax, LayerNorm and pooling run in floating point in every
+network here; attention products and residual additions too, unless `ptq` has `scope: full`. `float_operations` counts
+what a network computes so.
 """
 
 from __future__ import annotations

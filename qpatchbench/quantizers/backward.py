@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from qpatchbench.quantizers.frozen_activation import FrozenActivation
-from qpatchbench.types import FLOAT_BITS
+from qpatchbench.types import FLOAT_BITS, Network
 
 
 @contextmanager
@@ -32,3 +32,28 @@ def identity_gradients(network: nn.Module) -> Iterator[int]:
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def with_scale_gradients(network: nn.Module, answer: Network) -> Network:
+    """A function whose gradient also passes through the activation scales that images set at run time.
+
+    It answers as `answer` does, bit for bit. A gradient that holds max|x| constant does not tell an attack that one
+    large activation coarsens the grid of its whole image. Where no scale is set at run time, nothing is different.
+
+    Args:
+        network: holds the quantizers.
+        answer: images (B, 3, H, W) -> logits (B, K); the network itself, or its expectation where it draws at random.
+    """
+    quantizers = [part for part in network.modules() if isinstance(part, FrozenActivation) and part.scale is None]
+
+    def following(images: torch.Tensor) -> torch.Tensor:
+        before = [quantizer.follows_scale for quantizer in quantizers]
+        for quantizer in quantizers:
+            quantizer.follows_scale = True
+        try:
+            return answer(images)
+        finally:
+            for quantizer, followed in zip(quantizers, before, strict=True):
+                quantizer.follows_scale = followed
+
+    return following

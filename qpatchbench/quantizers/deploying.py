@@ -17,11 +17,13 @@ def float_network(checkpoint: Checkpoint, mode: str) -> torch.nn.Module:
     Raises:
         QPatchBenchError: trained without 32 bits, so that no float statistics exist.
     """
+    from qpatchbench.quantizers.attention_biases import call_projections
     from qpatchbench.quantizers.switchable import float_part
 
     module = checkpoint.build()
     if checkpoint.quantizer is None:
         module.load_state_dict(checkpoint.state)
+        call_projections(module)
         return module
     if FLOAT not in checkpoint.bits:
         trained = ", ".join(map(str, checkpoint.bits))

@@ -2,8 +2,8 @@
 
 Krishnamoorthi 2018, arXiv 1806.08342, section 2. Unlike torch.ao's dynamic mode, which quantizes linear layers
 only and takes one scale per batch, convolutions are included and an image's result does not depend on its batch. The
-scale is max|x| of the image and, like an observer's, receives no gradient. Whether a layer's codes are signed is
-fixed from the calibration images.
+scale is max|x| of the image and, like an observer's, receives no gradient unless an attack asks for it (`backward:
+scales`). Whether a layer's codes are signed is fixed from the calibration images.
 """
 
 from __future__ import annotations

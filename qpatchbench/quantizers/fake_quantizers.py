@@ -4,7 +4,9 @@ Scale modes (`scale`):
 - ema: weights max|w| per channel, fresh on every forward pass, because a moving average of weights would only lag
   behind them; activations an exponential moving average of max|x| (Krishnamoorthi 2018, arXiv 1806.08342, section 2.5);
 - mse: the same with the scale of least squared error in place of the max-abs scale; slow for weights;
-- lsq: learned (Esser et al. 2020, arXiv 1902.08153);
+- lsq: learned (Esser et al. 2020, arXiv 1902.08153), from the scale of least squared error on. Esser et al. start at
+  2 mean|v| / sqrt(qmax), one rule for ReLU outputs and Gaussian weights: at 2 bits the relative squared error of the
+  inputs of a CIFAR ResNet-20 is then 17 %, the least is 6 %, and what is lost at the start stays lost for long;
 - paper: lsq at 4 bits and below, ema above. At 2 bits a max-abs scale would round 84 to 94 % of Gaussian
   weights to zero (fan-in 144 to 4608);
 - min_max: as in the code of Double-Win Quant (Fu et al. 2021, github.com/GATECH-EIC/Double-Win-Quant). Asymmetric: 2^b
@@ -30,7 +32,6 @@ from qpatchbench.ops.quantization.fake_quantization import (
     fake_quantize,
     fake_quantize_between,
     fake_quantize_learned,
-    lsq_initial_scale,
     max_scale,
     mse_scale,
 )
@@ -179,8 +180,7 @@ class WeightQuantizer(_FakeQuantizer):
         self.assign(role, weight)
         for bits in self.bits if chosen is None else chosen:
             if self.width(bits) != FLOAT_BITS and self.mode(bits) == "lsq":
-                qmax = code_range(self.width(bits), signed=True).qmax
-                self.scale_at(bits).copy_(lsq_initial_scale(weight, qmax, 0))
+                self.scale_at(bits).copy_(mse_scale(weight, *code_range(self.width(bits), signed=True), 0))
 
     def _width(self, bits: Bits) -> int:
         return bits.weight
@@ -220,9 +220,7 @@ class ActivationQuantizer(_FakeQuantizer):
         if self.mode(bits) == "min_max":
             return extremes(inputs)
         qmin, qmax = code_range(self.width(bits), self._role.signed)
-        if self.mode(bits) == "lsq":
-            return lsq_initial_scale(inputs, qmax)
-        if self.mode(bits) == "mse":
+        if self.mode(bits) in ("mse", "lsq"):
             # An odd stride does not lock onto the power-of-two sizes of feature maps.
             stride = inputs.numel() // _SAMPLE | 1
             return mse_scale(inputs.detach().flatten()[::stride], qmin, qmax)

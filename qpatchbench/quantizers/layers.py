@@ -44,10 +44,18 @@ class QuantizedLayer(nn.Module):
 
 
 class FrozenLayer(nn.Module):
-    """Mixed into a deployed layer: its weight is stored on the grid, its input is quantized on arrival."""
+    """Mixed into a deployed layer: its weight is stored on the grid, its input is quantized on arrival.
+
+    Attributes:
+        weight_bits: 32 = float.
+        weight_error: root mean square of what became of the float weight, relative to that of the float weight.
+        mirrored: whether the grid of the weight mirrors itself around zero.
+    """
 
     activation_quantizer: FrozenActivation
     weight_bits: int
+    weight_error: float
+    mirrored: bool
 
     @property
     def stored_weight(self) -> nn.Parameter:
@@ -122,12 +130,16 @@ def freeze_layer(
 ) -> None:
     """Turn a float or quantized layer into a `FrozenLayer` that stores `weight`, already on its grid."""
     original = type(layer).__mro__[2] if isinstance(layer, QuantizedLayer) else type(layer)
+    exact, mirrored = float_weight(layer).detach(), True
     if isinstance(layer, QuantizedLayer):
+        mirrored = layer.weight_quantizer.scale != "min_max"
         del layer.weight_quantizer
     layer.__class__ = _mixed(FrozenLayer, original)
     layer._parameters["weight"] = nn.Parameter(weight.detach().clone(), requires_grad=False)
     layer.activation_quantizer = activation_quantizer
-    layer.weight_bits = weight_bits  # type: ignore[assignment]  # torch types attributes as tensors or modules
+    error = float((weight.detach() - exact).norm() / exact.norm().clamp_min(1e-30))
+    for name, value in (("weight_bits", weight_bits), ("weight_error", error), ("mirrored", mirrored)):
+        setattr(layer, name, value)
 
 
 def batch_norms(module: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Module]]:

@@ -80,7 +80,8 @@ def observe_inputs(
     if idle:
         raise QPatchBenchError(
             f"{len(idle)} of {len(names)} layers never ran on the calibration images, first {idle[0]!r}; expected at "
-            "least one image and a network that runs every convolution and linear layer in eval mode"
+            "least one image and a network that calls every convolution and linear layer in eval mode. An attention "
+            "that hands the layer's weight to a function, instead of calling it, cannot be quantized"
         )
     return seen
 

@@ -21,14 +21,15 @@ from qpatchbench.types import Bits
 class Qat(Quantizer):
     """Deploys one width of a network that was trained with switchable fake quantizers."""
 
+    version: ClassVar[int] = 2
     trained: ClassVar[bool] = True
     wants_trained: ClassVar[bool] = True
 
     scale: Literal["paper", "ema", "mse", "lsq", "min_max"] = Field(
         default="paper",
         description="how scales arise: ema (max-abs; moving average for activations), mse (least squared error), lsq "
-        "(learned), paper (lsq at 4 bits and below, else ema), min_max (asymmetric, from the smallest to the largest "
-        "value, as in the code of Double-Win Quant)",
+        "(learned, from the scale of least squared error on), paper (lsq at 4 bits and below, else ema), min_max "
+        "(asymmetric, from the smallest to the largest value, as in the code of Double-Win Quant)",
     )
     first_last: Literal["same", "eight", "float"] = Field(
         default="same",

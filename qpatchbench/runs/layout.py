@@ -1,4 +1,4 @@
-"""What lies where in a run folder: every file name, once."""
+"""Every file name of a run folder, once."""
 
 from __future__ import annotations
 

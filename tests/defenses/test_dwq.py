@@ -108,6 +108,7 @@ def test_images_stay_in_the_ball_and_in_range(batch: Batch, fields: dict[str, fl
     assert float((spy.seen[0][1] - batch.images).abs().max()) > 0.5 * defense.epsilon, "a random start"
 
 
+@pytest.mark.numerical
 def test_enough_steps_reach_the_optimum_of_a_linear_network(batch: Batch) -> None:
     """With two classes the cross-entropy rises along the sign of w_other - w_label: the answer is a vertex."""
     spy = Spy()
@@ -121,6 +122,7 @@ def test_enough_steps_reach_the_optimum_of_a_linear_network(batch: Batch) -> Non
     assert not adversarial.requires_grad
 
 
+@pytest.mark.numerical
 def test_the_loss_is_on_adversarial_images_only(batch: Batch) -> None:
     spy = Spy()
     losses = dwq().loss(spy, batch, step())
@@ -202,6 +204,7 @@ def test_it_learns_reproducibly_and_resumes_to_the_bit(run: Train, quantizer: Qa
     assert not same(whole.state, run(**fields, seed=1).state)
 
 
+@pytest.mark.numerical
 def test_training_against_the_attack_resists_it_better(splits: Any, settings: Any) -> None:  # noqa: ANN401
     """The network trained with the attack must lose less to it than the one trained without."""
     bits = (EIGHT, FOUR)

@@ -102,6 +102,7 @@ def test_draws_follow_the_seed_and_go_on() -> None:
     assert not torch.equal(network(images()), first)
 
 
+@pytest.mark.numerical
 def test_batches_do_not_matter_where_a_preprocessor_draws_image_by_image() -> None:
     network = behind(Jitter(name="jitter"))
     assert isinstance(network, Randomized)

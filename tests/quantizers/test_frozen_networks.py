@@ -33,6 +33,7 @@ def test_freezing_changes_no_bit_of_the_answer(
     assert not any("at_bits" in name or "weight_quantizer" in name for name in module.state_dict())
 
 
+@pytest.mark.numerical
 @pytest.mark.parametrize("width", [8, 4, "w4a8"])
 def test_folding_keeps_predictions_and_codes(switchable: Make, images: torch.Tensor, width: object) -> None:
     module = switchable(32, width)
@@ -55,6 +56,7 @@ def _codes(module: nn.Module) -> list[torch.Tensor]:
     return [torch.stack([torch.unique(row, return_inverse=True)[1] for row in weight]) for weight in weights]
 
 
+@pytest.mark.numerical
 def test_folding_a_float_network_is_exact_to_rounding(build: Callable[[], nn.Module], images: torch.Tensor) -> None:
     module = build()
     settle(module)

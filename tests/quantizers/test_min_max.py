@@ -52,6 +52,7 @@ def test_the_grid_by_hand() -> None:
     assert torch.allclose(found, torch.tensor([-1.0, -1.0, -1.0, -0.5, 0.0, 0.5, 0.5, 0.5]))
 
 
+@pytest.mark.numerical
 @pytest.mark.parametrize("bits", [2, 4, 8, 16])
 @pytest.mark.parametrize("axis", [None, 0, 1])
 def test_the_grid_agrees_with_torch_where_zero_is_a_code(bits: int, axis: int | None) -> None:
@@ -171,6 +172,7 @@ def test_a_second_pass_before_backward_is_allowed() -> None:
 # --- networks
 
 
+@pytest.mark.numerical
 @pytest.mark.parametrize("first_last", ["same", "eight", "float"])
 def test_32_bits_stay_bit_identical_and_16_are_close(
     build: Build, switchable: Make, images: torch.Tensor, first_last: str
@@ -315,6 +317,7 @@ def test_other_policies_quantize_shortcuts(images: torch.Tensor) -> None:
         assert shortcut.weight_quantizer.width(four) == 4
 
 
+@pytest.mark.numerical
 @pytest.mark.parametrize("first_last", ["same", "float"])
 def test_a_checkpoint_survives_safetensors_and_deploys(
     build: Build, images: torch.Tensor, tmp_path_factory: pytest.TempPathFactory, first_last: Literal["same", "float"]

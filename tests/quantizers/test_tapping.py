@@ -123,6 +123,7 @@ def test_features_of_a_deployed_network_by_hand(deployed: nn.Module, images: tor
     assert len(torch.unique(features)) > 4
 
 
+@pytest.mark.numerical
 def test_deployment_changes_no_feature_but_by_rounding(switchable: Make, images: torch.Tensor) -> None:
     module = switchable(32, 4)
     set_bits(module, Bits(4, 4))

@@ -16,7 +16,7 @@ from qpatchbench.ops.patches.pasting import to_uint8
 from qpatchbench.registry import Entry
 from qpatchbench.testing import checks_for, trial
 from qpatchbench.testing.decoys import CATALOGUES, DECOYS, Decoy
-from qpatchbench.testing.kit import Check
+from qpatchbench.testing.kit import ComponentCheck
 
 ROOT = Path(__file__).parents[2]
 
@@ -27,7 +27,7 @@ def component_of(decoy: Decoy) -> object:
     return trial(getattr(sys.modules[module], name), decoy.name)
 
 
-def failure_of(check: Check, component: object) -> str:
+def failure_of(check: ComponentCheck, component: object) -> str:
     with pytest.raises(Exception, match=".") as caught:
         check(component)  # type: ignore[arg-type]  # a component of some kind
     return f"raised {type(caught.value).__name__}: {caught.value}"

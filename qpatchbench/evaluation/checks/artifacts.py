@@ -1,6 +1,6 @@
-"""Validity checks on networks, patches and data. `evaluation.explanations` explains each.
+"""Validity checks on networks, patches and data. `evaluation.checks.explanations` explains each.
 
-V2, which compares a patch with its control, needs two cells and lives in `evaluation.paired`.
+V2, which compares a patch with its control, needs two cells and lives in `evaluation.checks.paired`.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""Fake quantization and its gradients."""
+"""Where the grid of a quantizer lies, and which of its points a weight takes."""

@@ -15,7 +15,9 @@ from qpatchbench.papers.printed.values import PublishedValue, values_by_table
 
 Key = tuple[str, ...]
 CITATIONS = {
-    "triqdef": "TriQDef: Disrupting semantic and gradient alignment, anonymous manuscript under review",
+    "triqdef": (
+        "Guesmi, Ouni, Shafique 2026, TriQDef: Disrupting semantic and gradient alignment, ICLR, arXiv 2508.12132"
+    ),
     "qadtr": "Guesmi, Ouni, Shafique 2025, Breaking the limits of quantization-aware defenses, arXiv 2503.07058",
 }
 

@@ -30,7 +30,10 @@ from qpatchbench.suite.work.evaluate import record_of
 from qpatchbench.suite.work.workbench import Workbench
 
 SHOWN = 8  # images kept for galleries
-MEASURED = (*("n_images", "n_clean_correct", "n_certified", "counts", "queries", "queries_median", "places", "checks"),)
+MEASURED = (
+    *("n_images", "n_clean_correct", "n_certified", "counts", "queries", "queries_median"),
+    *("forward_passes", "backward_passes", "places", "checks"),
+)
 
 
 def export(execution: Execution, bench: Workbench, output: Path, typed: Mapping[str, Any]) -> None:

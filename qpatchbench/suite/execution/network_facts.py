@@ -1,4 +1,4 @@
-"""Where the networks of a run came from, for its manifest."""
+"""The origin of a run's networks, for its manifest."""
 
 from __future__ import annotations
 

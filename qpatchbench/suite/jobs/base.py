@@ -1,4 +1,4 @@
-"""What all jobs share: a kind, a key, a label, what comes before them, and what they cost."""
+"""The common part of all jobs: a kind, a key, a label, what comes before them, and what they cost."""
 
 from __future__ import annotations
 

@@ -56,13 +56,13 @@ class CostJob(Job):
         return COST_STEPS * sum(each)
 
 
-def cost_jobs(networks: Sequence[DeployJob], reference: str, widths: bool = False) -> Iterator[CostJob]:
+def cost_jobs(networks: Sequence[DeployJob], reference: str, fewer_bits: bool = False) -> Iterator[CostJob]:
     """One job per model and seed. Of a defense that trains a network per bit-width, one network is measured.
 
     Args:
         networks: all networks of a suite.
         reference: title of the defense that the others are compared with.
-        widths: whether networks with several bit-widths are measured with fewer of them too.
+        fewer_bits: whether networks with several bit-widths are measured with fewer of them too.
     """
     trainings = distinct([network.checkpoint for network in networks if network.checkpoint.trains])
     for model, seed in distinct([(training.model.title, training.seed) for training in trainings]):
@@ -72,7 +72,7 @@ def cost_jobs(networks: Sequence[DeployJob], reference: str, widths: bool = Fals
                 known = own.get(training.defense.title)
                 if known is None or len(training.bits) > len(known.bits):
                     own[training.defense.title] = training
-        narrowed = [fewer for training in own.values() for fewer in _narrowed(training)] if widths else []
+        narrowed = [fewer for training in own.values() for fewer in _narrowed(training)] if fewer_bits else []
         if reference in own and len(own) + len(narrowed) > 1:
             yield CostJob(tuple(own.values()), own[reference], tuple(narrowed))
 

@@ -1,4 +1,4 @@
-"""What a plan must know of images and weights: their hashes, taken from caches where those hold them."""
+"""Hashes of images and weights for a plan, taken from caches where those hold them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where networks come from: which checkpoint, trained from what and on which patches, deployed by which quantizer."""
+"""The networks of a suite: which checkpoint, trained from what and on which patches, deployed by which quantizer."""
 
 from __future__ import annotations
 

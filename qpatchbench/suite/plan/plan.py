@@ -109,7 +109,7 @@ class _Planner:
         targets = distinct([target.bare for seed in self.suite.seeds for target in self._targets(seed)])
         wanted = self.suite.analysis
         if wanted.costs is not None:
-            yield from cost_jobs(targets, wanted.costs, wanted.widths)
+            yield from cost_jobs(targets, wanted.costs, wanted.fewer_bits)
         patches = {
             (model.title, seed): patch
             for seed in self.suite.seeds

@@ -9,11 +9,12 @@ import numpy as np
 import torch
 
 from qpatchbench.evaluation.checks import artifacts
-from qpatchbench.evaluation.checks.bit_widths import widths_are_as_claimed
+from qpatchbench.evaluation.checks.claimed_bits import bits_are_as_claimed
 from qpatchbench.evaluation.measure import clean_predictions
 from qpatchbench.ops.patches.pasting import to_float
 from qpatchbench.preprocessors.preprocessed import PreprocessedNetwork
 from qpatchbench.quantizers.audit import LayerAudit, effective_bits, operations, unquantized_operations
+from qpatchbench.quantizers.operands import float_operations
 from qpatchbench.runs.records import Check
 from qpatchbench.suite.jobs.pipeline import DeployJob
 from qpatchbench.suite.store.store import Artifact
@@ -43,8 +44,8 @@ def deployed(bench: Workbench, job: DeployJob) -> Artifact:
         layers = () if job.bits.is_float else operations(bare, sample[:AUDITED_IMAGES])
         if layers:
             claimed = [job.bits, *(partner.bits for partner in job.partners)]
-            found.append(widths_are_as_claimed(layers, claimed))
-        facts["audit"] = _audit_facts(bare, layers)
+            found.append(bits_are_as_claimed(layers, claimed))
+        facts["audit"] = _audit_facts(bare, layers, sample)
     arrays = {"predictions": predictions.numpy()}
     certified = _certified(bench, job, images)
     if certified is not None:
@@ -66,7 +67,7 @@ def _certified(bench: Workbench, job: DeployJob, images: ImageSet) -> np.ndarray
     return torch.cat(known).numpy() if known else None
 
 
-def _audit_facts(network: torch.nn.Module, layers: Sequence[LayerAudit]) -> dict[str, Any]:
+def _audit_facts(network: torch.nn.Module, layers: Sequence[LayerAudit], sample: torch.Tensor) -> dict[str, Any]:
     """What the network really computes with: counted levels, mean widths, and layers left in float."""
     if not any(layer.declares for layer in layers):
         return {}
@@ -75,4 +76,5 @@ def _audit_facts(network: torch.nn.Module, layers: Sequence[LayerAudit]) -> dict
         "most_activation_levels": max((layer.activation_levels or 0 for layer in layers), default=0),
         "effective_bits": effective_bits(layers)._asdict(),
         "float_layers": list(unquantized_operations(network)),
+        "float_operations": list(float_operations(network, sample)),
     }

@@ -42,7 +42,7 @@ def evaluated(bench: Workbench, job: EvaluateJob) -> Artifact:
     certified = covered(job, target, placements)
     if certified is not None and bench.suite.evaluation.checks != "off":
         found.append(artifacts.certificates_hold(certified, labels, clean, predictions))
-    spent: dict[str, object] = {}
+    spent: dict[str, object] = {f"{way}_passes": count for way, count in stored.facts.get("passes", {}).items()}
     if patch.queries is not None:
         fooled = fooled_images(labels, clean, predictions, patch.goals)
         successes = patch.queries.numpy().reshape(fooled.shape)[fooled]

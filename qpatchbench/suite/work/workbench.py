@@ -1,4 +1,4 @@
-"""What the jobs of a suite share: images, placements and deployed networks, each made once."""
+"""Images, placements and deployed networks that the jobs of a suite share, each made once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every preprocessor must keep, one function per invariant: images in, images out, and nothing else."""
+"""Promises of every preprocessor, one function each: images in, images out, and nothing else."""
 
 from __future__ import annotations
 
