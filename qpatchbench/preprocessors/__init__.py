@@ -1,4 +1,4 @@
-"""Inference-time defenses on the input image. Adding one is a new file here and one line below."""
+"""Catalogue of inference-time defenses on the input image: adding one is a new file here and one line below."""
 
 from qpatchbench.registry import Entry
 

@@ -1,4 +1,4 @@
-"""What a preprocessor is: a defense that changes the images a deployed network is about to see."""
+"""The contract of preprocessors: a defense that changes the images a deployed network is about to see."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ from qpatchbench.models.resnet_cifar import CifarResNet
 from qpatchbench.preprocessors.base import Preprocessor
 from qpatchbench.preprocessors.patchcleanser import PatchCleanser
 from qpatchbench.quantizers.base import Checkpoint
-from qpatchbench.quantizers.deploying import deploy_float
+from qpatchbench.quantizers.frozen.deploying import deploy_float
 from qpatchbench.quantizers.ptq import Ptq
 from qpatchbench.registry import Entry
 from qpatchbench.types import Bits, CraftTask, Network, Patch, Placement

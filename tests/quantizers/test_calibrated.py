@@ -20,11 +20,11 @@ from qpatchbench.ops.quantization.rounding import (
     round_sequentially,
     weighted_scale,
 )
-from qpatchbench.quantizers.audit import audit
 from qpatchbench.quantizers.base import Checkpoint
-from qpatchbench.quantizers.equalizing import ChannelClip, equalize
-from qpatchbench.quantizers.folding import fold_batch_norm
-from qpatchbench.quantizers.frozen import frozen_layers
+from qpatchbench.quantizers.calibrated.equalisation import ChannelClip, equalize
+from qpatchbench.quantizers.frozen.folding import fold_batch_norm
+from qpatchbench.quantizers.frozen.network import frozen_layers
+from qpatchbench.quantizers.inspection.audit_layers import audit
 from qpatchbench.quantizers.ptq import BEST, Ptq
 from qpatchbench.types import FLOAT, Bits
 

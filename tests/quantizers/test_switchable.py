@@ -11,11 +11,11 @@ from torch import nn
 
 from qpatchbench.errors import QPatchBenchError
 from qpatchbench.ops.quantization.fake_quantization import code_range, max_scale, mse_scale
-from qpatchbench.quantizers.fake_quantizers import ActivationQuantizer, Role, WeightQuantizer
-from qpatchbench.quantizers.layers import SwitchableBatchNorm
 from qpatchbench.quantizers.ptq import Ptq
 from qpatchbench.quantizers.qat import Qat
-from qpatchbench.quantizers.switchable import (
+from qpatchbench.quantizers.trained.fake_quantizers import ActivationQuantizer, Role, WeightQuantizer
+from qpatchbench.quantizers.trained.layers import SwitchableBatchNorm
+from qpatchbench.quantizers.trained.switchable import (
     float_state,
     initialize,
     load_float_state,
@@ -190,7 +190,9 @@ def test_only_the_first_layer_takes_its_input_unrounded(switchable: Make, images
 def test_eight_bit_ends(switchable: Make) -> None:
     module = switchable(32, 16, 4, "w2a4", first_last="eight")
     widths = {
-        name: [(layer.weight_quantizer.width(b), layer.activation_quantizer.width(b)) for b in module.switchable_bits]  # type: ignore[union-attr]  # a tuple
+        name: [
+            (layer.weight_quantizer.bits_at(b), layer.activation_quantizer.bits_at(b)) for b in module.switchable_bits
+        ]  # type: ignore[union-attr]  # a tuple
         for name, layer in switchable_layers(module)
     }
     assert widths["stem.0"] == [(32, 32), (16, 32), (8, 32), (8, 32)]

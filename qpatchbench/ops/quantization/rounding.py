@@ -1,4 +1,4 @@
-"""Which grid points the weights of a layer take, so that its outputs change least.
+"""Rounding of a layer's weights so that its outputs change least.
 
 A layer's mean squared output error is a quadratic of its rounding error, tr(D H D^T) with D = rounded - weight and H
 the second moment of its inputs (Nagel et al. 2020, AdaRound, arXiv 2004.10568, equation 13). Nothing here sees images:

@@ -13,8 +13,13 @@ from qpatchbench.evaluation.checks.claimed_bits import bits_are_as_claimed
 from qpatchbench.evaluation.measure import clean_predictions
 from qpatchbench.ops.patches.pasting import to_float
 from qpatchbench.preprocessors.preprocessed import PreprocessedNetwork
-from qpatchbench.quantizers.audit import LayerAudit, effective_bits, operations, unquantized_operations
-from qpatchbench.quantizers.operands import float_operations
+from qpatchbench.quantizers.calibrated.float_operands import float_operations
+from qpatchbench.quantizers.inspection.audit_layers import (
+    LayerAudit,
+    effective_bits,
+    operations,
+    unquantized_operations,
+)
 from qpatchbench.runs.records import Check
 from qpatchbench.suite.jobs.pipeline import DeployJob
 from qpatchbench.suite.store.store import Artifact

@@ -35,7 +35,7 @@ from qpatchbench.ops.quantization.fake_quantization import (
     max_scale,
     mse_scale,
 )
-from qpatchbench.quantizers.frozen_activation import FrozenActivation
+from qpatchbench.quantizers.frozen.activation import FrozenActivation
 from qpatchbench.types import FLOAT, FLOAT_BITS, Bits
 
 Scale = Literal["paper", "ema", "mse", "lsq", "min_max"]
@@ -73,9 +73,9 @@ class _FakeQuantizer(nn.Module):
         self.active = FLOAT
         self.role: Role | None = None
 
-    def width(self, bits: Bits) -> int:
+    def bits_at(self, bits: Bits) -> int:
         """Bits in use when the network is at `bits`; end layers have at least 8 under `eight`, 32 under `float`."""
-        width = self._width(bits)
+        width = self._bits_of(bits)
         at_end = self.role is not None and (self.role.first or self.role.last)
         if self.first_last == "float" and (at_end or self.shortcut):
             return FLOAT_BITS
@@ -85,7 +85,7 @@ class _FakeQuantizer(nn.Module):
         """ema, mse, lsq or min_max."""
         if self.scale != "paper":
             return self.scale
-        return "lsq" if self.width(bits) <= LARGEST_LEARNED else "ema"
+        return "lsq" if self.bits_at(bits) <= LARGEST_LEARNED else "ema"
 
     def scale_at(self, bits: Bits) -> torch.Tensor:
         """The stored scale; the stored range in mode min_max.
@@ -106,7 +106,7 @@ class _FakeQuantizer(nn.Module):
         """Take a role and create the scales that it needs, on the device of `like`."""
         self.role = role
         for bits in self.bits:
-            shape = self._stored_shape(bits) if self.width(bits) != FLOAT_BITS else None
+            shape = self._stored_shape(bits) if self.bits_at(bits) != FLOAT_BITS else None
             name = self._stored_name(bits)
             if shape is None or name in {**self._parameters, **self._buffers}:
                 continue
@@ -136,7 +136,7 @@ class _FakeQuantizer(nn.Module):
     def _stored_name(self, bits: Bits) -> str:
         return "range" if self.mode(bits) == "min_max" else f"scale_{bits}"
 
-    def _width(self, bits: Bits) -> int:
+    def _bits_of(self, bits: Bits) -> int:
         raise NotImplementedError
 
     def _stored_shape(self, bits: Bits) -> tuple[int, ...] | None:
@@ -162,7 +162,7 @@ class WeightQuantizer(_FakeQuantizer):
 
     def forward(self, weight: torch.Tensor) -> torch.Tensor:
         """Raw weight -> weight on the grid of the active bits; the same object at 32."""
-        width = self.width(self.active)
+        width = self.bits_at(self.active)
         if width == FLOAT_BITS:
             return weight
         if self.mode(self.active) == "min_max":
@@ -179,10 +179,10 @@ class WeightQuantizer(_FakeQuantizer):
         """Set the learned scales from the weight; of the chosen widths only, where some are chosen."""
         self.assign(role, weight)
         for bits in self.bits if chosen is None else chosen:
-            if self.width(bits) != FLOAT_BITS and self.mode(bits) == "lsq":
-                self.scale_at(bits).copy_(mse_scale(weight, *code_range(self.width(bits), signed=True), 0))
+            if self.bits_at(bits) != FLOAT_BITS and self.mode(bits) == "lsq":
+                self.scale_at(bits).copy_(mse_scale(weight, *code_range(self.bits_at(bits), signed=True), 0))
 
-    def _width(self, bits: Bits) -> int:
+    def _bits_of(self, bits: Bits) -> int:
         return bits.weight
 
     def _stored_shape(self, bits: Bits) -> tuple[int, ...] | None:
@@ -194,7 +194,7 @@ class ActivationQuantizer(_FakeQuantizer):
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """Inputs of any shape (B, ...) -> the same on the grid of the active bits; the same object at 32."""
-        width = self.width(self.active)
+        width = self.bits_at(self.active)
         if width == FLOAT_BITS:
             return inputs
         scale = self.scale_at(self.active)
@@ -219,7 +219,7 @@ class ActivationQuantizer(_FakeQuantizer):
         """The scale that one batch of inputs asks for, () float32 without a graph; (2,) in mode min_max."""
         if self.mode(bits) == "min_max":
             return extremes(inputs)
-        qmin, qmax = code_range(self.width(bits), self._role.signed)
+        qmin, qmax = code_range(self.bits_at(bits), self._role.signed)
         if self.mode(bits) in ("mse", "lsq"):
             # An odd stride does not lock onto the power-of-two sizes of feature maps.
             stride = inputs.numel() // _SAMPLE | 1
@@ -228,7 +228,7 @@ class ActivationQuantizer(_FakeQuantizer):
 
     def frozen(self) -> FrozenActivation:
         """What deployment keeps of it: the active width and its scale."""
-        width, signed = self.width(self.active), self.role is not None and self.role.signed
+        width, signed = self.bits_at(self.active), self.role is not None and self.role.signed
         if width == FLOAT_BITS:
             return FrozenActivation(width, signed, None)
         stored = self.scale_at(self.active)
@@ -238,11 +238,11 @@ class ActivationQuantizer(_FakeQuantizer):
 
     def quantized_bits(self) -> tuple[Bits, ...]:
         """The bit-widths at which this layer's inputs are quantized."""
-        return tuple(bits for bits in self.bits if self.width(bits) != FLOAT_BITS)
+        return tuple(bits for bits in self.bits if self.bits_at(bits) != FLOAT_BITS)
 
-    def width(self, bits: Bits) -> int:
+    def bits_at(self, bits: Bits) -> int:
         """As for weights, but 32 for the image."""
-        return FLOAT_BITS if self.role is not None and self.role.first else super().width(bits)
+        return FLOAT_BITS if self.role is not None and self.role.first else super().bits_at(bits)
 
     @property
     def _role(self) -> Role:
@@ -250,7 +250,7 @@ class ActivationQuantizer(_FakeQuantizer):
             raise QPatchBenchError("quantizer is not initialised. Expected initialize(module, images) after prepare()")
         return self.role
 
-    def _width(self, bits: Bits) -> int:
+    def _bits_of(self, bits: Bits) -> int:
         return bits.activation
 
     def _stored_shape(self, bits: Bits) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""What the layers of a network see: their inputs on held-out images, in order of execution."""
+"""Inputs of a network's layers on held-out images, in order of execution."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from qpatchbench.errors import QPatchBenchError
-from qpatchbench.quantizers.layers import quantizable
+from qpatchbench.quantizers.trained.layers import quantizable
 
 Measure = Callable[[torch.Tensor], torch.Tensor]
 

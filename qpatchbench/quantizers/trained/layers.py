@@ -9,8 +9,8 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from qpatchbench.quantizers.fake_quantizers import ActivationQuantizer, WeightQuantizer
-from qpatchbench.quantizers.frozen_activation import FrozenActivation
+from qpatchbench.quantizers.frozen.activation import FrozenActivation
+from qpatchbench.quantizers.trained.fake_quantizers import ActivationQuantizer, WeightQuantizer
 from qpatchbench.types import FLOAT, Bits
 
 _CLASSES: dict[tuple[type[nn.Module], type[nn.Module]], type[nn.Module]] = {}

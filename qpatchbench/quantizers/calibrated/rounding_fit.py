@@ -28,9 +28,9 @@ from qpatchbench.ops.quantization.rounding import (
     round_sequentially,
     weighted_scale,
 )
-from qpatchbench.quantizers.calibrating import Planned
-from qpatchbench.quantizers.layers import float_weight, freeze_layer
-from qpatchbench.quantizers.observing import evaluating
+from qpatchbench.quantizers.calibrated.grids import Planned
+from qpatchbench.quantizers.inspection.inputs import evaluating
+from qpatchbench.quantizers.trained.layers import float_weight, freeze_layer
 from qpatchbench.types import FLOAT_BITS
 
 DAMPING = 0.05  # how strongly weights stay what they were, where rounding follows the inputs

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from qpatchbench.quantizers.frozen_activation import FrozenActivation
-from qpatchbench.quantizers.layers import batch_norms, float_weight
+from qpatchbench.quantizers.frozen.activation import FrozenActivation
+from qpatchbench.quantizers.trained.layers import batch_norms, float_weight
 
 TOLERANCE = 1e-3  # largest change of a logit, relative to the largest logit
 

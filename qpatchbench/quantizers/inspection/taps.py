@@ -1,4 +1,4 @@
-"""What the layers inside a network hand on, taken where the next layer computes with it.
+"""Outputs of a network's layers, taken where the next layer computes with them.
 
 That is after BatchNorm, nonlinearity, pooling and the reader's own activation quantizer; so it means the same in a
 float network, in one prepared with switchable quantizers, and in a deployed one whose BatchNorm is folded away.
@@ -15,8 +15,8 @@ from torch.utils.hooks import RemovableHandle
 
 from qpatchbench.errors import QPatchBenchError, suggestion
 from qpatchbench.ops.maps.hog import SMALLEST_SIDE
-from qpatchbench.quantizers.layers import quantizable
-from qpatchbench.quantizers.observing import evaluating
+from qpatchbench.quantizers.inspection.inputs import evaluating
+from qpatchbench.quantizers.trained.layers import quantizable
 from qpatchbench.types import Network, Observed
 
 EARLY_STAGES = 3

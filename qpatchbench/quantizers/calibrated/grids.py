@@ -1,23 +1,40 @@
-"""What calibration images decide: the grid of every layer's inputs, and how many bits the layer has."""
+"""Grids of the layers' inputs, from calibration images, and how many bits each layer has."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import Literal, NamedTuple, Protocol
 
 import torch
 
 from qpatchbench.ops.quantization.fake_quantization import SMALLEST_SCALE, code_range, mse_scale
 from qpatchbench.ops.quantization.ranges import Grid, covering_grid, least_squares_grid
-from qpatchbench.quantizers.frozen_activation import FrozenActivation
-from qpatchbench.quantizers.observing import Measure, Seen, observe_inputs
+from qpatchbench.quantizers.frozen.activation import FrozenActivation
+from qpatchbench.quantizers.inspection.inputs import Measure, Seen, observe_inputs
 from qpatchbench.types import FLOAT_BITS, Bits
 
-if TYPE_CHECKING:
-    from qpatchbench.quantizers.ptq import Ptq
-
 SAMPLE = 2**13  # values of a batch from which the grid of least squared error is found
+
+
+class GridRules(Protocol):
+    """How grids arise: fields of the quantizer, where each is described."""
+
+    @property
+    def calibration(self) -> Literal["minmax", "percentile", "mse"]:
+        """Which range of the activations."""
+
+    @property
+    def percentile(self) -> float:
+        """Of |x|, %."""
+
+    @property
+    def asymmetric(self) -> bool:
+        """Whether there are zero points."""
+
+    @property
+    def first_last(self) -> Literal["same", "eight", "float"]:
+        """Bits of the first and the last layer."""
 
 
 class Planned(NamedTuple):
@@ -28,7 +45,7 @@ class Planned(NamedTuple):
 
 
 def plan_layers(
-    module: torch.nn.Module, batches: Sequence[torch.Tensor], bits: Bits, settings: Ptq
+    module: torch.nn.Module, batches: Sequence[torch.Tensor], bits: Bits, settings: GridRules
 ) -> dict[str, Planned]:
     """Bits and activation quantizer of every layer, in order of execution.
 
@@ -46,12 +63,12 @@ def plan_layers(
         if settings.first_last != "same" and name in (names[0], names[-1]):
             least = 8 if settings.first_last == "eight" else FLOAT_BITS
             weight, activation = max(weight, least), max(activation, least)
-        width = FLOAT_BITS if name == names[0] else activation
-        plan[name] = Planned(weight, activation_quantizer(seen[name], width, settings))
+        input_bits = FLOAT_BITS if name == names[0] else activation
+        plan[name] = Planned(weight, activation_quantizer(seen[name], input_bits, settings))
     return plan
 
 
-def measures(settings: Ptq) -> dict[str, Measure]:
+def measures(settings: GridRules) -> dict[str, Measure]:
     """What is measured of each batch of inputs."""
     if settings.calibration == "mse":
         return {"sample": _sample, "limits": lambda inputs: torch.stack(inputs.float().aminmax())}
@@ -60,31 +77,31 @@ def measures(settings: Ptq) -> dict[str, Measure]:
     return {"range": lambda inputs: _range(inputs, settings)}
 
 
-def activation_quantizer(seen: Seen, width: int, settings: Ptq) -> FrozenActivation:
+def activation_quantizer(seen: Seen, bits: int, settings: GridRules) -> FrozenActivation:
     """A fixed grid for inputs that were measured with `measures`.
 
     Inputs that never were negative have the codes 0 .. 2^b - 1; others are symmetric, or asymmetric if so set.
     """
-    if width == FLOAT_BITS:
-        return FrozenActivation(width, seen.signed, None)
-    codes = code_range(width, seen.signed)
+    if bits == FLOAT_BITS:
+        return FrozenActivation(bits, seen.signed, None)
+    codes = code_range(bits, seen.signed)
     shifted = settings.asymmetric and seen.signed
     if settings.calibration == "mse":
         values = torch.cat(seen.measures["sample"])
-        grid = least_squares_grid(values, width) if shifted else Grid(mse_scale(values, *codes), codes)
+        grid = least_squares_grid(values, bits) if shifted else Grid(mse_scale(values, *codes), codes)
     elif settings.asymmetric:
         limits = torch.stack(seen.measures["limits"])
         low, high = limits.mean(0) if settings.calibration == "percentile" else (limits[:, 0].min(), limits[:, 1].max())
         scale = (high / codes.qmax).clamp_min(SMALLEST_SCALE)
-        grid = covering_grid(low, high, width) if shifted else Grid(scale, codes)
+        grid = covering_grid(low, high, bits) if shifted else Grid(scale, codes)
     else:
         ranges = torch.stack(seen.measures["range"])
         limit = ranges.max() if settings.calibration == "minmax" else ranges.mean()
         grid = Grid((limit / codes.qmax).clamp_min(SMALLEST_SCALE), codes)
-    return FrozenActivation(width, seen.signed, grid.scale, grid.codes if shifted else None)
+    return FrozenActivation(bits, seen.signed, grid.scale, grid.codes if shifted else None)
 
 
-def _range(inputs: torch.Tensor, settings: Ptq) -> torch.Tensor:
+def _range(inputs: torch.Tensor, settings: GridRules) -> torch.Tensor:
     """Largest |x| of one batch, or its percentile (nearest rank, so that it is one of the values)."""
     magnitudes = inputs.float().abs().flatten()
     if settings.calibration == "minmax":
@@ -92,7 +109,7 @@ def _range(inputs: torch.Tensor, settings: Ptq) -> torch.Tensor:
     return magnitudes.kthvalue(_rank(settings.percentile, magnitudes.numel())).values
 
 
-def _limits(inputs: torch.Tensor, settings: Ptq) -> torch.Tensor:
+def _limits(inputs: torch.Tensor, settings: GridRules) -> torch.Tensor:
     """Smallest and largest x of one batch, or what leaves the percentile's rest out on either side; (2,)."""
     values = inputs.float().flatten()
     if settings.calibration == "minmax":

@@ -1,4 +1,4 @@
-"""What "4 bit" is: the rule by which each tensor of a deployed network is rounded, and what that costs."""
+"""The rule by which each tensor of a deployed network is rounded, and what that costs."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import torch
 from torch import nn
 
 from qpatchbench.ops.quantization.fake_quantization import code_range
-from qpatchbench.quantizers.frozen import frozen_layers
-from qpatchbench.quantizers.frozen_activation import FrozenActivation
-from qpatchbench.quantizers.layers import FrozenLayer
-from qpatchbench.quantizers.observing import evaluating
+from qpatchbench.quantizers.frozen.activation import FrozenActivation
+from qpatchbench.quantizers.frozen.network import frozen_layers
+from qpatchbench.quantizers.inspection.inputs import evaluating
+from qpatchbench.quantizers.trained.layers import FrozenLayer
 from qpatchbench.types import FLOAT_BITS
 
 

@@ -9,9 +9,9 @@ from torch import nn
 
 from qpatchbench.errors import QPatchBenchError
 from qpatchbench.ops.quantization.fake_quantization import code_range, fake_quantize, max_scale
-from qpatchbench.quantizers.frozen_activation import FrozenActivation
-from qpatchbench.quantizers.layers import FrozenLayer, SwitchableBatchNorm, float_weight, freeze_layer
-from qpatchbench.quantizers.switchable import switchable_layers
+from qpatchbench.quantizers.frozen.activation import FrozenActivation
+from qpatchbench.quantizers.trained.layers import FrozenLayer, SwitchableBatchNorm, float_weight, freeze_layer
+from qpatchbench.quantizers.trained.switchable import switchable_layers
 from qpatchbench.types import FLOAT_BITS
 
 
@@ -23,7 +23,7 @@ def freeze(module: nn.Module) -> None:
     """
     for _, layer in list(switchable_layers(module)):
         weights, inputs = layer.weight_quantizer, layer.activation_quantizer
-        freeze_layer(layer, layer.weight, weights.width(weights.active), inputs.frozen())
+        freeze_layer(layer, layer.weight, weights.bits_at(weights.active), inputs.frozen())
     for parent in list(module.modules()):
         for name, child in list(parent.named_children()):
             if isinstance(child, SwitchableBatchNorm):

@@ -1,4 +1,4 @@
-"""What a frozen network really computes with: counted levels, not declared ones.
+"""Audit of a frozen network's arithmetic: counted levels, not declared ones.
 
 The audit covers what multiplies weights with activations. Softmax, LayerNorm and pooling run in floating point in every
 network here; attention products and residual additions too, unless `ptq` has `scope: full`. `float_operations` counts
@@ -14,10 +14,10 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from qpatchbench.quantizers.frozen import frozen_layers
-from qpatchbench.quantizers.frozen_activation import FrozenActivation
-from qpatchbench.quantizers.layers import FrozenLayer
-from qpatchbench.quantizers.observing import evaluating
+from qpatchbench.quantizers.frozen.activation import FrozenActivation
+from qpatchbench.quantizers.frozen.network import frozen_layers
+from qpatchbench.quantizers.inspection.inputs import evaluating
+from qpatchbench.quantizers.trained.layers import FrozenLayer
 from qpatchbench.types import FLOAT_BITS
 
 IMAGE_BITS = 8

@@ -19,13 +19,14 @@ import torch
 from torch import nn
 
 from qpatchbench.errors import QPatchBenchError
-from qpatchbench.quantizers.batch_norm_statistics import (
+from qpatchbench.quantizers.inspection.inputs import Measure, in_batches, observe_inputs
+from qpatchbench.quantizers.trained.batch_norm_statistics import (
     active_batch_norms,
     estimate_statistics,
     plausible_statistics,
 )
-from qpatchbench.quantizers.fake_quantizers import ActivationQuantizer, FirstLast, Role, Scale, WeightQuantizer
-from qpatchbench.quantizers.layers import (
+from qpatchbench.quantizers.trained.fake_quantizers import ActivationQuantizer, FirstLast, Role, Scale, WeightQuantizer
+from qpatchbench.quantizers.trained.layers import (
     QuantizedLayer,
     SwitchableBatchNorm,
     batch_norms,
@@ -34,7 +35,6 @@ from qpatchbench.quantizers.layers import (
     quantizable,
     quantize_layer,
 )
-from qpatchbench.quantizers.observing import Measure, in_batches, observe_inputs
 from qpatchbench.types import FLOAT, Bits
 
 _ADDED = (".weight_quantizer.", ".activation_quantizer.")

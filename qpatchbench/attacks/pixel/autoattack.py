@@ -24,7 +24,7 @@ from typing import Any, TypeAlias
 import torch
 from pydantic import Field, field_validator
 
-from qpatchbench.attacks.pixel import PixelAttack
+from qpatchbench.attacks.pixel.base import PixelAttack
 from qpatchbench.errors import AttackError
 from qpatchbench.ops.crafting import loops
 from qpatchbench.ops.crafting.losses import goal_classes

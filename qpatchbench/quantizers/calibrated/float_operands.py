@@ -11,18 +11,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from qpatchbench.errors import QPatchBenchError
-from qpatchbench.quantizers.calibrating import activation_quantizer, measures
-from qpatchbench.quantizers.observing import Seen, evaluating
-
-if TYPE_CHECKING:
-    from qpatchbench.quantizers.ptq import Ptq
+from qpatchbench.quantizers.calibrated.grids import GridRules, activation_quantizer, measures
+from qpatchbench.quantizers.inspection.inputs import Seen, evaluating
 
 PRODUCTS = frozenset({"matmul", "__matmul__", "bmm"})
 SUMS = frozenset({"add", "add_", "__add__", "__radd__", "__iadd__"})
@@ -102,7 +99,7 @@ class _Calls(TorchFunctionMode):
 
 
 def plan_operands(
-    module: nn.Module, batches: Sequence[torch.Tensor], width: int, settings: Ptq
+    module: nn.Module, batches: Sequence[torch.Tensor], bits: int, settings: GridRules
 ) -> tuple[dict[str, nn.ModuleList], int]:
     """Quantizers of all operands by number of their call, and the number of calls, from a float network.
 
@@ -130,7 +127,7 @@ def plan_operands(
             with _Calls(observe):
                 module(images)
     pairs = {
-        str(number): nn.ModuleList(activation_quantizer(entry, width, settings) for entry in entries)
+        str(number): nn.ModuleList(activation_quantizer(entry, bits, settings) for entry in entries)
         for number, entries in seen.items()
     }
     return pairs, calls

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from qpatchbench.quantizers.layers import float_weight, quantizable
-from qpatchbench.quantizers.observing import evaluating, observe_inputs
+from qpatchbench.quantizers.inspection.inputs import evaluating, observe_inputs
+from qpatchbench.quantizers.trained.layers import float_weight, quantizable
 
 TOLERANCE = 1e-3  # largest change of a logit, relative to the largest logit
 _MOST = 1e3  # largest s and 1 / s

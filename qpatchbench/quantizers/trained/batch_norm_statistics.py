@@ -9,8 +9,8 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from qpatchbench.quantizers.layers import SwitchableBatchNorm
-from qpatchbench.quantizers.observing import evaluating
+from qpatchbench.quantizers.inspection.inputs import evaluating
+from qpatchbench.quantizers.trained.layers import SwitchableBatchNorm
 
 
 def active_batch_norms(module: nn.Module) -> list[_BatchNorm]:

@@ -1,4 +1,4 @@
-"""What attacks may follow instead of a frozen network's own gradient."""
+"""Gradients that attacks may follow instead of a frozen network's own."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-from qpatchbench.quantizers.frozen_activation import FrozenActivation
+from qpatchbench.quantizers.frozen.activation import FrozenActivation
 from qpatchbench.types import FLOAT_BITS, Network
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from qpatchbench.attacks.pixel import PixelAttack
+from qpatchbench.attacks.pixel.base import PixelAttack
 from qpatchbench.ops.crafting.pixel_attacks import Descent, perturbed_images
 from qpatchbench.types import CraftTask, Patch
 

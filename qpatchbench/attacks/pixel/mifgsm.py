@@ -15,7 +15,7 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from qpatchbench.attacks.pixel import PixelAttack
+from qpatchbench.attacks.pixel.base import PixelAttack
 from qpatchbench.ops.crafting.pixel_attacks import Descent, perturbed_images, with_momentum
 from qpatchbench.types import CraftTask, Patch
 

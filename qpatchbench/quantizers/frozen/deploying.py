@@ -1,4 +1,4 @@
-"""What all quantizers share: a float network out of any checkpoint, and the last steps of every deployment."""
+"""Steps that all deployments share: a float network out of any checkpoint, and the last touches."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ def float_network(checkpoint: Checkpoint, mode: str) -> torch.nn.Module:
     Raises:
         QPatchBenchError: trained without 32 bits, so that no float statistics exist.
     """
-    from qpatchbench.quantizers.attention_biases import call_projections
-    from qpatchbench.quantizers.switchable import float_part
+    from qpatchbench.quantizers.frozen.attention_biases import call_projections
+    from qpatchbench.quantizers.trained.switchable import float_part
 
     module = checkpoint.build()
     if checkpoint.quantizer is None:
@@ -42,8 +42,8 @@ def deploy_float(checkpoint: Checkpoint, mode: str, calibration: torch.Tensor) -
 
 def finished(module: torch.nn.Module, calibration: torch.Tensor) -> torch.nn.Module:
     """Eval mode, no gradients to parameters, BatchNorm folded."""
-    from qpatchbench.quantizers.folding import fold_batch_norm
-    from qpatchbench.quantizers.frozen import settle
+    from qpatchbench.quantizers.frozen.folding import fold_batch_norm
+    from qpatchbench.quantizers.frozen.network import settle
 
     settle(module)
     fold_batch_norm(module, calibration[:2])

@@ -1,4 +1,4 @@
-"""What pixel attacks share: they change every pixel of one image, each by at most epsilon (L_inf).
+"""Base of pixel attacks: every pixel of one image is changed, each by at most epsilon (L_inf).
 
 They are no patches; studies of patches set them beside the patches for contrast, as attacks of small changes
 everywhere instead of large ones in one place. Here their "patch" is the whole adversarial image, laid over the clean
