@@ -45,7 +45,7 @@ SAME_THING = {
 }
 
 # Still called otherwise. Whoever renames one takes it out; nothing is added.
-TO_RENAME_STEMS = {"texts", "files", "settings", "tables", "drawing"}
+TO_RENAME_STEMS = {"texts", "files", "settings", "tables"}
 TO_RENAME_CLASSES = {"Box", "Finding", "Group", "Measured", "Source"}
 TO_RENAME_NAMES: set[str] = set()
 TO_RENAME_DOCSTRINGS = {
