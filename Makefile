@@ -2,8 +2,9 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+CACHE ?= $(HOME)/.cache/qpatchbench
 
-.PHONY: help demo test test-portable lint bench verify-entries clean
+.PHONY: help demo test test-portable lint bench quantizer-table verify-entries clean
 
 help:            ## show the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1: /p' $(MAKEFILE_LIST)
@@ -26,6 +27,10 @@ lint: $(VENV)/dev.done   ## lint, format and types, as continuous integration ch
 
 bench: $(VENV)/test.done ## speed, as ratios measured side by side
 	$(BIN)/python -m tests.bench
+
+quantizer-table: $(VENV)/test.done ## clean accuracy of all quantizers, next to Brevitas: DATA=folder, WEIGHTS=a CIFAR-10 ResNet-20
+	$(BIN)/python -m tests.bench.quantizers --data-dir "$(DATA)" --cache-dir "$(CACHE)" \
+		--results "$(CACHE)/quantizer-table.json" $(if $(WEIGHTS),--cifar-weights "$(WEIGHTS)") --write docs/quantizers.md
 
 verify-entries: $(VENV)/test.done ## every number of the submitted entries again
 	@for entry in results/entries/*/; do [ ! -d "$$entry" ] || $(BIN)/qpatchbench verify "$$entry" || exit 1; done

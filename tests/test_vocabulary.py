@@ -22,7 +22,7 @@ PACKAGE = Path(qpatchbench.__file__).parent
 
 # Widths that are of pixels or columns of text, each with what it measures.
 WIDTHS_OF_SOMETHING_ELSE = {
-    "types:Patch.width": "columns of a patch, pixels",
+    "types/patches:Patch.width": "columns of a patch, pixels",
     "runs/records:CellRecord.patch_width": "columns of a patch, pixels",
     "runs/records:CellRecord.image_width": "columns of an image, pixels",
     "ops/patches/locating:Box.width": "columns of a box, pixels",
@@ -45,40 +45,15 @@ SAME_THING = {
 }
 
 # Still called otherwise. Whoever renames one takes it out; nothing is added.
-TO_RENAME_STEMS = {"texts", "files", "settings", "tables", "drawing"}
+TO_RENAME_STEMS = {"texts", "files", "settings", "tables"}
 TO_RENAME_CLASSES = {"Box", "Finding", "Group", "Measured", "Source"}
-TO_RENAME_NAMES = {
-    "defenses/base:FixedWidthDefense",
-    "defenses/dwq:DoubleWinQuant.width",
-    "defenses/qadtr:Qadtr.widths",
-    "quantizers/fake_quantizers:ActivationQuantizer.width",
-}
+TO_RENAME_NAMES: set[str] = set()
 TO_RENAME_DOCSTRINGS = {
-    "attacks/__init__",
-    "attacks/base",
-    "attacks/controls",
-    "attacks/patch_fool",
-    "attacks/pixel",
-    "attacks/sparse_rs",
-    "attacks/universal",
-    "defenses/__init__",
-    "defenses/base",
-    "defenses/none",
     "papers/claims/hypotheses",
     "papers/claims/select",
     "papers/matching",
     "papers/tables/verdicts",
     "papers/vocabulary",
-    "preprocessors/__init__",
-    "preprocessors/base",
-    "preprocessors/none",
-    "quantizers/__init__",
-    "quantizers/audit",
-    "quantizers/backward",
-    "quantizers/base",
-    "quantizers/deploying",
-    "quantizers/observing",
-    "quantizers/tapping",
     "report/compare/manifests",
     "report/figures/__init__",
     "report/figures/map_pages",

@@ -5,10 +5,11 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
-from pydantic import field_validator
+from pydantic import Field, field_validator
 
 from qpatchbench.errors import QPatchBenchError, UnknownNameError, WeightsError
 from qpatchbench.models.base import ModelSource, Preprocessing
@@ -31,6 +32,30 @@ class TimmModel(ModelSource):
 
     image_model: ClassVar[bool] = True
 
+    input_size: int | None = Field(
+        default=None,
+        gt=0,
+        description="side that an architecture of fixed size, such as a transformer, is built for; none = timm's",
+        json_schema_extra={"unit": "pixels"},
+    )
+    patch_size: int | None = Field(
+        default=None,
+        gt=0,
+        description="side of the patches that a transformer cuts an image into; none = timm's",
+        json_schema_extra={"unit": "pixels"},
+    )
+
+    def identity(self) -> dict[str, Any]:
+        """Without sizes that are timm's own, so that keys of before they could be chosen stay."""
+        own = super().identity()
+        return {name: value for name, value in own.items() if name not in ("input_size", "patch_size") or value}
+
+    @property
+    def sizes(self) -> dict[str, Any]:
+        """What timm's constructor is told beyond its defaults."""
+        told = {"img_size": self.input_size, "patch_size": self.patch_size}
+        return {name: value for name, value in told.items() if value is not None}
+
     @field_validator("name")
     @classmethod
     def _listed(cls, name: str) -> str:
@@ -50,7 +75,8 @@ class TimmModel(ModelSource):
         Raises:
             QPatchBenchError: timm configures something that is not done here.
         """
-        return _preprocessing(_configuration(self.architecture), self.name, image_size)
+        found = _preprocessing(_configuration(self.architecture), self.name, image_size)
+        return replace(found, image_size=self.input_size or found.image_size)
 
     def build(self, num_classes: int, image_size: int) -> torch.nn.Module:
         """A fresh float network: images (B, 3, image_size, image_size) in [0, 1] -> logits (B, num_classes).
@@ -61,15 +87,13 @@ class TimmModel(ModelSource):
             UnknownNameError: timm has no such architecture.
             QPatchBenchError: the architecture cannot work on images this small.
         """
-        import timm
-
         from qpatchbench.models.classifier import ImageClassifier
 
         wanted = self.preprocessing(image_size)
-        backbone = timm.create_model(self.architecture, pretrained=False, num_classes=num_classes)
+        backbone = self._created(num_classes)
         plain_attention(backbone)
         own_size = int(_configuration(self.architecture).input_size[-1])
-        if wanted.image_size < own_size:
+        if wanted.image_size < own_size and self.input_size is None:
             _check_size(backbone, self.name, wanted.image_size, own_size)
         return ImageClassifier(backbone, wanted.mean, wanted.std, wanted.image_size)
 
@@ -80,6 +104,23 @@ class TimmModel(ModelSource):
         config = _configuration(self.architecture)
         place = config.hf_hub_id or config.url or config.file or "nowhere"
         return f"timm {timm.__version__} {config.architecture}.{config.tag} from {place}"
+
+    def _created(self, num_classes: int) -> torch.nn.Module:
+        """The architecture, in timm's sizes or the given ones."""
+        import timm
+
+        try:
+            network: torch.nn.Module = timm.create_model(
+                self.architecture, pretrained=False, num_classes=num_classes, **self.sizes
+            )
+        except (TypeError, ValueError, AssertionError) as error:
+            if not self.sizes:
+                raise
+            raise QPatchBenchError(
+                f"model {self.name!r} cannot be built with {self.sizes} ({error}); expected sizes that timm's "
+                f"{self.architecture} takes: input_size and patch_size are for transformers"
+            ) from error
+        return network
 
     def pretrained_tensors(self, num_classes: int) -> Mapping[str, torch.Tensor]:
         """Weights that timm publishes, from its cache or downloaded.

@@ -28,7 +28,7 @@ class _Record(BaseModel):
 class Check(_Record):
     """Outcome of one validity check; `evaluation.checks.explanations` has the meaning of each."""
 
-    id: str = Field(description="V1..V16")
+    id: str = Field(description="V1..V17")
     verdict: Verdict
     message: str = Field(default="", description="what was found, in words")
     figures: dict[str, float] = Field(default_factory=dict, description="the numbers behind the verdict")
@@ -103,6 +103,11 @@ class CellRecord(_Record):
     n_clean_correct: int = 0
     counts: tuple[GoalCounts, ...] = ()
     queries: tuple[QueryCounts, ...] = Field(default=(), description="empty where queries are no cost")
+    n_certified: int | None = Field(
+        default=None,
+        description="images that no patch of this size can turn from their label, as the preprocessor proves; None "
+        "where it proves nothing for this patch",
+    )
     queries_median: float | None = Field(default=None, description="queries of the median fooled image")
     forward_passes: int | None = Field(
         default=None,

@@ -204,6 +204,7 @@ def test_a_pipe_a_device_and_an_oversized_file_are_refused_at_once(
         file_listing("pets", list_images("pets", tmp_path, "p", ["a"]))
 
 
+@pytest.mark.filterwarnings("ignore")
 def test_damage_of_any_kind_is_told_of_the_file(picture: Image.Image) -> None:
     """1,200 damaged files of every format: read, or refused by one of two kinds of error."""
     draws = np.random.default_rng(1)

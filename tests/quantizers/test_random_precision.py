@@ -13,13 +13,13 @@ from torch import nn
 
 from qpatchbench.component import create
 from qpatchbench.errors import QPatchBenchError
-from qpatchbench.quantizers.audit import audit, effective_bits, unquantized_operations
 from qpatchbench.quantizers.base import Checkpoint
-from qpatchbench.quantizers.drawing import ExpectedNetwork, RandomPrecisionNetwork
 from qpatchbench.quantizers.fp import Fp
+from qpatchbench.quantizers.frozen.members import ExpectedNetwork, RandomPrecisionNetwork
+from qpatchbench.quantizers.inspection.audit_layers import audit, effective_bits, unquantized_operations
 from qpatchbench.quantizers.qat import Qat
 from qpatchbench.quantizers.random_precision import RandomPrecision
-from qpatchbench.quantizers.switchable import initialize, prepare
+from qpatchbench.quantizers.trained.switchable import initialize, prepare
 from qpatchbench.registry import QUANTIZERS
 from qpatchbench.types import FLOAT, Bits, Network, Randomized
 

@@ -139,4 +139,12 @@ EXPLANATIONS: dict[str, Explanation] = {
         "compare scales, zero points and rounding with the runtime's",
         "simulated only: no integer runtime was run",
     ),
+    "V17": Explanation(
+        "A certificate holds",
+        "an image that is certified against patches of this size is classified wrongly, without the patch or with it",
+        "the certificate is wrong, or is for another network than the one that answers: certified_accuracy is no bound",
+        "look for a patch that no mask covers, and for a network that was changed after it was certified",
+        "nothing was certified against this patch: the preprocessor gives no certificate, the patch is larger than it "
+        "says, or it is turned",
+    ),
 }

@@ -27,11 +27,12 @@ MORE_RATES = (
     *(f"{name}_{end}" for name in ("asr_common", "asr_control", "asr_net") for end in _INTERVALS),
     *("asr_grey", "asr_worst"),
     *QUERY_RATES,
+    "certified_accuracy",
 )
 COUNTS = ("n_images", "n_eligible")
 MORE_COUNTS = (
     *("n_clean_correct", "n_fooled", "n_hit", "n_robust"),
-    *("n_common", "n_common_fooled", "n_control_fooled", "n_grey_fooled", "n_worst_fooled"),
+    *("n_common", "n_common_fooled", "n_control_fooled", "n_grey_fooled", "n_worst_fooled", "n_certified"),
 )
 COLUMNS = (
     *ROW_KEY[:8],
@@ -157,12 +158,22 @@ def _row(
         **measured.counts,
         **{name: 100 * value for name, value in measured.rates.items() if name != "transfer_ratio"},
         "transfer_ratio": measured.rates.get("transfer_ratio", math.nan),
+        **_certified(finished),
         **_queries(finished),
         "lineage": "/".join(sorted({cell.lineage for cell in cells})),
         "checks": checks_text(checks) if finished else "",
         "partial": any(cell.partial for cell in cells),
         "status": "ok" if not failed else "error" if not finished else f"{failed} of {len(cells)} seeds failed",
     }
+
+
+def _certified(cells: Sequence[CellRecord]) -> dict[str, float]:
+    """Images with a certificate against patches of the row's size; nothing where any seed has none to give."""
+    counts = [cell.n_certified for cell in cells if cell.n_certified is not None]
+    if not cells or len(counts) < len(cells):
+        return {}
+    images = sum(cell.n_images for cell in cells)
+    return {"n_certified": sum(counts), "certified_accuracy": 100 * ratio(sum(counts), images)}
 
 
 def _queries(cells: Sequence[CellRecord]) -> dict[str, float]:

@@ -25,7 +25,7 @@ class Finding(NamedTuple):
     """One check over all rows.
 
     Attributes:
-        check: V1..V16.
+        check: V1..V17.
         explanation: the check in words.
         counts: rows by verdict; a row without a verdict has not run it.
         warned: label of a row and what was found, where the verdict is a warning.

@@ -31,7 +31,7 @@ from qpatchbench.suite.work.workbench import Workbench
 
 SHOWN = 8  # images kept for galleries
 MEASURED = (
-    *("n_images", "n_clean_correct", "counts", "queries", "queries_median"),
+    *("n_images", "n_clean_correct", "n_certified", "counts", "queries", "queries_median"),
     *("forward_passes", "backward_passes", "places", "checks"),
 )
 

@@ -16,7 +16,7 @@ from qpatchbench.ops.crafting.score_access import Scores
 from qpatchbench.ops.passes import Passes, counted_passes
 from qpatchbench.ops.patches.pasting import to_float, to_uint8
 from qpatchbench.ops.randomness import derive_generator
-from qpatchbench.quantizers.backward import with_scale_gradients
+from qpatchbench.quantizers.frozen.surrogate_gradients import with_scale_gradients
 from qpatchbench.runs.patch_file import StoredPatch
 from qpatchbench.runs.records import Check
 from qpatchbench.suite.jobs.pipeline import CraftJob, DeployJob, float_deployment
