@@ -28,8 +28,8 @@ VARYING = {
     "triqdef": {"lambda_fdp", "lambda_gpdp", "alpha", "beta"},
     "qadtr": {"patches", "switching", "gradient_inconsistency"},
 }
-PREPROCESSORS = ("jedi", "diffpure")
 ATTACKS: Mapping[str, tuple[str, Mapping[str, Any]]] = {"pgd20": ("pgd", {"steps": 20})}
+PREPROCESSORS = ("jedi", "diffpure")  # defenses in print; what stands before an undefended network here
 METRICS = {"softdice": "soft_dice", "softhog": "soft_hog_cosine"}
 
 DATASETS = dict.fromkeys(("triqdef.2", "qadtr.7", "qadtr.8"), "cifar10") | dict.fromkeys(

@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from qpatchbench.papers.claims.hypotheses import Claim, Hypothesis
-from qpatchbench.papers.claims.sampler import Row, estimate
+from qpatchbench.papers.claims.sampler import estimate
 from qpatchbench.papers.claims.select import ClaimSource, Stand, departures, group_of, stands
-from qpatchbench.papers.matching import Missing
+from qpatchbench.papers.matching import Missing, Record
 from qpatchbench.statistics.estimates import Estimate, Statistic, compare, mean, widened
 
-Verdict: TypeAlias = Literal["holds", "does not hold", "cannot tell", "not measured"]
+ClaimVerdict: TypeAlias = Literal["holds", "does not hold", "cannot tell", "not measured"]
 UNITS = {"level": "%", "difference": "points", "ratio": "times"}
-VERDICTS: tuple[tuple[Verdict, str], ...] = (
+VERDICTS: tuple[tuple[ClaimVerdict, str], ...] = (
     ("holds", "the whole 95 % interval lies on the claimed side of the threshold"),
     ("does not hold", "the whole interval lies on the other side"),
     ("cannot tell", "the interval covers the threshold, the protocol is not the paper's or a check failed (then "
@@ -61,7 +61,7 @@ class Finding:
     """
 
     claim: Claim
-    verdict: Verdict
+    verdict: ClaimVerdict
     reason: str
     groups: tuple[Group, ...] = ()
     decisive: Group | None = None
@@ -130,11 +130,8 @@ def _group(hypothesis: Hypothesis, name: tuple[str, ...], found: Sequence[Stand]
     )
 
 
-def _mean_of(hypothesis: Hypothesis, source: ClaimSource, rows: Sequence[Row]) -> Estimate:
-    found = [estimate(row, hypothesis.quantity, source.sampler) for row in rows]
-    known = [each for each in found if each is not None]
-    assert len(known) == len(found), "rows without the quantity are no part of a comparison"
-    return mean(known)
+def _mean_of(hypothesis: Hypothesis, source: ClaimSource, rows: Sequence[Record]) -> Estimate:
+    return mean([estimate(row, hypothesis.quantity, source.sampler) for row in rows])
 
 
 def _margins(hypothesis: Hypothesis, effect: Estimate) -> tuple[float, float, float]:
@@ -150,10 +147,10 @@ def _status(hypothesis: Hypothesis, group: Group) -> int:
     return 1 if worse > 0 else -1 if better < 0 else 0
 
 
-def _alone(hypothesis: Hypothesis, groups: Sequence[Group]) -> Verdict:
+def _alone(hypothesis: Hypothesis, groups: Sequence[Group]) -> ClaimVerdict:
     found = [_status(hypothesis, group) for group in groups]
     best = min(found) if hypothesis.quantifier == "every" else max(found)
-    verdicts: dict[int, Verdict] = {1: "holds", 0: "cannot tell", -1: "does not hold"}
+    verdicts: dict[int, ClaimVerdict] = {1: "holds", 0: "cannot tell", -1: "does not hold"}
     return verdicts[best]
 
 
@@ -169,7 +166,7 @@ def _covers(hypothesis: Hypothesis, group: Group) -> str:
     return f"the interval covers {hypothesis.threshold:g}"
 
 
-def _points(hypothesis: Hypothesis, group: Group, alone: Verdict) -> str:
+def _points(hypothesis: Hypothesis, group: Group, alone: ClaimVerdict) -> str:
     if alone != "cannot tell":
         return alone
     return "towards it" if _margins(hypothesis, group.effect)[0] > 0 else "against it"

@@ -1,7 +1,7 @@
 """Feature maps of the first convolutions, clean and patched, at every bit-width.
 
 Regenerates figure 3 of QADT-R (Guesmi, Ouni, Shafique 2025, arXiv 2503.07058). One colour scale for all panels of a
-layer, so that what looks bright is large; above each panel the correlation with the same map at the widest bits.
+layer, so that what looks bright is large; above each panel the correlation with the same map at most bits.
 """
 
 from __future__ import annotations
@@ -12,9 +12,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from qpatchbench.report.figures import Drawing
-from qpatchbench.report.figures.drawing import file_name, shortened
-from qpatchbench.report.figures.map_pages import MappedBackbone, mapped_backbones
-from qpatchbench.report.figures.picture_grid import (
+from qpatchbench.report.figures.drawing.map_pages import MappedBackbone, mapped_backbones
+from qpatchbench.report.figures.drawing.picture_grid import (
     Column,
     Group,
     Panel,
@@ -23,6 +22,7 @@ from qpatchbench.report.figures.picture_grid import (
     page,
     short,
 )
+from qpatchbench.report.figures.drawing.style import file_name, shortened
 from qpatchbench.report.leaderboard.published import RunFolder
 from qpatchbench.statistics.intervals import Array
 

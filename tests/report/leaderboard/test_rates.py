@@ -12,9 +12,10 @@ import pytest
 
 from qpatchbench.errors import ArtifactError
 from qpatchbench.evaluation.checks.paired import beats_control
-from qpatchbench.report.leaderboard.board import COLUMNS, Leaderboard, checks_text, merged_checks
+from qpatchbench.report.leaderboard.board import Leaderboard, checks_text, merged_checks
 from qpatchbench.report.leaderboard.keys import bits_order
 from qpatchbench.report.leaderboard.ranks import Contestant, ranks
+from qpatchbench.report.leaderboard.row import COLUMNS
 from qpatchbench.runs.outcomes import assert_identities, target_of
 from qpatchbench.runs.records import Check, GoalCounts
 from qpatchbench.runs.run import Run

@@ -22,10 +22,10 @@ from PIL import Image
 
 from qpatchbench.errors import ArtifactError, UnknownNameError
 from qpatchbench.evaluation.checks.explanations import EXPLANATIONS
-from qpatchbench.report.leaderboard.board import COLUMNS
+from qpatchbench.report.leaderboard.row import COLUMNS
 from qpatchbench.report.page.build import FORMATS, build
-from qpatchbench.report.page.tables import COLUMNS as READ_COLUMNS
-from qpatchbench.report.page.tables import tex_escaped
+from qpatchbench.report.page.escaping import tex_escaped
+from qpatchbench.report.page.tables import READ_COLUMNS
 
 VOID = {"meta", "img", "link", "br", "hr"}
 

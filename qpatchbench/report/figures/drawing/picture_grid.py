@@ -14,8 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
-from qpatchbench.report.figures.drawing import MAP
-from qpatchbench.report.figures.style import TWO_COLUMNS, new_figure
+from qpatchbench.report.figures.drawing.style import MAP, TWO_COLUMNS, new_figure
 from qpatchbench.statistics.intervals import Array
 
 TEXT = 6  # points, the smallest print
