@@ -1,4 +1,4 @@
-"""What every component is: a frozen set of hyper-parameters with a name, a version and an identity."""
+"""A component: a frozen set of hyper-parameters with a name, a version and an identity."""
 
 from __future__ import annotations
 

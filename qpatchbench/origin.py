@@ -1,4 +1,4 @@
-"""Where the code of a component from outside lies, and the SHA-256 that identifies it.
+"""The place of a component's code from outside, and the SHA-256 that identifies it.
 
 Hashed is the Python source of the class and of every component that it inherits from, as far as it lies outside of
 qpatchbench: of a module that stands alone, its file; of a module of a package, every .py file of the top-level package.

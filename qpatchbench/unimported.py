@@ -1,4 +1,4 @@
-"""What can be said of a component without importing it: its class is found in the source by parsing.
+"""Facts about a component without importing it: its class is found in the source by parsing.
 
 `qpatchbench list` imports no component; the lines of the built-ins stand in their catalogues, and those of a plugin are
 the first sentence of the class's docstring and the text of its class attribute `reference`.

@@ -28,7 +28,7 @@ from qpatchbench.attacks.base import GradientAttack
 from qpatchbench.ops.crafting import loops
 from qpatchbench.ops.crafting.deformable_patches import (
     Boxes,
-    Found,
+    FoundShape,
     Report,
     best_texture,
     boxes_around,
@@ -41,7 +41,7 @@ from qpatchbench.ops.crafting.deformable_patches import (
     start_rays,
 )
 from qpatchbench.ops.crafting.judgement import Judgement
-from qpatchbench.ops.crafting.losses import cross_entropy, goal_classes, logit_difference, succeeded
+from qpatchbench.ops.crafting.losses import cross_entropy, goal_classes, margin, succeeded
 from qpatchbench.ops.patches.pasting import to_float
 from qpatchbench.ops.randomness import ImageDraws, forked
 from qpatchbench.types import CraftTask, Network, Patch
@@ -61,7 +61,7 @@ class _Victims(NamedTuple):
     def judged(self, patched: torch.Tensor, where: str) -> Judgement:
         """The attack loss: the margin where there is no target, else the cross-entropy with it."""
         shown = self.network(patched).float(), self.labels, self.targets
-        losses = torch.where(self.targets < 0, logit_difference(*shown), cross_entropy(*shown))
+        losses = torch.where(self.targets < 0, margin(*shown), cross_entropy(*shown))
         judgement = Judgement(losses, succeeded(*shown))
         judgement.require_finite(where)
         return judgement
@@ -144,7 +144,9 @@ class Dpr(GradientAttack):
         task.progress(1.0, {"asr": 100 * float(best.success.float().mean())})
         return Patch(textures, masks, task.goals, tuple(history.tolist()), placement=boxes.placement)
 
-    def _run(self, restart: int, victims: _Victims, draws: ImageDraws, side: int, box: int, report: Report) -> Found:
+    def _run(
+        self, restart: int, victims: _Victims, draws: ImageDraws, side: int, box: int, report: Report
+    ) -> FoundShape:
         """Shape and texture together from one start, then the texture under the final mask."""
         sectors = sectors_of(victims.boxes.centres, box, self.rays)
         start = of_area(start_rays(restart, self.rays, draws), side**2).clamp(SHORTEST_RAY, side)

@@ -30,7 +30,7 @@ from qpatchbench.attacks.base import Attack
 from qpatchbench.ops.crafting import loops
 from qpatchbench.ops.crafting.loops import goal_by_goal
 from qpatchbench.ops.crafting.losses import goal_classes, succeeded
-from qpatchbench.ops.crafting.policy_search import Budget, Found, policy_search
+from qpatchbench.ops.crafting.policy_search import FoundBySearch, SearchBudget, policy_search
 from qpatchbench.ops.patches.locating import upright
 from qpatchbench.ops.patches.pasting import paste, to_float
 from qpatchbench.ops.patches.textures import Textures, cut_out, texture_dictionary
@@ -81,8 +81,8 @@ class PatchAttack(Attack):
     def _for_one_goal(self, task: CraftTask, textures: torch.Tensor | None) -> Patch:
         images, _ = task.require_places()
         streams = [ImageDraws.for_task(task, forked(task.generator)) for _ in range(2)]
-        budget = Budget(self.queries, self.samples, self.step_size)
-        parts: list[Found] = []
+        budget = SearchBudget(self.queries, self.samples, self.step_size)
+        parts: list[FoundBySearch] = []
         for part in loops.image_parts(len(images), images.side):
             index = torch.arange(part.start, part.stop, device=images.pixels.device)
             pixels, labels = to_float(images.pixels[index]), images.labels[index]

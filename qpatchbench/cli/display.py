@@ -1,4 +1,4 @@
-"""How a run shows its progress: a live display on a terminal, lines elsewhere, or nothing."""
+"""The progress of a run: a live display on a terminal, lines elsewhere, or nothing."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import click
 
 from qpatchbench.suite.execution.executor import Display
-from qpatchbench.suite.jobs.pipeline import Job, Sizes
+from qpatchbench.suite.jobs.base import Job, Sizes
 from qpatchbench.suite.plan.plan import Plan
 from qpatchbench.suite.store.store import Store
 
@@ -95,7 +95,7 @@ class Silent:
 
     def failed(self, job: Job, reason: str) -> None:
         """One line."""
-        click.echo(f"failed: {job.label}: {reason}", err=True)
+        click.echo(f"failed: {job.title}: {reason}", err=True)
 
     def note(self, text: str) -> None:
         """One line."""
@@ -123,13 +123,13 @@ class Plain:
         parts = [f"{seconds:.1f} s", *(f"{name} {value:.3g}" for name, value in self.figures.items())]
         left = self.pace.time_left(job, 0.0)
         click.echo(
-            f"[{self.pace.done}/{self.pace.total}] {job.label}: {', '.join([*parts, *([left] if left else [])])}"
+            f"[{self.pace.done}/{self.pace.total}] {job.title}: {', '.join([*parts, *([left] if left else [])])}"
         )
 
     def failed(self, job: Job, reason: str) -> None:
         """The same, with the reason."""
         self.pace.finish(job)
-        click.echo(f"[{self.pace.done}/{self.pace.total}] FAILED {job.label}: {reason}", err=True)
+        click.echo(f"[{self.pace.done}/{self.pace.total}] FAILED {job.title}: {reason}", err=True)
 
     def note(self, text: str) -> None:
         """A line of its own."""
@@ -167,7 +167,7 @@ class Rich:
     def started(self, job: Job) -> None:
         """Show the job's name."""
         self.job = job
-        self.bar.update(self.task, description=_escaped(job.label))
+        self.bar.update(self.task, description=_escaped(job.title))
 
     def progressed(self, fraction: float, figures: Mapping[str, float]) -> None:
         """Show figures and time left."""
@@ -176,7 +176,7 @@ class Rich:
         shown = " ".join(f"{name} {value:.3g}" for name, value in figures.items())
         left = self.pace.time_left(self.job, fraction)
         self.bar.update(
-            self.task, left=left, description=f"{_escaped(self.job.label)} {100 * fraction:.0f} % [dim]{shown}[/dim]"
+            self.task, left=left, description=f"{_escaped(self.job.title)} {100 * fraction:.0f} % [dim]{shown}[/dim]"
         )
 
     def finished(self, job: Job, seconds: float) -> None:
@@ -187,7 +187,7 @@ class Rich:
     def failed(self, job: Job, reason: str) -> None:
         """Advance the bar and keep the reason on the screen."""
         self.pace.finish(job)
-        self.console.print(f"[red]failed[/red] {_escaped(job.label)}: {_escaped(reason)}")
+        self.console.print(f"[red]failed[/red] {_escaped(job.title)}: {_escaped(reason)}")
         self.bar.update(self.task, completed=self.pace.done)
 
     def note(self, text: str) -> None:

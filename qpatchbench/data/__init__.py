@@ -1,4 +1,7 @@
-"""Datasets. Adding one is a new file here and one line below."""
+"""The datasets.
+
+Adding one is a new file here and one line below.
+"""
 
 from qpatchbench.registry import Entry
 

@@ -1,4 +1,4 @@
-"""What a dataset source is."""
+"""The contract of a dataset source."""
 
 from __future__ import annotations
 

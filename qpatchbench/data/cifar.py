@@ -12,7 +12,7 @@ from pydantic import Field
 
 from qpatchbench.data.base import Decoding
 from qpatchbench.data.cache import Pool, Pools, make_pool
-from qpatchbench.data.cifar_files import SIDE, Batch, BatchFile, read_binary, read_python
+from qpatchbench.data.cifar_files import SIDE, BatchFile, CifarBatch, read_binary, read_python
 from qpatchbench.data.folders import (
     class_folders,
     decode_files,
@@ -134,7 +134,7 @@ class _Cifar(CachedSource):
 
     def _look(self, data_dir: Path) -> Origin | None:
         published = self.published
-        read_one: dict[str, Callable[[Path, BatchFile], Batch]] = {
+        read_one: dict[str, Callable[[Path, BatchFile], CifarBatch]] = {
             published.python_folder: partial(read_python, label_key=published.label_key, num_classes=self.num_classes),
             published.binary_folder: partial(
                 read_binary, label_bytes=published.label_bytes, num_classes=self.num_classes
@@ -153,7 +153,7 @@ class _Cifar(CachedSource):
         return None
 
     def _published_origin(
-        self, folder: Path, files: tuple[BatchFile, ...], read_one: Callable[[Path, BatchFile], Batch]
+        self, folder: Path, files: tuple[BatchFile, ...], read_one: Callable[[Path, BatchFile], CifarBatch]
     ) -> Origin:
         absent = [file.name for file in files if not (folder / file.name).is_file()]
         if absent:
@@ -216,7 +216,7 @@ class Cifar100(_Cifar):
     name: str = "cifar100"
 
 
-def _published_pool(pool: str, batches: list[Batch]) -> Pool:
+def _published_pool(pool: str, batches: list[CifarBatch]) -> Pool:
     import numpy as np
 
     pixels = np.concatenate([batch.pixels for batch in batches])

@@ -40,14 +40,14 @@ class BatchFile:
 
 
 @dataclass(frozen=True)
-class Batch:
+class CifarBatch:
     """Images (N, 3, 32, 32) uint8 and N labels."""
 
     pixels: np.ndarray[Any, Any]
     labels: list[int]
 
 
-def read_binary(path: Path, file: BatchFile, label_bytes: int, num_classes: int) -> Batch:
+def read_binary(path: Path, file: BatchFile, label_bytes: int, num_classes: int) -> CifarBatch:
     """Read one file of the binary version.
 
     Args:
@@ -68,10 +68,10 @@ def read_binary(path: Path, file: BatchFile, label_bytes: int, num_classes: int)
     records = data.reshape(file.records, record)
     labels = records[:, label_bytes - 1].tolist()
     _expect_labels(path, file, labels, num_classes)
-    return Batch(records[:, label_bytes:].reshape(-1, 3, SIDE, SIDE), labels)
+    return CifarBatch(records[:, label_bytes:].reshape(-1, 3, SIDE, SIDE), labels)
 
 
-def read_python(path: Path, file: BatchFile, label_key: str, num_classes: int) -> Batch:
+def read_python(path: Path, file: BatchFile, label_key: str, num_classes: int) -> CifarBatch:
     """Read one file of the python version.
 
     Args:
@@ -99,7 +99,7 @@ def read_python(path: Path, file: BatchFile, label_key: str, num_classes: int) -
     if len(pixels) != file.records * IMAGE_BYTES:
         raise DataError(f"{path}: expected {file.records} images of {IMAGE_BYTES} bytes, found {len(pixels)} bytes")
     _expect_labels(path, file, labels, num_classes)
-    return Batch(np.frombuffer(pixels, dtype=np.uint8).reshape(-1, 3, SIDE, SIDE), labels)
+    return CifarBatch(np.frombuffer(pixels, dtype=np.uint8).reshape(-1, 3, SIDE, SIDE), labels)
 
 
 def _scan(data: bytes, label_key: str) -> tuple[bytes, list[int]]:

@@ -1,4 +1,4 @@
-"""Made-up images with learnable classes: each class is a smooth pattern of its own, plus noise. For tests."""
+"""Made-up images for tests, with learnable classes: each class is a smooth pattern of its own, plus noise."""
 
 from __future__ import annotations
 

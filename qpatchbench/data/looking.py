@@ -1,4 +1,4 @@
-"""Where a dataset is looked for, and what to say when it is not there."""
+"""The search for a dataset, and what to say when it is not there."""
 
 from __future__ import annotations
 

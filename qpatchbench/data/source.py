@@ -1,4 +1,4 @@
-"""What the built-in datasets share: find the images, decode them once, split them, remember the fingerprint."""
+"""The common part of the built-in datasets: find images, decode them once, split them, remember the fingerprint."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from qpatchbench.data.splitting import (
     HASH_BYTES,
     PARTS,
     Keys,
-    Sizes,
+    PartSizes,
     fingerprint,
     part_fingerprint,
     split_one_pool,
@@ -96,8 +96,8 @@ class CachedSource(DatasetSource):
             return None
         return remembered if all(isinstance(value, str) for value in remembered.values()) else None
 
-    def _sizes(self, evaluation_images: int) -> Sizes:
-        return Sizes(self.train_images, self.calibration_images, self.craft_images, evaluation_images)
+    def _sizes(self, evaluation_images: int) -> PartSizes:
+        return PartSizes(self.train_images, self.calibration_images, self.craft_images, evaluation_images)
 
     def _folder(self, cache_dir: Path, origin: Origin) -> Path:
         cls = type(self)
@@ -135,7 +135,7 @@ def cached_fingerprint(
     return None if found is None else fingerprint(found)
 
 
-def _split(name: str, content: Pools, sizes: Sizes, seed: int, note: str) -> Splits:
+def _split(name: str, content: Pools, sizes: PartSizes, seed: int, note: str) -> Splits:
     pools = list(content.pools.values())
     keys = [_keys(pool) for pool in pools]
     if len(pools) == 1:

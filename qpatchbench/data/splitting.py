@@ -1,4 +1,4 @@
-"""How images are dealt into train, calibration, craft and evaluation: pure functions of hashes and labels.
+"""The deal of images into train, calibration, craft and evaluation: pure functions of hashes and labels.
 
 Inside a class the order is that of blake2b(split_seed, content hash); classes are interleaved round
 robin. So every prefix of the order is class balanced (as long as every class has images left), and
@@ -42,7 +42,7 @@ class Keys:
 
 
 @dataclass(frozen=True)
-class Sizes:
+class PartSizes:
     """How many images each part shall have; `train` None = all that remain. `evaluation` is an upper bound."""
 
     train: int | None
@@ -113,7 +113,7 @@ def interleave(keys: Keys, seed: int, dropped: frozenset[bytes] = frozenset(), o
     return [index for _, _, _, index in sorted(rounds)]
 
 
-def split_two_pools(name: str, train: Keys, test: Keys, sizes: Sizes, seed: int) -> Parts:
+def split_two_pools(name: str, train: Keys, test: Keys, sizes: PartSizes, seed: int) -> Parts:
     """Evaluation from the test pool; calibration, craft and then train from the train pool.
 
     Train-pool images that also occur in the test pool are dropped.
@@ -132,7 +132,7 @@ def split_two_pools(name: str, train: Keys, test: Keys, sizes: Sizes, seed: int)
     )
 
 
-def split_one_pool(name: str, pool: Keys, sizes: Sizes, seed: int) -> Parts:
+def split_one_pool(name: str, pool: Keys, sizes: PartSizes, seed: int) -> Parts:
     """Calibration, craft, train and evaluation from one pool, in this order; train is empty unless its size is given.
 
     Raises:
@@ -175,7 +175,7 @@ def fingerprint(parts: Mapping[str, str]) -> str:
     return content_hash("".join(f"{part} {parts[part]}\n" for part in PARTS).encode()).hex()
 
 
-def _held_out(name: str, sizes: Sizes, available: int, pool: str, train: int = 0) -> int:
+def _held_out(name: str, sizes: PartSizes, available: int, pool: str, train: int = 0) -> int:
     """How many images calibration and craft take; the pool has to have as many, and those for training."""
     asked = {"calibration_images": sizes.calibration, "craft_images": sizes.craft}
     if train:

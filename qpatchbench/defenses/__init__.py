@@ -1,4 +1,4 @@
-"""Training-time defenses. Adding one is a new file here and one line below."""
+"""Catalogue of training-time defenses: adding one is a new file here and one line below."""
 
 from qpatchbench.registry import Entry
 
@@ -10,7 +10,7 @@ ANY_PRECISION = "Yu et al. 2021, Any-precision deep neural networks, AAAI, arXiv
 MADRY = "Madry et al. 2018, Towards deep learning models resistant to adversarial attacks, ICLR, arXiv 1706.06083"
 RAO = "Rao, Stutz, Schiele 2020, Adversarial training against location-optimized adversarial patches, arXiv 2005.02313"
 PBCAT = "Li et al. 2025, PBCAT: Patch-based composite adversarial training, ICCV, arXiv 2506.23581"
-TRIQDEF = "TriQDef: Disrupting semantic and gradient alignment, anonymous manuscript under review"
+TRIQDEF = "Guesmi, Ouni, Shafique 2026, TriQDef: Disrupting semantic and gradient alignment, ICLR, arXiv 2508.12132"
 QADTR = "Guesmi, Ouni, Shafique 2025, Breaking the limits of quantization-aware defenses, arXiv 2503.07058"
 
 CATALOGUE: dict[str, Entry] = {

@@ -24,7 +24,7 @@ from pydantic import Field
 from qpatchbench.defenses.base import Batch, Defense, Step, SwitchableNetwork
 from qpatchbench.ops.crafting.pixel_attacks import random_start
 from qpatchbench.ops.randomness import ImageDraws
-from qpatchbench.ops.training.adversarial_batches import ascended_images, drawn_width
+from qpatchbench.ops.training.adversarial_batches import ascended_images, drawn_bits
 from qpatchbench.types import FLOAT, Bits, Losses, Network
 
 
@@ -62,9 +62,9 @@ class DoubleWinQuant(Defense):
             return (bits,)
         return quantized, (FLOAT,)
 
-    def width(self, step: Step) -> Bits:
+    def drawn_bits(self, step: Step) -> Bits:
         """The width of a step, uniform over the active ones; nothing but the step decides it."""
-        return drawn_width(step.bits, step.draws("width"))
+        return drawn_bits(step.bits, step.draws("width"))
 
     def passes(self, bits: tuple[Bits, ...]) -> float:
         """One width, forward and backward: once for every attack step and once for the update."""
@@ -72,7 +72,7 @@ class DoubleWinQuant(Defense):
 
     def loss(self, network: SwitchableNetwork, batch: Batch, step: Step) -> Losses:
         """Mean cross-entropy at the width of the step, on adversarial images or, without the attack, clean ones."""
-        width = self.width(step)
+        width = self.drawn_bits(step)
         images = batch.images
         if self.adversarial:
             with nullcontext() if self.attack_mode == "train" else network.evaluating():

@@ -33,14 +33,14 @@ from typing import ClassVar, Literal
 import torch
 from pydantic import Field, field_validator
 
-from qpatchbench.defenses.base import Batch, Defense, FixedWidthDefense, Step, SwitchableNetwork
+from qpatchbench.defenses.base import Batch, Defense, FixedBitsDefense, Step, SwitchableNetwork
 from qpatchbench.errors import AttackError, TrainingError
 from qpatchbench.ops.crafting.losses import cross_entropy
 from qpatchbench.ops.crafting.moving_patches import Moves, moving_patches
 from qpatchbench.ops.patches.locating import Box, allowed_places, random_places, upright
 from qpatchbench.ops.patches.pasting import paste
 from qpatchbench.ops.randomness import ImageDraws
-from qpatchbench.ops.training.adversarial_batches import cross_entropies, drawn_width, fitting_side, partly_attacked
+from qpatchbench.ops.training.adversarial_batches import cross_entropies, drawn_bits, fitting_side, partly_attacked
 from qpatchbench.types import Bits, Losses, Network, Placement, Size
 
 DIRECTIONS = {"fixed": 0, "random": 0, "random_optimised": 1, "fully_optimised": 4}
@@ -106,7 +106,7 @@ class FloatPatchAdversarialTraining(Defense):
                 is not finite.
             AttackError: the excluded box leaves no room.
         """
-        width = drawn_width(step.bits, step.draws("width"))
+        width = drawn_bits(step.bits, step.draws("width"))
 
         def attack(images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
             with network.evaluating():
@@ -149,7 +149,7 @@ class FloatPatchAdversarialTraining(Defense):
         return upright(rows, torch.full_like(rows, column))
 
 
-class PatchAdversarialTraining(FixedWidthDefense, FloatPatchAdversarialTraining):
+class PatchAdversarialTraining(FixedBitsDefense, FloatPatchAdversarialTraining):
     """Adversarial training with patches through fake quantizers, one network per bit-width."""
 
     quantization_aware: ClassVar[bool] = True

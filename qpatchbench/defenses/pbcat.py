@@ -30,7 +30,7 @@ from typing import Literal
 import torch
 from pydantic import Field
 
-from qpatchbench.defenses.base import Batch, Defense, FixedWidthDefense, Step, SwitchableNetwork
+from qpatchbench.defenses.base import Batch, Defense, FixedBitsDefense, Step, SwitchableNetwork
 from qpatchbench.ops.crafting.pixel_attacks import random_start
 from qpatchbench.ops.patches.cells import as_pixels, cell_means, gradient_norms, largest_half, windows
 from qpatchbench.ops.patches.locating import allowed_places, random_places
@@ -39,14 +39,14 @@ from qpatchbench.ops.randomness import ImageDraws
 from qpatchbench.ops.training.adversarial_batches import (
     ascended_images,
     cross_entropies,
-    drawn_width,
+    drawn_bits,
     fitting_side,
     partly_attacked,
 )
 from qpatchbench.types import Bits, Losses, Network, Size
 
 
-class PatchCompositeTraining(FixedWidthDefense):
+class PatchCompositeTraining(FixedBitsDefense):
     """Adversarial training with a patch where the gradient is large and weak noise everywhere else."""
 
     size: Size = Field(
@@ -93,7 +93,7 @@ class PatchCompositeTraining(FixedWidthDefense):
         Raises:
             TrainingError: the batch is too small for an attacked part, or the square does not fit.
         """
-        width = drawn_width(step.bits, step.draws("width"))
+        width = drawn_bits(step.bits, step.draws("width"))
 
         def attack(images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
             with network.evaluating():

@@ -1,10 +1,10 @@
-"""TriQDef (anonymous manuscript under review): training that keeps the bit-widths of one network from looking alike.
+"""TriQDef (Guesmi, Ouni, Shafique 2026, ICLR, arXiv 2508.12132): training that keeps the bit-widths of a network apart.
 
     L = L_clean + lambda_adv L_adv + lambda_fdp L_FDP + lambda_gpdp L_GPDP      (sections 3.2 to 3.4)
 
-L_clean and L_adv are cross-entropies of the clean and of the patched half of a batch, means over the active widths.
-FDP is the similarity of early features, GPDP that of input gradients, between the widths, on the patched half; both
-are alpha * SoftDice of edges + beta * cosine of SoftHOG descriptors, see `ops.disalignment`. BACT lets narrow widths
+L_clean and L_adv are cross-entropies of the clean and of the patched half of a batch, means over the active widths. FDP
+is the similarity of early features, GPDP that of input gradients, between the widths, on the patched half; both are
+alpha * SoftDice of edges + beta * cosine of SoftHOG descriptors, see `ops.maps.disalignment`. BACT lets narrow widths
 join later. There is no public code. Where the paper is open or contradicts itself, taken here by our own choice:
 
 - pairs are unordered and averaged, and so are layers; the printed sum over ordered pairs grows tenfold while

@@ -1,1 +1,1 @@
-"""What is measured: cells, validity checks, statistics."""
+"""Measurements: cells, validity checks, statistics."""

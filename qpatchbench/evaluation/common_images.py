@@ -1,4 +1,7 @@
-"""Sets of images from which rates are counted: eligible, fooled, hit, robust. Pure numpy."""
+"""Sets of images from which rates are counted: eligible, fooled, hit, robust.
+
+Pure numpy.
+"""
 
 from __future__ import annotations
 

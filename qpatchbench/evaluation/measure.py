@@ -1,4 +1,7 @@
-"""Running networks on images, clean and patched. What is kept are predictions; rates are computed later."""
+"""Predictions of networks on images, clean and patched, and their counts.
+
+What is kept are predictions; rates are computed later.
+"""
 
 from __future__ import annotations
 

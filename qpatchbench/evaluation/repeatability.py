@@ -1,7 +1,8 @@
-"""Whether predictions that were made again are those that were stored. Pure numpy; imports no torch.
+"""Agreement of predictions that were made again with those that were stored.
 
-On the same processor with the same torch, arithmetic is repeated exactly and nothing may differ. On other hardware sums
-are added in another order; an image whose two best classes are nearly tied may then change sides.
+Pure numpy; imports no torch. On the same processor with the same torch, arithmetic is repeated exactly and nothing may
+differ. On other hardware sums are added in another order; an image whose two best classes are nearly tied may then
+change sides.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ FLIPS = 0.005  # share of predictions that other hardware may change; V1 and V16
 NAMED = 3  # differing predictions that a message names
 
 
-class Judgement(NamedTuple):
+class RepeatJudgement(NamedTuple):
     """Stored predictions against those made again.
 
     Attributes:
@@ -32,7 +33,7 @@ class Judgement(NamedTuple):
     text: str
 
 
-def judged(stored: Outcomes, again: Array, ids: tuple[str, ...], *, exact: bool) -> Judgement:
+def judged(stored: Outcomes, again: Array, ids: tuple[str, ...], *, exact: bool) -> RepeatJudgement:
     """Compare patched predictions, (G, N) each.
 
     Args:
@@ -45,7 +46,7 @@ def judged(stored: Outcomes, again: Array, ids: tuple[str, ...], *, exact: bool)
     places = np.argwhere(stored.patched != again)
     differ, count = len(places), int(again.size)
     if not differ:
-        return Judgement(count, 0, True, "")
+        return RepeatJudgement(count, 0, True, "")
     named = [
         f"image {ids[image]}, goal {stored.goals[goal]}: expected class {again[goal, image]}, "
         f"found {stored.patched[goal, image]}"
@@ -59,7 +60,7 @@ def judged(stored: Outcomes, again: Array, ids: tuple[str, ...], *, exact: bool)
     where = "inside" if inside else "outside"
     text = f"{found}; fooled {fooled}, stored {before} of {eligible}: {where} its 95 % interval"
     accepted = not exact and inside and differ <= max(1, FLIPS * count)
-    return Judgement(count, differ, accepted, text)
+    return RepeatJudgement(count, differ, accepted, text)
 
 
 def tolerance(*, exact: bool) -> str:

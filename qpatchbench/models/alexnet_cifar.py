@@ -1,10 +1,11 @@
-"""AlexNet for small images: Krizhevsky, Sutskever, Hinton 2012, in the single-column widths of
-Krizhevsky 2014, arXiv 1404.5997 (64, 192, 384, 256, 256 channels).
+"""AlexNet for small images: Krizhevsky, Sutskever, Hinton 2012.
+
+In the single-column widths of Krizhevsky 2014, arXiv 1404.5997 (64, 192, 384, 256, 256 channels).
 
 The customary CIFAR variant: 11x11 stride-4 stem with padding 5, 2x2 poolings, and one linear layer on 256
 features in place of three. BatchNorm follows every convolution and takes the place of local response
 normalisation, which no quantizer has an integer form for.
-"""  # noqa: D205 (the reference does not fit on one line)
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a model source is: an architecture, its preprocessing and where its weights come from."""
+"""The contract of a model source: an architecture, its preprocessing and where its weights come from."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
-from pydantic import field_validator
+from pydantic import Field, field_validator
 
 from qpatchbench.errors import QPatchBenchError, UnknownNameError, WeightsError
 from qpatchbench.models.base import ModelSource, Preprocessing
@@ -24,6 +24,30 @@ class TimmModel(ModelSource):
     """One timm architecture: a catalogue name, or `timm/` and any name or name.tag that timm lists."""
 
     image_model: ClassVar[bool] = True
+
+    input_size: int | None = Field(
+        default=None,
+        gt=0,
+        description="side that an architecture of fixed size, such as a transformer, is built for; none = timm's",
+        json_schema_extra={"unit": "pixels"},
+    )
+    patch_size: int | None = Field(
+        default=None,
+        gt=0,
+        description="side of the patches that a transformer cuts an image into; none = timm's",
+        json_schema_extra={"unit": "pixels"},
+    )
+
+    def identity(self) -> dict[str, Any]:
+        """Without sizes that are timm's own, so that keys of before they could be chosen stay."""
+        own = super().identity()
+        return {name: value for name, value in own.items() if name not in ("input_size", "patch_size") or value}
+
+    @property
+    def sizes(self) -> dict[str, Any]:
+        """What timm's constructor is told beyond its defaults."""
+        told = {"img_size": self.input_size, "patch_size": self.patch_size}
+        return {name: value for name, value in told.items() if value is not None}
 
     @field_validator("name")
     @classmethod
@@ -44,8 +68,9 @@ class TimmModel(ModelSource):
         own_size = int(config.input_size[-1])
         smallest = config.min_input_size[-1] if config.min_input_size else 0
         resized = config.fixed_input_size or image_size < smallest
+        wanted = own_size if resized else image_size
         return Preprocessing(
-            image_size=own_size if resized else image_size,
+            image_size=self.input_size or wanted,
             crop_fraction=float(config.crop_pct),
             interpolation=str(config.interpolation),
             mean=tuple(config.mean),
@@ -61,17 +86,32 @@ class TimmModel(ModelSource):
             UnknownNameError: timm has no such architecture.
             QPatchBenchError: the architecture cannot work on images this small.
         """
-        import timm
-
         from qpatchbench.models.classifier import ImageClassifier
 
         wanted = self.preprocessing(image_size)
-        backbone = timm.create_model(self.architecture, pretrained=False, num_classes=num_classes)
+        backbone = self._created(num_classes)
         plain_attention(backbone)
         own_size = int(_configuration(self.architecture).input_size[-1])
-        if wanted.image_size < own_size:
+        if wanted.image_size < own_size and self.input_size is None:
             _check_size(backbone, self.name, wanted.image_size, own_size)
         return ImageClassifier(backbone, wanted.mean, wanted.std, wanted.image_size)
+
+    def _created(self, num_classes: int) -> torch.nn.Module:
+        """The architecture, in timm's sizes or the given ones."""
+        import timm
+
+        try:
+            network: torch.nn.Module = timm.create_model(
+                self.architecture, pretrained=False, num_classes=num_classes, **self.sizes
+            )
+        except (TypeError, ValueError, AssertionError) as error:
+            if not self.sizes:
+                raise
+            raise QPatchBenchError(
+                f"model {self.name!r} cannot be built with {self.sizes} ({error}); expected sizes that timm's "
+                f"{self.architecture} takes: input_size and patch_size are for transformers"
+            ) from error
+        return network
 
     def pretrained_tensors(self, num_classes: int) -> Mapping[str, torch.Tensor]:
         """Weights that timm publishes, from its cache or downloaded.

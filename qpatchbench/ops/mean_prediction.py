@@ -1,4 +1,4 @@
-"""What several networks answer together."""
+"""Mean prediction of several networks: log of the mean of their softmax."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether the files of a run folder, or of an entry, are those that were written, by their hashes."""
+"""Integrity of a run folder, or of an entry: its files are those that were written, by their hashes."""
 
 from __future__ import annotations
 

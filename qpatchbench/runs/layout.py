@@ -1,4 +1,4 @@
-"""What lies where in a run folder: every file name, once."""
+"""Every file name of a run folder, once."""
 
 from __future__ import annotations
 
@@ -23,6 +23,6 @@ ANALYSIS_FILES = (*(file for files in TABLES.values() for file in files.values()
 KEY_DIGITS = 16  # of a job's key, as records, file names and messages show it
 
 
-def patch_file(key: str) -> str:
-    """Name of a patch's file within its run folder, from the key of the job that crafted it."""
-    return f"{PATCHES}/{key[:KEY_DIGITS]}.safetensors"
+def patch_file(short_key: str) -> str:
+    """Name of a patch's file within its run folder, from the key that records name it by."""
+    return f"{PATCHES}/{short_key}.safetensors"

@@ -1,4 +1,7 @@
-"""Predictions of one cell, and the sets of images that rates are counted from. Pure numpy."""
+"""Predictions of one cell, and the sets of images that rates are counted from.
+
+Pure numpy.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""What is kept of every cell: counts and per-image outcomes, never only rates. Imports no torch."""
+"""The record of a cell: counts and per-image outcomes, never only rates.
+
+Imports no torch.
+"""
 
 from __future__ import annotations
 
@@ -19,9 +22,9 @@ class _Record(BaseModel):
 
 
 class Check(_Record):
-    """Outcome of one validity check; `evaluation.explanations` says when it is raised, what it means, what to do."""
+    """Outcome of one validity check; `evaluation.checks.explanations` has the meaning of each."""
 
-    id: str = Field(description="V1..V16")
+    id: str = Field(description="V1..V17")
     verdict: Verdict
     message: str = Field(default="", description="what was found, in words")
     figures: dict[str, float] = Field(default_factory=dict, description="the numbers behind the verdict")
@@ -96,7 +99,18 @@ class CellRecord(_Record):
     n_clean_correct: int = 0
     counts: tuple[GoalCounts, ...] = ()
     queries: tuple[QueryCounts, ...] = Field(default=(), description="empty where queries are no cost")
+    n_certified: int | None = Field(
+        default=None,
+        description="images that no patch of this size can turn from their label, as the preprocessor proves; None "
+        "where it proves nothing for this patch",
+    )
     queries_median: float | None = Field(default=None, description="queries of the median fooled image")
+    forward_passes: int | None = Field(
+        default=None,
+        description="images shown to the sources while the patch was crafted, over all goals; each attacked image of a "
+        "per-image attack has its share, 1 in n_images times the goals; empty in runs of before",
+    )
+    backward_passes: int | None = Field(default=None, description="images whose gradient was taken, counted likewise")
     checks: tuple[Check, ...] = ()
 
     def totals(self) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""What the parts of a plugin package are called, from the one name that its author gives."""
+"""The names within a plugin package, from the one name that its author gives."""
 
 from __future__ import annotations
 

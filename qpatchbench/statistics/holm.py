@@ -1,4 +1,7 @@
-"""Many tests at once: Holm's correction. Pure numpy."""
+"""Holm's correction for many tests at once.
+
+Pure numpy.
+"""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
-"""Intervals and tests for rates. Pure numpy and scipy; no torch, no global randomness.
+"""Intervals and tests for rates.
 
-Wilson's score interval: Wilson, 1927, doi:10.1080/01621459.1927.10502953. Exact McNemar test: McNemar, 1947,
-doi:10.1007/BF02295996, as a binomial test of the discordant pairs. Bootstrap of crossed factors: every factor is
-resampled on its own and the weights are multiplied (the pigeonhole bootstrap; Owen, 2007, arXiv:0712.1111, section 4).
+Pure numpy and scipy; no torch, no global randomness. Wilson's score interval: Wilson, 1927,
+doi:10.1080/01621459.1927.10502953. Exact McNemar test: McNemar, 1947, doi:10.1007/BF02295996, as a binomial test of the
+discordant pairs. Bootstrap of crossed factors: every factor is resampled on its own and the weights are multiplied (the
+pigeonhole bootstrap; Owen, 2007, arXiv:0712.1111, section 4).
 """
 
 from __future__ import annotations

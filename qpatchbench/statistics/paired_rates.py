@@ -1,4 +1,7 @@
-"""The difference of two rates that were measured on the same images. Pure numpy; no torch."""
+"""The difference of two rates that were measured on the same images.
+
+Pure numpy; no torch.
+"""
 
 from __future__ import annotations
 

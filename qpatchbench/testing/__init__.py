@@ -1,4 +1,4 @@
-"""What plugin authors import: checks that every component of a kind must pass, and oracles with known answers.
+"""The public checks for plugin authors: promises that every component of a kind must keep.
 
 The test of a plugin is four lines::
 
@@ -7,8 +7,20 @@ The test of a plugin is four lines::
         check(component)
 """
 
+from qpatchbench.testing.fixtures.oracles import best_patch, linear_network, margin_gain
 from qpatchbench.testing.fixtures.trials import trial
-from qpatchbench.testing.kit import Check, Result, checks_for, parametrize_with_checks, run_checks
+from qpatchbench.testing.kit import ComponentCheck, Result, checks_for, parametrize_with_checks, run_checks
 from qpatchbench.testing.require import DoesNotApplyError
 
-__all__ = ["Check", "DoesNotApplyError", "Result", "checks_for", "parametrize_with_checks", "run_checks", "trial"]
+__all__ = [
+    "ComponentCheck",
+    "DoesNotApplyError",
+    "Result",
+    "best_patch",
+    "checks_for",
+    "linear_network",
+    "margin_gain",
+    "parametrize_with_checks",
+    "run_checks",
+    "trial",
+]

@@ -30,7 +30,7 @@ MODULES = {
 
 
 @dataclass(frozen=True)
-class Check:
+class ComponentCheck:
     """One invariant. Calling it with a component raises `PluginError` where the invariant does not hold.
 
     Attributes:
@@ -86,7 +86,7 @@ class Result:
     seconds: float
 
 
-def checks_for(component: Component, *, seed: int = 0) -> tuple[Check, ...]:
+def checks_for(component: Component, *, seed: int = 0) -> tuple[ComponentCheck, ...]:
     """The checks of a component's kind, which its base class decides.
 
     Raises:
@@ -94,7 +94,7 @@ def checks_for(component: Component, *, seed: int = 0) -> tuple[Check, ...]:
     """
     modules = (ALL_KINDS, MODULES[kind_of(type(component))])
     bodies = [body for module in modules for body in importlib.import_module(module).CHECKS]
-    return tuple(Check(body.__name__, body, seed) for body in bodies)
+    return tuple(ComponentCheck(body.__name__, body, seed) for body in bodies)
 
 
 def parametrize_with_checks(
@@ -157,7 +157,7 @@ def run_checks(
     return tuple(results)
 
 
-def _verdict(check: Check, component: Component, reason: str | None) -> tuple[Verdict, str]:
+def _verdict(check: ComponentCheck, component: Component, reason: str | None) -> tuple[Verdict, str]:
     strike = "strike it out of expected_failures"
     try:
         note = check.report(component)

@@ -1,4 +1,4 @@
-"""How a check says that it does not hold, or that there is nothing to hold; and what all kinds must leave alone."""
+"""The ways in which a check says that it does not hold, or that there is nothing to hold; what all must leave alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which components `qpatchbench plugin check TARGET` means."""
+"""The components that `qpatchbench plugin check TARGET` means."""
 
 from __future__ import annotations
 

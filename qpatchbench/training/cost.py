@@ -1,4 +1,4 @@
-"""What a training step costs, in time and memory: several trainings measured in turn on one machine.
+"""Time and memory of a training step: several trainings measured in turn on one machine.
 
 A step is `loop.take_step`, the one that training is made of. It is taken where a curriculum ends, with every bit-width
 that it ever activates: the dearest part of the training, not its mean. Times are only comparable within one call, and

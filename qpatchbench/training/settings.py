@@ -1,4 +1,4 @@
-"""How networks are trained: the fields of a suite's `training` and `finetuning` sections."""
+"""The settings of a training: the fields of a suite's `training` and `finetuning` sections."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a training run stands, as tensors and JSON only: nothing is pickled."""
+"""The state of a training, as tensors and JSON only: nothing is pickled."""
 
 from __future__ import annotations
 

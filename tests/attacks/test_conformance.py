@@ -18,7 +18,7 @@ from qpatchbench.attacks.lavan import Lavan, LavanPerImage
 from qpatchbench.component import Component
 from qpatchbench.errors import PluginError
 from qpatchbench.registry import ATTACKS
-from qpatchbench.testing import Check, checks_for, parametrize_with_checks, trial
+from qpatchbench.testing import ComponentCheck, checks_for, parametrize_with_checks, trial
 from qpatchbench.testing.checks.attacks import a_broken_network_is_refused, the_patch_is_well_formed
 from qpatchbench.testing.fixtures.attack_tasks import craft, goals_of, ground_for
 from qpatchbench.types import CraftTask, ImageSet, Network, Patch, Placement, Size, Targeted, Untargeted
@@ -34,7 +34,7 @@ def attack_named(name: str, **fields: object) -> Attack:
 
 
 @parametrize_with_checks([attack_named(name) for name in ATTACKS.entries])
-def test_conformance(component: Component, check: Check) -> None:
+def test_conformance(component: Component, check: ComponentCheck) -> None:
     check(component)
 
 

@@ -22,7 +22,7 @@ from tests.bench.timing import Row
 BATCH, SIDE, SIZE, CLASSES = 128, 32, 6, 10
 FOUR = Bits.parse(4)
 WIDTHS = tuple(map(Bits.parse, (32, 8, 5, 4, 2)))
-# Guesmi, Ouni, Shafique 2025, TriQDef, table 17, CIFAR-10 and ResNet-56: time and memory relative to plain QAT.
+# Guesmi, Ouni, Shafique 2026, TriQDef, table 17, CIFAR-10 and ResNet-56: time and memory relative to plain QAT.
 PUBLISHED = {"dwq": (1.05, 1.02), "pbat": (1.52, 1.45), "triqdef": (1.47, 1.17)}
 
 

@@ -62,8 +62,8 @@ def stored(goals: list[str], count: int, *, placed: bool = True, side: int = 4) 
     if placed:
         arrays |= {"rows": draws(3).integers(0, 16, total), "columns": draws(4).integers(0, 16, total)}
     facts = {"history": [0.5], "goals": json.dumps(goals), "stages": []}
-    Store(Path("cache")).write("patch", "ab12", Artifact(arrays, facts))
-    return "cache/patch/ab/ab12.safetensors", arrays
+    Store(Path("cache")).write("craft", "ab12", Artifact(arrays, facts))
+    return "cache/craft/ab/ab12.safetensors", arrays
 
 
 def invoke(*arguments: str) -> Result:

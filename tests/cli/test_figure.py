@@ -116,7 +116,7 @@ def test_a_misspelt_name_ends_with_2_and_one_message(tmp_path: Path) -> None:
         (["costs", "--run", "nowhere"], "nowhere: expected a run folder with manifest.json and"),
         (["costs"], "Missing parameter: runs"),
         (["similarity", "--run", "{run}"], "{run}: no data for similarity: {states} analysis: {{similarity: true}}"),
-        (["costs", "--run", "{run}"], "{run}: no data for costs: {states} analysis: {{costs: qat, widths: true}}"),
+        (["costs", "--run", "{run}"], "{run}: no data for costs: {states} analysis: {{costs: qat, fewer_bits: true}}"),
         (["sweep", "--run", "{run}"], "{run}: no data for sweep: {states} sweep: {{sizes: "),
         (["pixel_attacks", "--run", "{run}"], "{run}: no data for pixel_attacks: {states} attacks: "),
         (["all", "--run", "{run}"], "; no data for similarity: {states} analysis: {{similarity: true}}; no data for "),

@@ -110,9 +110,8 @@ def test_the_same_command_again_does_nothing(runs: dict[str, Path], monkeypatch:
     done = invoke("run", suite, "--checks", "full", "--output", str(runs["full"]), "--display", "none")
     assert "nothing to do" in done.output
     shown = invoke("plan", suite, "--set", "evaluation.checks=full").output
-    assert "try other budgets: 2 jobs, 2 done" in shown
-    assert "try other gradients: 1 jobs, 1 done" in shown
-    assert "try other" not in invoke("plan", suite).output
+    assert "audit: 3 jobs, 3 done" in shown
+    assert "audit" not in invoke("plan", suite).output
 
 
 def test_results_from_before_these_checks_get_what_their_history_tells(

@@ -127,16 +127,16 @@ def test_a_finished_run_does_nothing(whole: tuple[Place, float]) -> None:
 def test_a_damaged_artifact_is_reported_and_rebuilt(whole: tuple[Place, float]) -> None:
     place, _ = whole
     expected = place.leaderboard()
-    patch = next((place.root / "cache" / "patch").rglob("*.safetensors"))
+    patch = next((place.root / "cache" / "craft").rglob("*.safetensors"))
     data = bytearray(patch.read_bytes())
     data[-1] ^= 0xFF
     patch.write_bytes(data)
-    cell = next((place.root / "cache" / "cell").rglob("*.safetensors"))
+    cell = next((place.root / "cache" / "evaluate").rglob("*.safetensors"))
     cell.write_bytes(cell.read_bytes()[:-3])
     (place.output / ".report.json").unlink()
     code, text = place.finish()
     assert code == 0, text
-    assert f"{cell}: damaged cell" in text
+    assert f"{cell}: damaged evaluate artifact" in text
     assert "computed again" in text
     assert place.leaderboard() == expected
 
@@ -152,7 +152,7 @@ def test_an_interrupt_keeps_what_is_finished(tmp_path: Path) -> None:
     rest, _ = process.communicate(timeout=60)
     assert process.returncode == 130, rest
     assert "the same command goes on from there" in rest
-    assert len(list((tmp_path / "cache" / "checkpoint").rglob("*.json"))) >= 1
+    assert len(list((tmp_path / "cache" / "train").rglob("*.json"))) >= 1
 
 
 def test_a_disk_that_refuses_gives_one_error_and_keeps_the_rest(whole: tuple[Place, float], tmp_path: Path) -> None:

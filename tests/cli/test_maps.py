@@ -23,7 +23,7 @@ defenses: [qat]
 quantizers: [{name: qat, bits: [32, 2]}]
 attacks: [{name: lavan, size: 4, targets: [1], steps: 2, batch_size: 4}]
 transfer: {sources: [32]}
-analysis: {costs: qat, widths: true, maps: 2, images: 6}
+analysis: {costs: qat, fewer_bits: true, maps: 2, images: 6}
 evaluation: {images: 8, checks: "off"}
 """
 
@@ -114,7 +114,7 @@ def test_nothing_is_done_twice(root: Path) -> None:
     assert "already done" in result.output
     assert (root / "out" / "maps.safetensors").read_bytes() == before
     planned = call(root, "plan", str(root / "mapped.yaml")).output
-    assert "map: 1 jobs, 1 done" in planned
+    assert "maps: 1 jobs, 1 done" in planned
     assert "maps of resnet20 qat [32 2], seed 0" in planned
 
 

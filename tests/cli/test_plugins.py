@@ -237,7 +237,7 @@ def test_a_run_keeps_what_identifies_its_plugins_and_redoes_what_an_edit_touches
     assert cells["none", "louder"] == of_attack
     assert cells["soft-plugin:soft", "grey"] == of_defense
     assert cells["none", "grey"] == ""
-    checkpoints = [json.loads(path.read_text())["facts"]["made"] for path in tmp_path.glob("cache/checkpoint/*/*.json")]
+    checkpoints = [json.loads(path.read_text())["facts"]["made"] for path in tmp_path.glob("cache/train/*/*.json")]
     kept = [made.get("plugins", []) for made in checkpoints]
     assert sorted(kept, key=len) == [[], [manifest["plugins"][1]]]
     # The colon of a longer name reaches no file.

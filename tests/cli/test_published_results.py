@@ -1,9 +1,10 @@
-"""What is committed under results/papers follows from what lies beside it."""
+"""Committed results: the tables of the papers follow from the runs beside them, and folders hold nothing to spare."""
 
 from __future__ import annotations
 
 import re
 import shlex
+import subprocess
 from itertools import pairwise
 from pathlib import Path
 
@@ -13,7 +14,8 @@ from tests.cli.test_commands import ROOT, invoke
 
 PAPERS = ROOT / "results/papers"
 README = (PAPERS / "README.md").read_text(encoding="utf-8")
-FORMATS = ("csv", "md", "tex")
+FORMATS = ("csv", "md")
+MOST_PICTURES, MOST_BYTES = 6, 150_000
 
 
 def command() -> list[str]:
@@ -50,8 +52,26 @@ def test_every_suite_of_the_papers_has_its_small_run_there() -> None:
     assert suites == {path.parent.name for path in PAPERS.glob("*/manifest.json")}
 
 
-def test_every_figure_that_the_reading_shows_is_there() -> None:
-    shown = re.findall(r"\(figures/([^)]+)\)", README)
-    assert shown
-    for name in shown:
-        assert (PAPERS / "figures" / name).is_file(), name
+def folders() -> list[Path]:
+    """Every folder under results with a README, but submitted entries."""
+    return sorted(path.parent for path in (ROOT / "results").glob("*/README.md"))
+
+
+@pytest.mark.parametrize("folder", folders(), ids=lambda folder: folder.name)
+def test_a_folder_keeps_the_pictures_that_its_readme_shows(folder: Path) -> None:
+    shown = re.findall(r"\]\(((?:plots|figures)/[^)]+)\)", (folder / "README.md").read_text(encoding="utf-8"))
+    kept = {path.relative_to(folder).as_posix(): path.stat().st_size for path in folder.rglob("*.png")}
+    assert shown, "a README that shows nothing"
+    assert sorted(shown) == sorted(kept)
+    assert len(kept) <= MOST_PICTURES
+    assert {name: size for name, size in kept.items() if size > MOST_BYTES} == {}
+
+
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="not a checkout")
+def test_what_is_made_on_demand_is_not_kept() -> None:
+    """LaTeX, PDF and HTML follow from the rest by one command; parquet, weights and images are too large."""
+    listed = subprocess.run(["git", "ls-files", "results"], cwd=ROOT, capture_output=True, text=True, check=True)
+    names = [name for name in listed.stdout.splitlines() if not name.startswith("results/entries/")]
+    assert names
+    endings = {Path(name).suffix for name in names}
+    assert endings <= {".md", ".csv", ".json", ".png"}

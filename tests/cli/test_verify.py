@@ -83,7 +83,7 @@ def test_a_run_folder_has_every_patch_as_a_file(tiny_runs: TinyRuns) -> None:
         f"patches/{path.name}" for path in (tiny_runs.first / "patches").iterdir()
     }
     for entry in manifest["patches"]:
-        stored = Store(tiny_runs.cache).read("patch", entry["key"])
+        stored = Store(tiny_runs.cache).read("craft", entry["key"])
         written = load_file(tiny_runs.first / entry["file"])
         assert written.pop("history").tolist() == stored.facts["history"]
         assert {name: array.tolist() for name, array in written.items()} == {
@@ -216,7 +216,7 @@ def test_an_outcome_that_changes_no_count_is_found_by_its_hash_or_by_predicting_
     code, text = verified(tiny_runs, folder)
     assert code == 1
     expected = f"goal untargeted: expected class {row['patched_prediction']}, found {other}; fooled "
-    assert f"  - outcomes.parquet, cell {row['cell']} (craft sparse_rs 3x3 " in text
+    assert f"  - outcomes.parquet, cell {row['cell']} (sparse_rs 3x3 " in text
     assert f"1 of 48 predictions differ: image {row['image']}, {expected}" in text
     assert "1 of 1344 predictions differ, 1 thing wrong\n" in text
 
@@ -272,9 +272,9 @@ def test_other_weights_are_named_and_not_predicted_with(tiny_runs: TinyRuns, tmp
     shutil.copytree(tiny_runs.cache, cache)
     store = Store(cache)
     (entry,) = manifest_of(tiny_runs.first)["checkpoints"]
-    stored = store.read("checkpoint", entry["key"])
+    stored = store.read("train", entry["key"])
     name = next(name for name in stored.arrays if name.endswith("weight"))
-    store.write("checkpoint", entry["key"], Artifact({**stored.arrays, name: -stored.arrays[name]}, stored.facts))
+    store.write("train", entry["key"], Artifact({**stored.arrays, name: -stored.arrays[name]}, stored.facts))
     code, text = verified(tiny_runs, tiny_runs.first, "--cache", str(cache))
     assert code == 1
     assert (
@@ -282,11 +282,11 @@ def test_other_weights_are_named_and_not_predicted_with(tiny_runs: TinyRuns, tmp
         "by manifest.json, found "
     ) in text
     assert "predictions: 0 of 14 cells made again on 0 of 2 networks" in text
-    path = store.path("checkpoint", entry["key"])
+    path = store.path("train", entry["key"])
     path.write_bytes(path.read_bytes()[:-1] + b"\x01")
     code, text = verified(tiny_runs, tiny_runs.first, "--cache", str(cache))
     assert code == 1
-    assert "damaged checkpoint" in text
+    assert "damaged train artifact" in text
 
 
 @pytest.mark.parametrize(
@@ -322,7 +322,7 @@ def test_a_dropped_cell_is_named(tiny_runs: TinyRuns, copy_of: CopyOf) -> None:
     manifest["jobs"] = [job for job in manifest["jobs"] if job["key"][:16] != dropped]
     (folder / "manifest.json").write_text(json.dumps(manifest))
     _, text = verified(tiny_runs, folder)
-    assert f"cells.parquet: expected the cell {dropped} (craft lavan 4x4 on " in text
+    assert f"cells.parquet: expected the cell {dropped} (lavan 4x4 on " in text
     assert "which the manifest's suite asks for, found none\n" in text
 
 

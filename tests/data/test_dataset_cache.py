@@ -210,7 +210,7 @@ def test_interrupted_write_leaves_no_cache(data_dir: Path, tmp_path: Path, monke
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr("qpatchbench.data.cache.os.fsync", full)
+        patched.setattr("qpatchbench.runs.files.os.fsync", full)
         with pytest.raises(StorageError, match="No space left on device"):
             load(data_dir, tmp_path / "cache")
     assert list(only_cache(tmp_path / "cache").iterdir()) == []

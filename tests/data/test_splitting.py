@@ -15,7 +15,7 @@ from qpatchbench.data.splitting import (
     Keys,
     Overlap,
     Parts,
-    Sizes,
+    PartSizes,
     check_disjoint,
     content_hash,
     fingerprint,
@@ -101,7 +101,7 @@ def test_equal_pixels_are_duplicates_even_if_their_files_differ() -> None:
 def test_two_pools_are_disjoint_and_drop_train_images_that_are_evaluated() -> None:
     shared = content_hash(b"shared")
     train, test = make_keys("train", [40, 40], {7: shared}), make_keys("test", [10, 10], {4: shared})
-    parts = split_two_pools("x", train, test, Sizes(None, 10, 20, 100), seed=0)
+    parts = split_two_pools("x", train, test, PartSizes(None, 10, 20, 100), seed=0)
     assert [len(getattr(parts, part)) for part in PARTS] == [49, 10, 20, 20]
     used = parts.train + parts.calibration + parts.craft
     assert 7 not in used
@@ -113,8 +113,8 @@ def test_two_pools_are_disjoint_and_drop_train_images_that_are_evaluated() -> No
 def test_evaluated_images_are_dropped_from_train_even_when_evaluation_is_cut() -> None:
     shared = content_hash(b"shared")
     train, test = make_keys("train", [40], {7: shared}), make_keys("test", [50], {4: shared})
-    short = split_two_pools("x", train, test, Sizes(None, 5, 5, 1), seed=0)
-    full = split_two_pools("x", train, test, Sizes(None, 5, 5, 50), seed=0)
+    short = split_two_pools("x", train, test, PartSizes(None, 5, 5, 1), seed=0)
+    full = split_two_pools("x", train, test, PartSizes(None, 5, 5, 50), seed=0)
     assert (short.train, short.craft, short.calibration) == (full.train, full.craft, full.calibration)
     assert full.evaluation[:1] == short.evaluation
 
@@ -122,45 +122,45 @@ def test_evaluated_images_are_dropped_from_train_even_when_evaluation_is_cut() -
 def test_duplicates_in_the_test_pool_are_kept() -> None:
     twin = content_hash(b"twin")
     test = make_keys("test", [10], {1: twin, 2: twin})
-    parts = split_two_pools("x", make_keys("train", [10]), test, Sizes(None, 1, 1, 10), seed=0)
+    parts = split_two_pools("x", make_keys("train", [10]), test, PartSizes(None, 1, 1, 10), seed=0)
     assert sorted(parts.evaluation) == list(range(10))
 
 
 def test_train_images_cuts_train_only() -> None:
     train, test = make_keys("train", [40, 40]), make_keys("test", [10, 10])
-    full = split_two_pools("x", train, test, Sizes(None, 10, 20, 20), seed=0)
-    cut = split_two_pools("x", train, test, Sizes(6, 10, 20, 20), seed=0)
+    full = split_two_pools("x", train, test, PartSizes(None, 10, 20, 20), seed=0)
+    cut = split_two_pools("x", train, test, PartSizes(6, 10, 20, 20), seed=0)
     assert cut == Parts(full.train[:6], full.calibration, full.craft, full.evaluation)
     assert Counter(train.labels[i] for i in cut.train) == {0: 3, 1: 3}
 
 
 def test_one_pool_has_no_train_part_and_evaluates_the_rest() -> None:
     pool = make_keys("all", [1] * 100)
-    parts = split_one_pool("x", pool, Sizes(None, 10, 30, 1000), seed=0)
+    parts = split_one_pool("x", pool, PartSizes(None, 10, 30, 1000), seed=0)
     assert [len(getattr(parts, part)) for part in PARTS] == [0, 10, 30, 60]
     assert sorted(parts.calibration + parts.craft + parts.evaluation) == list(range(100))
-    assert len(split_one_pool("x", pool, Sizes(None, 10, 30, 25), seed=0).evaluation) == 25
+    assert len(split_one_pool("x", pool, PartSizes(None, 10, 30, 25), seed=0).evaluation) == 25
 
 
 def test_one_pool_trains_where_it_is_told_how_many() -> None:
     pool = make_keys("all", [60, 60])
-    without = split_one_pool("x", pool, Sizes(None, 10, 30, 1000), seed=0)
-    parts = split_one_pool("x", pool, Sizes(20, 10, 30, 1000), seed=0)
+    without = split_one_pool("x", pool, PartSizes(None, 10, 30, 1000), seed=0)
+    parts = split_one_pool("x", pool, PartSizes(20, 10, 30, 1000), seed=0)
     assert (parts.calibration, parts.craft) == (without.calibration, without.craft)
     assert parts.train + parts.evaluation == without.evaluation
     assert len(parts.train) == 20
     message = "at most 119 images for calibration_images + craft_images + train_images, found 10 + 30 + 80 = 120"
     with pytest.raises(DataError, match=re.escape(message)):
-        split_one_pool("x", pool, Sizes(80, 10, 30, 1000), seed=0)
+        split_one_pool("x", pool, PartSizes(80, 10, 30, 1000), seed=0)
 
 
 def test_too_many_held_out_images_are_an_error_with_numbers() -> None:
     train, test = make_keys("train", [10]), make_keys("test", [10])
     with pytest.raises(DataError, match=r"^x: expected at most 10 images .* found 4 \+ 7 = 11: the train pool has 10"):
-        split_two_pools("x", train, test, Sizes(None, 4, 7, 10), seed=0)
+        split_two_pools("x", train, test, PartSizes(None, 4, 7, 10), seed=0)
     with pytest.raises(DataError, match=r"at most 9 .* found 4 \+ 6 = 10: the only pool"):
-        split_one_pool("x", train, Sizes(None, 4, 6, 10), seed=0)
-    assert split_two_pools("x", train, test, Sizes(None, 4, 6, 10), seed=0).train == []
+        split_one_pool("x", train, PartSizes(None, 4, 6, 10), seed=0)
+    assert split_two_pools("x", train, test, PartSizes(None, 4, 6, 10), seed=0).train == []
 
 
 def test_check_disjoint_names_every_overlap() -> None:

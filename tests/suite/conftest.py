@@ -10,7 +10,7 @@ import yaml
 
 from qpatchbench.suite.file.load import load_suite
 from qpatchbench.suite.file.schema import Suite
-from qpatchbench.suite.jobs.pipeline import DataKeys
+from qpatchbench.suite.jobs.base import DataKeys
 from qpatchbench.suite.plan.plan import Plan, make_plan
 
 BASE = {

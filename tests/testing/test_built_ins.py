@@ -8,7 +8,7 @@ import pytest
 
 from qpatchbench.component import Component
 from qpatchbench.registry import REGISTRIES
-from qpatchbench.testing import Check, parametrize_with_checks, run_checks, trial
+from qpatchbench.testing import ComponentCheck, parametrize_with_checks, run_checks, trial
 
 # One architecture of each family: the larger ones take half a minute, and `plugin check qpatchbench` runs them all.
 SMALL_MODELS = ("alexnet", "resnet20", "resnet18")
@@ -19,27 +19,27 @@ def built_ins(*kinds: str) -> list[Component]:
 
 
 @parametrize_with_checks(built_ins("defenses"))
-def test_defenses(component: Component, check: Check) -> None:
+def test_defenses(component: Component, check: ComponentCheck) -> None:
     check(component)
 
 
 @parametrize_with_checks(built_ins("quantizers"))
-def test_quantizers(component: Component, check: Check) -> None:
+def test_quantizers(component: Component, check: ComponentCheck) -> None:
     check(component)
 
 
 @parametrize_with_checks(built_ins("preprocessors"))
-def test_preprocessors(component: Component, check: Check) -> None:
+def test_preprocessors(component: Component, check: ComponentCheck) -> None:
     check(component)
 
 
 @parametrize_with_checks([trial(REGISTRIES["models"].get(name), name) for name in SMALL_MODELS])
-def test_models(component: Component, check: Check) -> None:
+def test_models(component: Component, check: ComponentCheck) -> None:
     check(component)
 
 
 @parametrize_with_checks(built_ins("datasets"))
-def test_datasets(component: Component, check: Check) -> None:
+def test_datasets(component: Component, check: ComponentCheck) -> None:
     check(component)
 
 

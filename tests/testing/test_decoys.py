@@ -16,7 +16,7 @@ from qpatchbench.ops.patches.pasting import to_uint8
 from qpatchbench.registry import Entry
 from qpatchbench.testing import checks_for, trial
 from qpatchbench.testing.decoys import CATALOGUES, DECOYS, Decoy
-from qpatchbench.testing.kit import Check
+from qpatchbench.testing.kit import ComponentCheck
 
 ROOT = Path(__file__).parents[2]
 
@@ -27,7 +27,7 @@ def component_of(decoy: Decoy) -> object:
     return trial(getattr(sys.modules[module], name), decoy.name)
 
 
-def failure_of(check: Check, component: object) -> str:
+def failure_of(check: ComponentCheck, component: object) -> str:
     with pytest.raises(Exception, match=".") as caught:
         check(component)  # type: ignore[arg-type]  # a component of some kind
     return f"raised {type(caught.value).__name__}: {caught.value}"
@@ -60,6 +60,19 @@ attacks: {attacks or ATTACKS}
 transfer: {{sources: [same]}}
 evaluation: {{images: 120}}
 """
+
+
+def test_a_run_marks_broken_preprocessors_and_no_honest_one(tmp_path: Path, cache: Path) -> None:
+    broken = [decoy for decoy in DECOYS if decoy.kind == "preprocessors"]
+    honest = "{name: patchcleanser, size: 4, masks: 2}"
+    listed = f"preprocessors: [{honest}, obfuscated, {{name: lying_certificate, size: 4}}]\n"
+    _, rows = rows_of(tmp_path, suite(quantizers="[{name: fp}]") + listed, cache)
+    (row,) = [row for row in rows if row["preprocessor"] == "patchcleanser"]
+    assert not {"V3", "V17"} & set(failed(row))
+    assert float(row["certified_accuracy"]) <= float(row["robust_accuracy"])
+    for decoy in broken:
+        (row,) = [row for row in rows if row["preprocessor"] == decoy.name]
+        assert decoy.validity in failed(row), decoy.name
 
 
 def rows_of(folder: Path, text: str, cache: Path) -> tuple[int, list[dict[str, str]]]:

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from qpatchbench.errors import QPatchBenchError, suggestion
-from qpatchbench.runs.patch_file import StoredPatch, read_patch
 
 if TYPE_CHECKING:
     import numpy as np
+
+    from qpatchbench.runs.patch_file import StoredPatch
 
 
 def _finite(context: click.Context, option: click.Parameter, value: float) -> float:
@@ -68,6 +69,8 @@ def apply(
     The patch keeps its size in pixels. Nothing is written unless all of it can be. Row and column are those of the
     patch before it is scaled or turned; corners that then hang over the border are cut off.
     """
+    from qpatchbench.runs.patch_file import read_patch
+
     stored = read_patch(patch)
     textures = choose(stored, goal, index, len(images))
     pictures = [

@@ -11,9 +11,6 @@ from qpatchbench.suite.file.schema import Suite
 from qpatchbench.suite.file.source import Source
 
 _data_dir = data_dir
-NAMES = {"checkpoint": "train", "network": "deploy", "patch": "craft", "cell": "evaluate"}
-NAMES |= {"cost": "time", "similarity": "compare", "maps": "map"}
-NAMES |= {"ladder": "try other budgets", "gradients": "try other gradients"}
 
 
 @click.command("plan")
@@ -58,13 +55,11 @@ def show_plan(suite: Suite, source: Source, data: Path | None, *, everything: bo
     click.echo(f"{suite.suite}: {len(made.jobs)} jobs in {cache}")
     if remembered is None:
         click.echo(f"{suite.dataset.title} has not been read yet, so nothing of this suite can be done already")
-    for kind, name in NAMES.items():
+    for kind in dict.fromkeys(job.kind for job in made.jobs):
         jobs = [job for job in made.jobs if job.kind == kind]
-        if not jobs:
-            continue
         missing = [job for job in jobs if not store.has(job.kind, job.key)]
         cost = sum(job.cost(sizes) for job in missing)
-        click.echo(f"\n{name}: {len(jobs)} jobs, {len(jobs) - len(missing)} done, {_passes(cost)} to go")
+        click.echo(f"\n{kind}: {len(jobs)} jobs, {len(jobs) - len(missing)} done, {_passes(cost)} to go")
         shown = jobs if everything else jobs[:8]
         for job in shown:
             state = "done" if job not in missing else "to do"

@@ -1,7 +1,8 @@
-"""V5: does the loss of a finished optimisation still fall? From its recorded history alone. Imports no torch.
+"""V5: the loss of a finished optimisation has stopped falling, judged by its recorded history alone.
 
-The noise of the steps is estimated from successive differences (von Neumann 1941, doi:10.1214/aoms/1177731677), which
-a trend hardly touches: the scatter about a mean would take the very fall that is looked for as noise.
+Imports no torch. The noise of the steps is estimated from successive differences (von Neumann 1941,
+doi:10.1214/aoms/1177731677), which a trend hardly touches: the scatter about a mean would take the very fall that is
+looked for as noise.
 """
 
 from __future__ import annotations

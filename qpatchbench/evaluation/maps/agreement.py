@@ -1,4 +1,4 @@
-"""How well what a narrow network shows agrees with what the widest of its backbone shows, as rows of a table."""
+"""Agreement of the maps at fewer bits with those at the most bits of a backbone, as rows of a table."""
 
 from __future__ import annotations
 
@@ -74,11 +74,11 @@ def agreement(
     )
 
 
-def against_widest(widths: Mapping[Bits, torch.Tensor]) -> Iterator[tuple[tuple[Bits, Bits], torch.Tensor]]:
-    """((widest, narrower), maps of the narrower), from wide to narrow; nothing for a single width."""
-    reference, *others = sorted(widths, reverse=True)
+def against_most_bits(maps: Mapping[Bits, torch.Tensor]) -> Iterator[tuple[tuple[Bits, Bits], torch.Tensor]]:
+    """((most bits, fewer), maps at the fewer), in falling order of bits; nothing where there is one bit-width."""
+    reference, *others = sorted(maps, reverse=True)
     for bits in others:
-        yield (reference, bits), widths[bits]
+        yield (reference, bits), maps[bits]
 
 
 def blank_maps(maps: torch.Tensor) -> int:

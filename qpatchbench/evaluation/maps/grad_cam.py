@@ -1,9 +1,9 @@
 """Grad-CAM at every bit-width: where a network looks for the true class, and whether the bit-widths agree.
 
-Selvaraju et al. 2017, arXiv 1610.02391, computed by the library captum; figure 3 of TriQDef (Guesmi, Ouni, Shafique,
-arXiv 2508.12132) shows it without a measure of agreement. The measures here are the cosine of two maps, and the
-intersection over union of their most relevant fifths. Chance is the map of another image, not noise: maps of different
-images look alike where objects are centred.
+Selvaraju et al. 2017, arXiv 1610.02391, computed by the library captum; figure 3 of TriQDef (Guesmi, Ouni, Shafique
+2026, ICLR, arXiv 2508.12132) shows it without a measure of agreement. The measures here are the cosine of two maps, and
+the intersection over union of their most relevant fifths. Chance is the map of another image, not noise: maps of
+different images look alike where objects are centred.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from qpatchbench.errors import QPatchBenchError
 from qpatchbench.evaluation.maps.agreement import (
     Agreement,
     Content,
-    against_widest,
+    against_most_bits,
     agreement,
     blank_maps,
     of_other_images,
 )
 from qpatchbench.ops.maps.similarity import cosine, intersection_over_union
-from qpatchbench.quantizers.observing import evaluating
-from qpatchbench.quantizers.tapping import Taps
+from qpatchbench.quantizers.inspection.inputs import evaluating
+from qpatchbench.quantizers.inspection.taps import Taps
 from qpatchbench.types import Bits
 
 SMALLEST_SIDE = 4  # of a map that says where something is
@@ -136,7 +136,7 @@ def _overlap(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
 
 def cam_agreements(content: Content, layer: str, cams: Mapping[Bits, torch.Tensor]) -> Iterator[Agreement]:
     """Cosine and overlap of every narrower width's maps with the widest one's, beside those of other images."""
-    for pair, maps in against_widest(cams):
+    for pair, maps in against_most_bits(cams):
         reference, blank = cams[pair[0]], blank_maps(maps)
         values = cam_values(reference, maps)
         sets = most_relevant(reference), most_relevant(maps)

@@ -13,13 +13,13 @@ from collections.abc import Iterator, Mapping
 import torch
 
 from qpatchbench.errors import QPatchBenchError
-from qpatchbench.evaluation.maps.agreement import Agreement, Content, against_widest, agreement, blank_maps
+from qpatchbench.evaluation.maps.agreement import Agreement, Content, against_most_bits, agreement, blank_maps
 from qpatchbench.evaluation.maps.similarity import INPUT_GRADIENT
 from qpatchbench.ops.crafting.pixel_attacks import Descent, perturbed_images
 from qpatchbench.ops.loss_gradient import LossGradient, loss_gradient
 from qpatchbench.ops.maps.similarity import cosine, mean_squared_error
 from qpatchbench.ops.patches.locating import upright
-from qpatchbench.quantizers.observing import evaluating
+from qpatchbench.quantizers.inspection.inputs import evaluating
 from qpatchbench.types import Bits, CraftTask, ImageSet, Progress, Untargeted, silent
 
 PGD = Descent(epsilon=8 / 255, step_size=2 / 255, steps=20, from_random=True)
@@ -82,7 +82,7 @@ def gradient_values(first: LossGradient, second: LossGradient) -> dict[str, torc
 def gradient_agreements(content: Content, gradients: Mapping[Bits, LossGradient]) -> Iterator[Agreement]:
     """Cosine and mean squared error of every narrower width's gradients to the widest one's."""
     directions = {bits: found.direction for bits, found in gradients.items()}
-    for pair, direction in against_widest(directions):
+    for pair, direction in against_most_bits(directions):
         values, blank = gradient_values(gradients[pair[0]], gradients[pair[1]]), blank_maps(direction)
         # Independent directions are orthogonal on average, by symmetry.
         yield agreement(content, INPUT_GRADIENT, pair, "cosine", values["cosine"], 0.0, blank)

@@ -1,10 +1,10 @@
-"""How alike the bit-widths of one deployed backbone are, in early features and in input gradients.
+"""Similarity of the bit-widths of one deployed backbone, in early features and in input gradients.
 
-The measurements behind Guesmi, Ouni, Shafique 2025 (TriQDef), figure 2 and tables 3 and 12: edge IoU, SoftDice and
-cosines of HOG and SoftHOG descriptors, of features as the next layer computes with them; the same of input gradients,
-with their plain cosine and, as in figure 4 of the same authors' QADT-R (2025, arXiv 2503.07058), their mean squared
-error. Both papers print figures without the level of chance, which is 0.77 for the HOG cosine of independent noise;
-here each has its own.
+The measurements behind TriQDef (Guesmi, Ouni, Shafique 2026, ICLR, arXiv 2508.12132), figure 2 and tables 3 and 12:
+edge IoU, SoftDice and cosines of HOG and SoftHOG descriptors, of features as the next layer computes with them; the
+same of input gradients, with their plain cosine and, as in figure 4 of the same authors' QADT-R (2025, arXiv
+2503.07058), their mean squared error. Both papers print figures without the level of chance, which is 0.77 for the HOG
+cosine of independent noise; here each has its own.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ from qpatchbench.ops.maps.similarity import (
 )
 from qpatchbench.ops.patches.pasting import to_float
 from qpatchbench.ops.randomness import derive_generator
-from qpatchbench.quantizers.observing import evaluating
-from qpatchbench.quantizers.tapping import Taps
+from qpatchbench.quantizers.inspection.inputs import evaluating
+from qpatchbench.quantizers.inspection.taps import Taps
 from qpatchbench.types import Bits, ImageSet
 
 INPUT_GRADIENT = "input gradient"

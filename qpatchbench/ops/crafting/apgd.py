@@ -31,7 +31,7 @@ LEAST_IMPROVING = 0.75  # rho
 FIRST_CHECKPOINT, LEAST_DISTANCE, SHRINKING = 22, 6, 3  # percent of the steps
 
 
-class Run(NamedTuple):
+class ApgdRun(NamedTuple):
     """What a run found.
 
     Attributes:
@@ -78,7 +78,7 @@ def auto_pgd(
     steps: int,
     first_step: float = 1.0,
     report: Report | None = None,
-) -> Run:
+) -> ApgdRun:
     """Minimise each image's loss in the box between `lower` and `upper`.
 
     Args:
@@ -125,7 +125,7 @@ def auto_pgd(
             improvements, last, lowest_at_checkpoint = torch.zeros_like(improvements), step, lowest
         if report is not None:
             report(step, judgement.losses, best_judgement)
-    return Run(best, best_judgement, torch.stack(history))
+    return ApgdRun(best, best_judgement, torch.stack(history))
 
 
 def _evaluated(judge: Judge, points: torch.Tensor, step: int, steps: int) -> tuple[Judgement, torch.Tensor]:

@@ -62,7 +62,7 @@ class Sectors(NamedTuple):
     second: torch.Tensor
 
 
-class Found(NamedTuple):
+class FoundShape(NamedTuple):
     """What a run found for B images: textures (B, 3, h, w) on the 8-bit grid, hard masks, and how good they are."""
 
     textures: torch.Tensor
@@ -167,7 +167,7 @@ def paste_softly(
 ) -> torch.Tensor:
     """Paste (1 - m) x + m p at upright places, differentiably in masks (B, 1, h, w) in [0, 1] too.
 
-    With masks of zeros and ones it is `ops.pasting.paste` to the bit.
+    With masks of zeros and ones it is `ops.patches.pasting.paste` to the bit.
     """
     height, width = textures.shape[-2:]
     rows, columns = placement.rows.to(images.device), placement.columns.to(images.device)
@@ -190,7 +190,7 @@ def best_texture(
     steps: int,
     step_size: float,
     report: Report,
-) -> Found:
+) -> FoundShape:
     """The best iterate, rounded to 8 bits, of Adam on textures (B, 3, h, w) under hard masks; the start is one too."""
     textures = textures.clone().requires_grad_()
     optimizer = torch.optim.Adam([textures], lr=step_size)
@@ -210,4 +210,4 @@ def best_texture(
         with torch.no_grad():
             textures.clamp_(0, 1)
         report(step, judgement.losses.detach())
-    return Found(best, masks, best_judgement)
+    return FoundShape(best, masks, best_judgement)

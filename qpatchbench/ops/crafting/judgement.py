@@ -1,4 +1,4 @@
-"""How good a per-image patch is: whether it succeeds, and its loss; success counts first, the loss second."""
+"""The judgement of a per-image patch: whether it succeeds, and its loss; success counts first, the loss second."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """The search of PatchAttack: a policy per image proposes, is told the losses, and learns, until a proposal succeeds.
 
-Yang, Kortylewski, Xie, Cao, Yuille 2020 (arXiv 2004.05682). `ops.policies` is what learns. A policy has converged when
-its mean reward moves on by a second difference of less than 1e-4 (the authors' code); a fresh one takes its place.
+Yang, Kortylewski, Xie, Cao, Yuille 2020 (arXiv 2004.05682). `ops.crafting.policies` is what learns. A policy has
+converged when its mean reward moves on by a second difference of less than 1e-4 (the authors' code); a fresh one takes
+its place.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ Try: TypeAlias = Callable[["torch.Tensor", "torch.Tensor"], tuple["torch.Tensor"
 Report: TypeAlias = Callable[[int, float, float], None]
 
 
-class Budget(NamedTuple):
+class SearchBudget(NamedTuple):
     """How long a search may be.
 
     Attributes:
@@ -37,7 +38,7 @@ class Budget(NamedTuple):
     step_size: float
 
 
-class Found(NamedTuple):
+class FoundBySearch(NamedTuple):
     """The best of B images.
 
     Attributes:
@@ -54,8 +55,13 @@ class Found(NamedTuple):
 
 
 def policy_search(
-    attempt: Try, alternatives: tuple[int, ...], budget: Budget, draws: ImageDraws, fresh: ImageDraws, report: Report
-) -> Found:
+    attempt: Try,
+    alternatives: tuple[int, ...],
+    budget: SearchBudget,
+    draws: ImageDraws,
+    fresh: ImageDraws,
+    report: Report,
+) -> FoundBySearch:
     """Search for each of B images on its own; an image leaves with the first step that succeeds.
 
     Args:
@@ -97,7 +103,7 @@ def policy_search(
             policies = _renewed(policies, means, alternatives, ImageDraws(fresh.seeds + step + 1))
         history.append(float(lowest.mean()))
         report(shown + proposals, history[-1], 1 - len(active) / count)
-    return Found(best, lowest, spent, torch.tensor(history))
+    return FoundBySearch(best, lowest, spent, torch.tensor(history))
 
 
 def _renewed(policies: Policies, means: torch.Tensor, alternatives: tuple[int, ...], draws: ImageDraws) -> Policies:

@@ -1,12 +1,13 @@
-"""Patches that are made inside quantized networks (A-QAPA of QADT-R: Guesmi, Ouni, Shafique 2025, arXiv 2503.07058,
-section 3.3.1).
+"""Patches that are made inside quantized networks.
+
+A-QAPA of QADT-R (Guesmi, Ouni, Shafique 2025, arXiv 2503.07058, section 3.3.1):
 
     x_adv = Q_b(x) * (1 - M) + Q_b(p) * M    (equation 1)
 
 The equation quantizes the whole image, the sentence above it "only the adversarial region"; `part` says which. The
 paper gives no loop: here one texture for the whole batch climbs the cross-entropy along the sign of its gradient, every
-step at a random width and at random places.
-"""  # noqa: D205, D214 (the reference does not fit on one line; a formula)
+step at random bits and at random places.
+"""  # noqa: D214 (a formula)
 
 from __future__ import annotations
 

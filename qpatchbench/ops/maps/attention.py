@@ -1,4 +1,4 @@
-"""What a vision transformer attends to, seen while it answers, and the gradient surgery of attacks on it.
+"""Attention maps of a vision transformer, taken while it answers, and the gradient surgery of attacks on it.
 
 Attention modules are found by what they are made of, a `qkv` projection, a number of heads and a `proj`, so that any
 network around timm's ViT or DeiT will do, quantized or not. Fused kernels never form the attention matrix; it is

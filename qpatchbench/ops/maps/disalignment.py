@@ -1,9 +1,11 @@
-"""How alike several views of the same images are, as a penalty: TriQDef (anonymous manuscript under review), eq. 2, 3.
+"""Similarity of several views of the same images as a penalty.
+
+TriQDef (Guesmi, Ouni, Shafique 2026, ICLR, arXiv 2508.12132), equations 2 and 3:
 
     alpha * SoftDice(S(E(u)), S(E(v))) + beta * cos(H(u), H(v))    for every pair of views u, v
 
-E are Sobel edges, S cuts them softly, H is a SoftHOG descriptor, see `ops.similarity`. Descriptors are computed once
-per view, and all pairs by one product.
+E are Sobel edges, S cuts them softly, H is a SoftHOG descriptor, see `ops.maps.similarity`. Descriptors are computed
+once per view, and all pairs by one product.
 """  # noqa: D214 (a formula)
 
 from __future__ import annotations

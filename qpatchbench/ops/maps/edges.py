@@ -1,7 +1,7 @@
 """Edges of maps: Sobel magnitude, and its strongest part, cut hard or softly.
 
-Soft edges follow TriQDef (anonymous manuscript under review), section 3.2: sigmoid(k * (E - tau)), tau a quantile of E.
-The sharpness k is absolute, so maps have to be of one scale: see `similarity.prepared`.
+Soft edges follow TriQDef (Guesmi, Ouni, Shafique 2026, ICLR, arXiv 2508.12132), section 3.2: sigmoid(k * (E - tau)),
+tau a quantile of E. The sharpness k is absolute, so maps have to be of one scale: see `similarity.prepared`.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Histograms of oriented gradients (Dalal and Triggs 2005, CVPR): 4x4-pixel cells, blocks of 2x2 cells, 9 bins.
 
 Unsigned orientations in 0..180 degrees; a block's histograms are divided by their norm, clipped at 0.2 and divided
-again (L2-Hys); blocks overlap by a cell. TriQDef (anonymous manuscript under review) states cells and blocks and leaves
-bins, signs, norm and overlap open; those here are Dalal and Triggs'. Its "SoftHOG" is not defined, and the paper it
-cites (Kachouane et al. 2012) describes an ordinary HOG, so `soft_hog` is our own.
+again (L2-Hys); blocks overlap by a cell. TriQDef (Guesmi, Ouni, Shafique 2026, ICLR, arXiv 2508.12132) states cells and
+blocks and leaves bins, signs, norm and overlap open; those here are Dalal and Triggs'. Its "SoftHOG" is not defined,
+and the paper it cites (Kachouane et al. 2012) describes an ordinary HOG, so `soft_hog` is our own.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""How alike feature maps or input gradients are, in structure (edges) and texture (HOG).
+"""Similarity of feature maps or input gradients, in structure (edges) and texture (HOG).
 
-The measures of TriQDef (anonymous manuscript under review), section 3.2. Two facts about them shape this file. Their
-descriptors of edges depend on the scale of a map, and raw input gradients are so small that every soft edge is 0.5 and
-every SoftDice one half; so maps are standardised first (`prepared`). And independent noise is not at 0: its HOG
+The measures of TriQDef (Guesmi, Ouni, Shafique 2026, ICLR, arXiv 2508.12132), section 3.2. Two facts shape this file.
+Their descriptors of edges depend on the scale of a map, and raw input gradients are so small that every soft edge is
+0.5 and every SoftDice one half; so maps are standardised first (`prepared`). And independent noise is not at 0: its HOG
 descriptors have a cosine near 0.77, so a figure means something only against its chance level (`chance_corrected`).
 """
 

@@ -1,4 +1,4 @@
-"""Where a patch goes: uniform over every position that keeps it inside the image, last row and column included."""
+"""Random places: uniform over every position that keeps a patch inside the image, last row and column included."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the variants of adversarial training share: a batch that is attacked in part, its loss, and signed ascent.
+"""The common steps of adversarial training: a batch that is attacked in part, its loss, and signed ascent.
 
     min over weights of E [ max over perturbations of L(f(perturbed x), y) ]
 
@@ -29,7 +29,7 @@ class PartlyAttacked(NamedTuple):
     attacked: int
 
 
-def drawn_width(bits: Sequence[Bits], generator: torch.Generator) -> Bits:
+def drawn_bits(bits: Sequence[Bits], generator: torch.Generator) -> Bits:
     """One bit-width, each as likely as another."""
     return bits[int(torch.randint(len(bits), (), generator=generator))]
 

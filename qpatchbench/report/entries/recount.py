@@ -134,7 +134,7 @@ def _networks(manifest: Mapping[str, Any], cells: list[CellRecord]) -> Iterator[
 
 def _listed(manifest: Mapping[str, Any], cells: tuple[CellRecord, ...]) -> Iterator[str]:
     """Cells that the run computed and the table lacks, and the other way round."""
-    listed = [str(job.get("key", ""))[:16] for job in manifest.get("jobs", ()) if job.get("kind") == "cell"]
+    listed = [str(job.get("key", ""))[:16] for job in manifest.get("jobs", ()) if job.get("kind") == "evaluate"]
     known = [cell.cell for cell in cells]
     for key in sorted(set(listed) - set(known)):
         yield f"{CELLS}: expected the cell {key}, which manifest.json lists, found none"

@@ -62,8 +62,8 @@ class FigureEntry:
         return draw
 
 
-TRIQDEF = "TriQDef: Disrupting semantic and gradient alignment, anonymous manuscript under review"
 REPORT = "the report of a run"
+TRIQDEF = "Guesmi, Ouni, Shafique 2026, TriQDef: Disrupting semantic and gradient alignment, ICLR, arXiv 2508.12132"
 QADTR = "Guesmi, Ouni, Shafique 2025, Breaking the limits of quantization-aware defenses, arXiv 2503.07058"
 
 CATALOGUE: dict[str, FigureEntry] = {
@@ -109,7 +109,7 @@ CATALOGUE: dict[str, FigureEntry] = {
         "qpatchbench.report.figures.costs:costs",
         "step time and memory relative to the reference, against the bit-widths active",
         f"{TRIQDEF}, table 17",
-        "analysis: {costs: qat, widths: true}",
+        "analysis: {costs: qat, fewer_bits: true}",
     ),
     "asr_by_bits": FigureEntry(
         "qpatchbench.report.figures.asr_by_bits:asr_by_bits",

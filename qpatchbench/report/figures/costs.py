@@ -1,8 +1,8 @@
-"""What a training step costs beside the reference: time and memory, against the bit-widths that are active.
+"""Time and memory of a training step beside the reference, against the bit-widths that are active.
 
-Regenerates table 17 of "TriQDef: Disrupting semantic and gradient alignment" (anonymous manuscript under review) as a
-picture, and tests what its text claims: that the cost grows with the bit-widths active. Where a run has each defense at
-one number of bit-widths only, defenses stand below each other instead.
+Regenerates table 17 of TriQDef (Guesmi, Ouni, Shafique 2026, ICLR, arXiv 2508.12132) as a picture, and
+tests what its text claims: that the cost grows with the bit-widths active. Where a run has each defense at one number
+of bit-widths only, defenses stand below each other instead.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Grad-CAM for the true class at every bit-width, clean and patched.
 
-Regenerates figure 3 of "TriQDef: Disrupting semantic and gradient alignment" (anonymous manuscript under review), and
+Regenerates figure 3 of TriQDef (Guesmi, Ouni, Shafique 2026, ICLR, arXiv 2508.12132), and
 adds what that figure lacks: how alike the maps are, and how alike the maps of different images are, which is chance.
 """
 

@@ -1,6 +1,6 @@
-"""How alike the bit-widths of a network are: over layers and pairs, clean and patched, beside chance.
+"""Similarity of the bit-widths of a network: over layers and pairs, clean and patched, beside chance.
 
-Regenerates figure 2 of "TriQDef: Disrupting semantic and gradient alignment" (anonymous manuscript under review), edge
+Regenerates figure 2 of TriQDef (Guesmi, Ouni, Shafique 2026, ICLR, arXiv 2508.12132), edge
 IoU and HOG cosine of features, and draws what that figure leaves out: the level that independent noise reaches (0.77
 for the HOG cosine), intervals, and the input gradient.
 """

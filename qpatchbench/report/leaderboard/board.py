@@ -146,9 +146,19 @@ def _row(cells: Sequence[CellRecord], finished: Sequence[CellRecord], rates: Row
             "seeds": len({cell.seed for cell in finished}),
             **rates.counts,
             **{name: value if name == "transfer_ratio" else 100 * value for name, value in rates.rates.items()},
+            **_certified(finished),
             **_queries(finished),
         },
     )
+
+
+def _certified(cells: Sequence[CellRecord]) -> dict[str, float]:
+    """Images with a certificate against patches of the row's size; nothing where any seed has none to give."""
+    counts = [cell.n_certified for cell in cells if cell.n_certified is not None]
+    if not cells or len(counts) < len(cells):
+        return {}
+    images = sum(cell.n_images for cell in cells)
+    return {"n_certified": sum(counts), "certified_accuracy": 100 * ratio(sum(counts), images)}
 
 
 def _queries(cells: Sequence[CellRecord]) -> dict[str, float]:

@@ -20,11 +20,12 @@ MORE_RATES = (
     *("asr_grey", "asr_worst"),
     *QUERY_RATES,
     *(f"{name}_{end}" for name in ACCURACIES for end in _ENDS),
+    "certified_accuracy",
 )
 COUNTS = ("n_images", "n_eligible")
 MORE_COUNTS = (
     *("n_clean_correct", "n_fooled", "n_hit", "n_robust"),
-    *("n_common", "n_common_fooled", "n_control_fooled", "n_grey_fooled", "n_worst_fooled"),
+    *("n_common", "n_common_fooled", "n_control_fooled", "n_grey_fooled", "n_worst_fooled", "n_certified"),
 )
 COLUMNS = (
     *ROW_KEY[:8],

@@ -15,8 +15,8 @@ from qpatchbench.runs.records import Check, Verdict
 _fill = partial(textwrap.fill, width=120, break_long_words=False, break_on_hyphens=False)
 _INTRODUCTION = (
     "Every number of a leaderboard is followed by the checks that it failed, or that warn. A failed check hides no "
-    "number: the row is shown, marked, and has no rank. `evaluation.checks: fast` is the default; `full` adds V11 and "
-    "V12, which craft patches again and measure them on 128 images; `off` leaves all but V2, V4 and V13 out. "
+    "number: the row is shown, marked, and has no rank. `evaluation.checks: fast` is the default; `full` adds V11, "
+    "V12 and V14, which craft patches again and measure them on 128 images; `off` leaves all but V2, V4 and V13 out. "
     "report.html counts the verdicts of a run."
 )
 
@@ -25,7 +25,7 @@ class CheckCount(NamedTuple):
     """One check over all rows.
 
     Attributes:
-        check: V1..V16.
+        check: V1..V17.
         explanation: the check in words.
         counts: rows by verdict; a row without a verdict has not run it.
         warned: label of a row and what was found, where the verdict is a warning.

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from qpatchbench.errors import ArtifactError, QPatchBenchError, StorageError
-from qpatchbench.suite.jobs.pipeline import Job
+from qpatchbench.suite.jobs.base import Job
 from qpatchbench.suite.plan.plan import Plan
 from qpatchbench.suite.store.plugin_facts import plugins_of
 from qpatchbench.suite.store.provenance import provenance
@@ -83,7 +83,7 @@ class Execution:
         blocked = next((earlier for earlier in job.upstream if earlier.key in self.errors), None)
         if blocked is not None:
             reason = self.errors[blocked.key].strip().splitlines()[-1]
-            self.errors[job.key] = f"not started, because {blocked.label!r} failed: {reason}"
+            self.errors[job.key] = f"not started, because {blocked.title!r} failed: {reason}"
             return
         self.display.started(job)
         started = time.monotonic()

@@ -21,7 +21,8 @@ from qpatchbench.suite.execution.export_analyses import write_analyses
 from qpatchbench.suite.execution.export_patches import remove_other_patches, write_patch
 from qpatchbench.suite.execution.later_checks import LaterChecks
 from qpatchbench.suite.execution.network_facts import checkpoint_facts, network_facts
-from qpatchbench.suite.jobs.pipeline import DeployJob, EvaluateJob, TrainJob
+from qpatchbench.suite.jobs.evaluate import EvaluateJob
+from qpatchbench.suite.jobs.pipeline import DeployJob, TrainJob
 from qpatchbench.suite.store.plugin_facts import plugins_of
 from qpatchbench.suite.store.provenance import git_state, versions
 from qpatchbench.suite.store.store import Artifact
@@ -29,7 +30,10 @@ from qpatchbench.suite.work.evaluate import record_of
 from qpatchbench.suite.work.workbench import Workbench
 
 SHOWN = 8  # images kept for galleries
-MEASURED = ("n_images", "n_clean_correct", "counts", "queries", "queries_median", "places", "checks")
+MEASURED = (
+    *("n_images", "n_clean_correct", "n_certified", "counts", "queries", "queries_median"),
+    *("forward_passes", "backward_passes", "places", "checks"),
+)
 
 
 def export(execution: Execution, bench: Workbench, output: Path, typed: Mapping[str, Any]) -> None:
@@ -116,7 +120,7 @@ def _outcomes(job: EvaluateJob, artifact: Artifact, target: Artifact, bench: Wor
     goals, count = predictions.shape
     each = np.tile(np.arange(count, dtype=np.int32), goals)
     columns: dict[str, Any] = {
-        "cell": pa.DictionaryArray.from_arrays(pa.array(np.zeros(goals * count, np.int32)), [job.key[:16]]),
+        "cell": pa.DictionaryArray.from_arrays(pa.array(np.zeros(goals * count, np.int32)), [job.short_key]),
         "goal": pa.DictionaryArray.from_arrays(
             pa.array(np.repeat(np.arange(goals, dtype=np.int32), count)), [str(goal) for goal in job.patch.goals]
         ),
@@ -147,8 +151,8 @@ def _examples(execution: Execution, bench: Workbench) -> bytes:
         if patch.attack.kind == "per_image":
             keep = [*_first_of_each_goal(len(textures), len(patch.goals), len(images))]
             textures, masks = textures[keep], masks[keep]
-        arrays[f"patch/{patch.key[:16]}/textures"] = np.ascontiguousarray(textures)
-        arrays[f"patch/{patch.key[:16]}/masks"] = np.ascontiguousarray(masks)
+        arrays[f"patch/{patch.short_key}/textures"] = np.ascontiguousarray(textures)
+        arrays[f"patch/{patch.short_key}/masks"] = np.ascontiguousarray(masks)
     return serialize_tensors(arrays, metadata={"ids": json.dumps(images.ids)})
 
 

@@ -1,4 +1,4 @@
-"""What the analyses of a run leave in its folder: tables, and the maps that figures are drawn from."""
+"""The analyses of a run in its folder: tables, and the maps that figures are drawn from."""
 
 from __future__ import annotations
 

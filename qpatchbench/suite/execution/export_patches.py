@@ -27,16 +27,16 @@ def write_patch(artifact: Artifact, job: CraftJob, output: Path) -> dict[str, An
     history = np.array(artifact.facts["history"], np.float64)
     arrays = {name: np.asarray(array, order="C") for name, array in artifact.arrays.items()}
     data = serialize_tensors({**arrays, "history": history}, metadata={"goals": str(artifact.facts["goals"])})
-    name = patch_file(job.key)
+    name = patch_file(job.short_key)
     write_atomically(output / name, data)
     return {
-        "patch": job.key[:16],
+        "patch": job.short_key,
         "key": job.key,
         "label": job.label,
         "attack": job.attack.identity(),
         "seed": job.seed,
         "side": job.side,
-        "sources": [source.key[:16] for source in job.sources],
+        "sources": [source.short_key for source in job.sources],
         "file": name,
         "sha256": hashlib.sha256(data).hexdigest(),
     }

@@ -1,4 +1,4 @@
-"""Checks that need more than one artifact: V5 of every patch's history, V11 and V12 of the audits.
+"""Checks that need more than one artifact: V5 of every patch's history, V11, V12 and V14 of the audits.
 
 They are made of what jobs left behind whenever results are written, so that no job depends on them.
 """
@@ -9,10 +9,11 @@ from qpatchbench.evaluation.checks.convergence import has_converged
 from qpatchbench.runs.records import Check
 from qpatchbench.suite.execution.executor import Execution
 from qpatchbench.suite.jobs.audit import AuditJob
-from qpatchbench.suite.jobs.pipeline import CraftJob, EvaluateJob
+from qpatchbench.suite.jobs.evaluate import EvaluateJob
+from qpatchbench.suite.jobs.pipeline import CraftJob
 from qpatchbench.suite.work.audit import audit_check
 
-_CHECKS = {"ladder": "V11", "gradients": "V12"}
+_CHECKS = {"ladder": "V11", "gradients": "V12", "second": "V14"}
 
 
 class LaterChecks:
@@ -43,4 +44,4 @@ class LaterChecks:
         if artifact is not None:
             return audit_check(job, artifact)
         reason = self._execution.errors[job.key].strip().splitlines()[-1]
-        return Check(id=_CHECKS[job.kind], verdict="not-run", message=f"its job failed: {reason}")
+        return Check(id=_CHECKS[job.question], verdict="not-run", message=f"its job failed: {reason}")

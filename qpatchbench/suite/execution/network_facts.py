@@ -1,4 +1,4 @@
-"""Where the networks of a run came from, for its manifest."""
+"""The origin of a run's networks, for its manifest."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from qpatchbench.suite.store.store import Store
 def checkpoint_facts(job: TrainJob, store: Store) -> dict[str, Any]:
     """What the manifest says of a checkpoint: its settings, and the hash of its bytes."""
     return {
-        "checkpoint": job.key[:16],
+        "checkpoint": job.short_key,
         "key": job.key,
         "label": job.label,
         "model": job.model.identity(),
@@ -19,8 +19,8 @@ def checkpoint_facts(job: TrainJob, store: Store) -> dict[str, Any]:
         "seed": job.seed,
         "bits": [str(bits) for bits in job.bits],
         "settings": job.settings.model_dump(mode="json") if job.trains else None,
-        "initial": job.initial.key[:16] if job.initial else None,
-        "pool": [patch.key[:16] for patch in job.pool],
+        "initial": job.initial.short_key if job.initial else None,
+        "pool": [patch.short_key for patch in job.pool],
         "sha256": store.digest(job.kind, job.key),
     }
 
@@ -29,10 +29,10 @@ def network_facts(job: DeployJob) -> dict[str, Any]:
     """What the manifest says of where a network came from."""
     return {
         "label": job.label,
-        "network": job.key[:16],
-        "checkpoint": job.checkpoint.key[:16],
+        "network": job.short_key,
+        "checkpoint": job.checkpoint.short_key,
         "quantizer": job.quantizer.identity(),
         "preprocessor": job.preprocessor.identity() if job.preprocessor else None,
-        "partners": [partner.checkpoint.key[:16] for partner in job.partners],
+        "partners": [partner.checkpoint.short_key for partner in job.partners],
         "bits": str(job.bits),
     }

@@ -23,7 +23,8 @@ from qpatchbench.runs.outcomes import StoredOutcomes
 from qpatchbench.runs.patch_file import read_patch
 from qpatchbench.suite.file.load import suite_from
 from qpatchbench.suite.file.source import Source
-from qpatchbench.suite.jobs.pipeline import EvaluateJob, TrainJob
+from qpatchbench.suite.jobs.evaluate import EvaluateJob
+from qpatchbench.suite.jobs.pipeline import TrainJob
 from qpatchbench.suite.plan.fingerprints import weights_keys
 from qpatchbench.suite.plan.plan import make_plan
 from qpatchbench.suite.store.provenance import device_name, versions
@@ -79,7 +80,7 @@ def rebuilt(folder: Path, manifest: Mapping[str, Any], cache: Path, data_dir: Pa
     """
     store = Store(cache)
     checkpoints = [str(entry.get("key")) for entry in manifest.get("checkpoints", ())]
-    if not any(store.has("checkpoint", key) for key in checkpoints):
+    if not any(store.has(TrainJob.kind, key) for key in checkpoints):
         raise Unavailable(f"none of the {len(checkpoints)} checkpoints is in {cache}")
     try:
         if not isinstance(manifest.get("resolved"), dict):
@@ -100,7 +101,7 @@ def rebuilt(folder: Path, manifest: Mapping[str, Any], cache: Path, data_dir: Pa
 
 def cell_findings(run: Rebuilt, recorded: set[str]) -> Iterator[str]:
     """Cells that the manifest's suite does not ask for, and cells it asks for that the run lacks."""
-    planned = {job.key[:16]: job.label for job in run.cells}
+    planned = {job.short_key: job.label for job in run.cells}
     for key in sorted(recorded - set(planned)):
         yield (
             f"cells.parquet: cell {key}: expected a cell of the manifest's suite, found one that it does not ask for: "
@@ -115,7 +116,7 @@ def repredictions(run: Rebuilt, stored: StoredOf, recorded: set[str]) -> Iterato
     """Predict every recorded cell again, network by network."""
     by_network: dict[str, list[EvaluateJob]] = defaultdict(list)
     for job in run.cells:
-        if job.key[:16] in recorded:
+        if job.short_key in recorded:
             by_network[job.target.key].append(job)
     for jobs in by_network.values():
         yield _repredicted(run, jobs, stored)
@@ -134,13 +135,13 @@ def _repredicted(run: Rebuilt, jobs: list[EvaluateJob], stored: StoredOf) -> Rep
     labels = images.labels.cpu().numpy()[order]
     predictions = differ = 0
     for job in jobs:
-        before = stored(job.key[:16])
-        where = f"cell {job.key[:16]} ({job.label})"
+        before = stored(job.short_key)
+        where = f"cell {job.short_key} ({job.label})"
         if before.ids != ids or not np.array_equal(before.outcomes.labels, labels):
             findings.append(f"outcomes.parquet, {where}: expected the dataset's images and labels, found others")
             continue
         try:
-            patch = stored_patch(read_patch(run.folder / patch_file(job.patch.key)))
+            patch = stored_patch(read_patch(run.folder / patch_file(job.patch.short_key)))
             again, placements = predicted(run.bench, job, patch, images)
         except QPatchBenchError as error:
             findings.append(f"{where}: {error}")
@@ -171,7 +172,7 @@ def _checkpoints(run: Rebuilt, jobs: list[TrainJob]) -> tuple[list[str], list[st
     findings, notes = [], []
     for job in jobs:
         if not run.bench.store.has(job.kind, job.key):
-            notes.append(f"not made again: checkpoint {job.key[:16]} ({job.label}) is not in {run.bench.store.root}")
+            notes.append(f"not made again: checkpoint {job.short_key} ({job.label}) is not in {run.bench.store.root}")
             continue
         try:
             run.bench.store.read(job.kind, job.key)
@@ -181,7 +182,7 @@ def _checkpoints(run: Rebuilt, jobs: list[TrainJob]) -> tuple[list[str], list[st
         found, expected = run.bench.store.digest(job.kind, job.key), named.get(job.key, {}).get("sha256")
         if found != expected:
             findings.append(
-                f"checkpoint {job.key[:16]} ({job.label}): expected SHA-256 {str(expected)[:16]}..., named by "
+                f"checkpoint {job.short_key} ({job.label}): expected SHA-256 {str(expected)[:16]}..., named by "
                 f"manifest.json, found {found[:16]}...: other weights than those of the run"
             )
     return findings, notes

@@ -1,4 +1,7 @@
-"""What single fields cannot tell: parts of a suite that do not go together. Reads no data and no weights."""
+"""Parts of a suite that do not go together, which no single field can tell.
+
+Reads no data and no weights.
+"""
 
 from __future__ import annotations
 
@@ -38,9 +41,9 @@ def _analysis(suite: Suite) -> Iterator[tuple[KeyPath, str]]:
             ("analysis", "costs"),
             f"expected a defense of this suite, {', '.join(titles)}, found {suite.analysis.costs!r}{hint}",
         )
-    if suite.analysis.widths and suite.analysis.costs is None:
+    if suite.analysis.fewer_bits and suite.analysis.costs is None:
         yield (
-            ("analysis", "widths"),
+            ("analysis", "fewer_bits"),
             f"expected costs beside it, the defense that times are relative to, for example costs: {titles[0]}",
         )
     if suite.analysis.maps > suite.analysis.images:

@@ -1,4 +1,4 @@
-"""What a suite may say: the typed form of a suite file."""
+"""The typed form of a suite file."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ class Analysis(Section):
     similarity: bool = Field(
         default=False, description="how similar features and input gradients of every backbone's bit-widths are"
     )
-    widths: bool = Field(
+    fewer_bits: bool = Field(
         default=False, description="costs of networks with several bit-widths also with fewer of them active"
     )
     maps: int = Field(

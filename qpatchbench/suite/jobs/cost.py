@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
-from typing import Literal
+from typing import Any, ClassVar
 
-from qpatchbench.suite.jobs.pipeline import DeployJob, Job, Sizes, TrainJob
+from qpatchbench.suite.jobs.base import Job, Sizes
+from qpatchbench.suite.jobs.pipeline import DeployJob, TrainJob
 from qpatchbench.suite.jobs.versions import JOB_VERSIONS
-from qpatchbench.suite.store.store import key_of
 from qpatchbench.types import distinct
 
 COST_STEPS = 14  # of every training: warm-up, timing and memory
 
 
 @dataclass(frozen=True)
-class CostJob:
+class CostJob(Job):
     """Time and memory of a training step of several defenses, measured in turn on one machine.
 
     Attributes:
@@ -29,24 +28,21 @@ class CostJob:
     reference: TrainJob
     narrowed: tuple[TrainJob, ...] = ()
 
-    kind: Literal["cost"] = "cost"
+    kind: ClassVar[str] = "cost"
 
-    @cached_property
-    def key(self) -> str:
-        """Hash of what is trained; the machine is in the result."""
-        return key_of(
-            {
-                "job": ["cost", JOB_VERSIONS["cost"]],
-                "trainings": [training.key for training in self.trainings],
-                "reference": self.reference.key,
-                **({"narrowed": [training.key for training in self.narrowed]} if self.narrowed else {}),
-            }
-        )
+    def identity(self) -> dict[str, Any]:
+        """What is trained; the machine is in the result."""
+        return {
+            "job": ["cost", JOB_VERSIONS["cost"]],
+            "trainings": [training.key for training in self.trainings],
+            "reference": self.reference.key,
+            **({"narrowed": [training.key for training in self.narrowed]} if self.narrowed else {}),
+        }
 
     @property
     def label(self) -> str:
-        """For people."""
-        return f"costs of training {self.reference.model.title}, seed {self.reference.seed}"
+        """What it works on."""
+        return f"of training {self.reference.model.title}, seed {self.reference.seed}"
 
     @property
     def upstream(self) -> tuple[Job, ...]:
@@ -60,13 +56,13 @@ class CostJob:
         return COST_STEPS * sum(each)
 
 
-def cost_jobs(networks: Sequence[DeployJob], reference: str, widths: bool = False) -> Iterator[CostJob]:
+def cost_jobs(networks: Sequence[DeployJob], reference: str, fewer_bits: bool = False) -> Iterator[CostJob]:
     """One job per model and seed. Of a defense that trains a network per bit-width, one network is measured.
 
     Args:
         networks: all networks of a suite.
         reference: title of the defense that the others are compared with.
-        widths: whether networks with several bit-widths are measured with fewer of them too.
+        fewer_bits: whether networks with several bit-widths are measured with fewer of them too.
     """
     trainings = distinct([network.checkpoint for network in networks if network.checkpoint.trains])
     for model, seed in distinct([(training.model.title, training.seed) for training in trainings]):
@@ -76,7 +72,7 @@ def cost_jobs(networks: Sequence[DeployJob], reference: str, widths: bool = Fals
                 known = own.get(training.defense.title)
                 if known is None or len(training.bits) > len(known.bits):
                     own[training.defense.title] = training
-        narrowed = [fewer for training in own.values() for fewer in _narrowed(training)] if widths else []
+        narrowed = [fewer for training in own.values() for fewer in _narrowed(training)] if fewer_bits else []
         if reference in own and len(own) + len(narrowed) > 1:
             yield CostJob(tuple(own.values()), own[reference], tuple(narrowed))
 

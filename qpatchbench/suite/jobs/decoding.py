@@ -1,4 +1,4 @@
-"""How image files are cropped for a model."""
+"""The crop of image files that a model wants."""
 
 from __future__ import annotations
 

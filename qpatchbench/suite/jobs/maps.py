@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
-from typing import Any, Literal
+from typing import Any, ClassVar
 
-from qpatchbench.suite.jobs.pipeline import CraftJob, DeployJob, EvaluateJob, Job, Sizes, float_deployment
+from qpatchbench.suite.jobs.base import Job, Sizes
+from qpatchbench.suite.jobs.evaluate import EvaluateJob
+from qpatchbench.suite.jobs.pipeline import CraftJob, DeployJob, float_deployment
 from qpatchbench.suite.jobs.similarity import backbones
 from qpatchbench.suite.jobs.versions import JOB_VERSIONS
-from qpatchbench.suite.store.store import key_of
 
 _PGD_PASSES = 20 * (3 + 1)  # a gradient per step, and a look at what it gave
 
 
 @dataclass(frozen=True)
-class MapsJob:
+class MapsJob(Job):
     """Feature maps, input gradients and Grad-CAM of one backbone at every bit-width, and how well they agree.
 
     Attributes:
@@ -32,26 +32,23 @@ class MapsJob:
     drawn: int
     facts: dict[str, Any] = field(compare=False, repr=False)
 
-    kind: Literal["maps"] = "maps"
+    kind: ClassVar[str] = "maps"
 
-    @cached_property
-    def key(self) -> str:
-        """Hash of networks, patch and images."""
-        return key_of(
-            {
-                "job": ["maps", JOB_VERSIONS["maps"]],
-                "networks": [network.network_key for network in self.networks],
-                "patch": self.patch.key if self.patch else None,
-                "images": [self.images, self.drawn, self.facts["evaluation"], self.facts["placement"]],
-            }
-        )
+    def identity(self) -> dict[str, Any]:
+        """Networks, patch and images."""
+        return {
+            "job": ["maps", JOB_VERSIONS["maps"]],
+            "networks": [network.network_key for network in self.networks],
+            "patch": self.patch.key if self.patch else None,
+            "images": [self.images, self.drawn, self.facts["evaluation"], self.facts["placement"]],
+        }
 
     @property
     def label(self) -> str:
-        """For people."""
-        widths = " ".join(str(network.bits) for network in self.networks)
+        """What it works on."""
+        bits = " ".join(str(network.bits) for network in self.networks)
         checkpoint = self.networks[0].checkpoint
-        return f"maps of {checkpoint.model.title} {checkpoint.defense.title} [{widths}], seed {checkpoint.seed}"
+        return f"of {checkpoint.model.title} {checkpoint.defense.title} [{bits}], seed {checkpoint.seed}"
 
     @property
     def upstream(self) -> tuple[Job, ...]:

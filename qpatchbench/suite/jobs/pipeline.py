@@ -1,4 +1,4 @@
-"""Jobs: Train -> Deploy -> Craft -> Evaluate, each with a key.
+"""The jobs that give a patch: train a checkpoint, deploy it at some bits, craft on what was deployed.
 
 A job's key is the hash of everything that can change its result (resolved fields, component versions, data, upstream
 keys) and of nothing else, so a result that is already in the store is never computed again, whichever suite asked.
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Literal, Protocol
+from typing import Any, ClassVar
 
 from qpatchbench.attacks.base import Attack
 from qpatchbench.component import create
@@ -18,49 +18,16 @@ from qpatchbench.models.base import ModelSource
 from qpatchbench.preprocessors.base import Preprocessor
 from qpatchbench.quantizers.base import Quantizer
 from qpatchbench.registry import QUANTIZERS
-from qpatchbench.runs.records import Lineage
 from qpatchbench.suite.file.consistency import BARE
+from qpatchbench.suite.jobs.base import Job, Sizes
 from qpatchbench.suite.jobs.versions import JOB_VERSIONS
 from qpatchbench.suite.store.store import key_of
 from qpatchbench.training.settings import TrainingSettings
-from qpatchbench.types import FLOAT, Bits, Goal, Transformation
+from qpatchbench.types import FLOAT, Bits, Goal
 
 
 @dataclass(frozen=True)
-class DataKeys:
-    """What identifies the four parts of a dataset; the planner uses placeholders where data was never read."""
-
-    train: str
-    calibration: str
-    craft: str
-    evaluation: str
-
-
-class Job(Protocol):
-    """What the executor knows of a job."""
-
-    @property
-    def kind(self) -> str:
-        """What its artifact is."""
-
-    @property
-    def key(self) -> str:
-        """Hash of everything that can change its result."""
-
-    @property
-    def label(self) -> str:
-        """For people."""
-
-    @property
-    def upstream(self) -> tuple[Job, ...]:
-        """Jobs that must be finished first."""
-
-    def cost(self, sizes: Sizes) -> float:
-        """Forward passes of one image, a backward pass counted as two."""
-
-
-@dataclass(frozen=True)
-class TrainJob:
+class TrainJob(Job):
     """Learn one checkpoint, on the patches of `pool` if its defense wants them."""
 
     model: ModelSource
@@ -73,38 +40,35 @@ class TrainJob:
     facts: dict[str, Any] = field(compare=False, repr=False)
     pool: tuple[CraftJob, ...] = ()
 
-    kind: Literal["checkpoint"] = "checkpoint"
+    kind: ClassVar[str] = "train"
 
-    @cached_property
-    def key(self) -> str:
-        """Hash of everything that can change the weights."""
+    def identity(self) -> dict[str, Any]:
+        """Everything that can change the weights."""
         start = {
             "job": ["train", JOB_VERSIONS["train"]],
             "model": self.model.identity(),
             "weights": self.facts["weights"],
         }
         if not self.trains:
-            return key_of(start)  # weights from a file: neither schedule nor seed nor images matter
-        return key_of(
-            {
-                **start,
-                "defense": self.defense.identity(),
-                "quantizer": _fields_without_bits(self.quantizer) if self.quantizer else None,
-                "bits": [str(bits) for bits in self.bits],
-                "settings": _settings_fields(self.settings),
-                "initial": self.initial.key if self.initial else None,
-                "seed": self.seed,
-                "train": self.facts["train"],
-                "calibration": self.facts["calibration"] if self.quantizer else None,
-                **({"pool": [patch.key for patch in self.pool]} if self.pool else {}),
-            }
-        )
+            return start  # weights from a file: neither schedule nor seed nor images matter
+        return {
+            **start,
+            "defense": self.defense.identity(),
+            "quantizer": _fields_without_bits(self.quantizer) if self.quantizer else None,
+            "bits": [str(bits) for bits in self.bits],
+            "settings": _settings_fields(self.settings),
+            "initial": self.initial.key if self.initial else None,
+            "seed": self.seed,
+            "train": self.facts["train"],
+            "calibration": self.facts["calibration"] if self.quantizer else None,
+            **({"pool": [patch.key for patch in self.pool]} if self.pool else {}),
+        }
 
     @property
     def label(self) -> str:
-        """For people."""
+        """What it works on."""
         group = "" if len(self.bits) == 1 and self.bits[0] == FLOAT else f" [{' '.join(map(str, self.bits))}]"
-        return f"train {self.model.title} {self.defense.title}{group}, seed {self.seed}"
+        return f"{self.model.title} {self.defense.title}{group}, seed {self.seed}"
 
     @property
     def upstream(self) -> tuple[Job, ...]:
@@ -123,7 +87,7 @@ class TrainJob:
 
 
 @dataclass(frozen=True)
-class DeployJob:
+class DeployJob(Job):
     """Deploy a checkpoint at a bit-width, and predict the clean evaluation images.
 
     Attributes:
@@ -138,7 +102,7 @@ class DeployJob:
     partners: tuple[DeployJob, ...] = ()
     preprocessor: Preprocessor | None = None
 
-    kind: Literal["network"] = "network"
+    kind: ClassVar[str] = "deploy"
 
     @cached_property
     def network_key(self) -> str:
@@ -156,15 +120,25 @@ class DeployJob:
             }
         )
 
-    def _preprocessing(self, preprocessor: Preprocessor) -> dict[str, Any]:
-        calibration = self.facts["calibration"] if preprocessor.learns else None
-        return {"job": JOB_VERSIONS["preprocess"], **preprocessor.identity(), "calibration": calibration}
+    @property
+    def state_key(self) -> str | None:
+        """Identifies what its preprocessor learns, whatever stands behind; None where it learns nothing."""
+        if self.preprocessor is None or not self.preprocessor.learns:
+            return None
+        return key_of(self._preprocessing(self.preprocessor))
 
-    @cached_property
-    def key(self) -> str:
-        """Identifies the network and the images it is measured on."""
-        facts = {name: self.facts[name] for name in ("evaluation", "checked")}
-        return key_of({"network": self.network_key, **facts})
+    def _preprocessing(self, preprocessor: Preprocessor) -> dict[str, Any]:
+        seen = preprocessor.learns_from if preprocessor.learns else None
+        return {
+            "job": JOB_VERSIONS["preprocess"],
+            **preprocessor.identity(),
+            "calibration": self.facts["calibration"] if seen == "calibration" else None,
+            **({"train": self.checkpoint.facts["train"]} if seen == "train" else {}),
+        }
+
+    def identity(self) -> dict[str, Any]:
+        """The network and the images it is measured on."""
+        return {"network": self.network_key, **{name: self.facts[name] for name in ("evaluation", "checked")}}
 
     @property
     def bare(self) -> DeployJob:
@@ -178,7 +152,7 @@ class DeployJob:
 
     @property
     def label(self) -> str:
-        """For people."""
+        """What it works on."""
         after = f" after {self.preprocessor.title}" if self.preprocessor else ""
         return (
             f"{self.checkpoint.model.title} {self.checkpoint.defense.title} "
@@ -196,7 +170,7 @@ class DeployJob:
 
 
 @dataclass(frozen=True)
-class CraftJob:
+class CraftJob(Job):
     """Craft the patches of one attack on its source networks: one, several (an ensemble), or none (a control).
 
     Attributes:
@@ -210,36 +184,33 @@ class CraftJob:
     facts: dict[str, Any] = field(compare=False, repr=False)
     siblings: tuple[DeployJob, ...] = ()
 
-    kind: Literal["patch"] = "patch"
+    kind: ClassVar[str] = "craft"
 
     @property
     def source(self) -> DeployJob | None:
         """The only source; None for controls and ensembles."""
         return self.sources[0] if len(self.sources) == 1 else None
 
-    @cached_property
-    def key(self) -> str:
-        """Hash of everything that can change the patches."""
+    def identity(self) -> dict[str, Any]:
+        """Everything that can change the patches."""
         per_image = self.attack.kind == "per_image"
         images = {
             "learnt": self.facts["craft"] if self.attack.learns else None,
             "attacked": self.facts["evaluation"] if per_image else None,
         }
         # A control looks at no image and no network; only the number of goals and its seed decide it.
-        return key_of(
-            {
-                "job": ["craft", JOB_VERSIONS["craft"]],
-                "attack": self.attack.identity(),
-                "goals": [str(goal) for goal in self.goals],
-                "sources": [source.network_key for source in self.sources],
-                "siblings": [sibling.network_key for sibling in self.siblings],
-                "float": self._shadow_keys(),
-                "images": images if self.sources else self.facts["side"],
-                "placement": self.facts["placement"] if per_image else None,
-                "seed": self.seed,
-                "checked": self.facts["checked"],
-            }
-        )
+        return {
+            "job": ["craft", JOB_VERSIONS["craft"]],
+            "attack": self.attack.identity(),
+            "goals": [str(goal) for goal in self.goals],
+            "sources": [source.network_key for source in self.sources],
+            "siblings": [sibling.network_key for sibling in self.siblings],
+            "float": self._shadow_keys(),
+            "images": images if self.sources else self.facts["side"],
+            "placement": self.facts["placement"] if per_image else None,
+            "seed": self.seed,
+            "checked": self.facts["checked"],
+        }
 
     def _shadow_keys(self) -> list[str | None]:
         """The 32-bit networks whose gradient is followed, where that is asked for."""
@@ -254,10 +225,10 @@ class CraftJob:
 
     @property
     def label(self) -> str:
-        """For people."""
+        """What it works on."""
         names = " + ".join(source.label for source in self.sources)
         where = f" on {names}" if names else f", seed {self.seed}"
-        return f"craft {self.attack.title} {self.side}x{self.side}{where}"
+        return f"{self.attack.title} {self.side}x{self.side}{where}"
 
     @property
     def upstream(self) -> tuple[Job, ...]:
@@ -272,72 +243,6 @@ class CraftJob:
         return self.attack.passes() * images * len(self.goals) * len(self.sources)
 
 
-@dataclass(frozen=True)
-class EvaluateJob:
-    """Measure one patch on one target network.
-
-    Attributes:
-        control: the patch is a control, which looked at no network.
-        seen: seen: the suite's pool holds this very patch for training; unseen: it is one of those that share no
-            attack, size or bit-width with them. No part of the key: it changes no prediction.
-    """
-
-    patch: CraftJob
-    target: DeployJob
-    control: bool
-    facts: dict[str, Any] = field(compare=False, repr=False)
-    transformation: Transformation = Transformation()  # noqa: RUF009 (frozen)
-    seen: Literal["seen", "unseen", ""] = ""
-
-    kind: Literal["cell"] = "cell"
-
-    @cached_property
-    def key(self) -> str:
-        """Hash of patch, target, images and placements."""
-        return key_of(
-            {
-                "job": ["evaluate", JOB_VERSIONS["evaluate"]],
-                "patch": self.patch.key,
-                "target": self.target.key,
-                "placement": self.facts["placement"],
-                "transformation": str(self.transformation),
-            }
-        )
-
-    @property
-    def label(self) -> str:
-        """For people."""
-        moved = f", {self.transformation}" if str(self.transformation) else ""
-        return f"{self.patch.label} -> {self.target.label}{moved}"
-
-    @property
-    def upstream(self) -> tuple[Job, ...]:
-        """Jobs that must be finished first."""
-        return (self.patch, self.target)
-
-    @property
-    def lineage(self) -> Lineage | Literal[""]:
-        """How the weights of source and target are related; for an ensemble, the closest of its members."""
-        found = [_relation(source, self.target) for source in self.patch.sources]
-        if len(found) > 1 and "same-network" in found:
-            return "ensemble"
-        return min(found, key=_CLOSENESS.index, default="")
-
-    def cost(self, sizes: Sizes) -> float:
-        """Forward passes of one image."""
-        return float(sizes.evaluation * len(self.patch.goals))
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """Number of images in each part, for cost estimates; upper bounds where data was never read."""
-
-    train: int
-    calibration: int
-    craft: int
-    evaluation: int
-
-
 def _settings_fields(settings: TrainingSettings) -> dict[str, Any]:
     """All fields; what is no choice, because all images are used, is left out as it was before it could be chosen."""
     left_out = {"images_per_epoch"} if settings.images_per_epoch is None else set()
@@ -347,21 +252,6 @@ def _settings_fields(settings: TrainingSettings) -> dict[str, Any]:
 def _fields_without_bits(quantizer: Quantizer) -> dict[str, Any]:
     """A quantizer's identity without the list of widths the suite deploys: one more width redoes nothing."""
     return {name: value for name, value in quantizer.identity().items() if name != "bits"}
-
-
-_CLOSENESS: tuple[Lineage, ...] = ("same-network", "shared-weights", "fine-tuned", "independent")
-
-
-def _relation(source: DeployJob, target: DeployJob) -> Lineage:
-    if source.network_key == target.network_key:
-        return "same-network"
-    if source.checkpoint.key == target.checkpoint.key:
-        return "shared-weights"
-    return "fine-tuned" if _ancestor(source.checkpoint) == _ancestor(target.checkpoint) else "independent"
-
-
-def _ancestor(job: TrainJob) -> str:
-    return job.initial.key if job.initial else job.key
 
 
 def float_deployment(job: DeployJob) -> DeployJob | None:

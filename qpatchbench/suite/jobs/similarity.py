@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
-from typing import Any, Literal
+from typing import Any, ClassVar
 
-from qpatchbench.suite.jobs.pipeline import CraftJob, DeployJob, Job, Sizes
+from qpatchbench.suite.jobs.base import Job, Sizes
+from qpatchbench.suite.jobs.pipeline import CraftJob, DeployJob
 from qpatchbench.suite.jobs.versions import JOB_VERSIONS
-from qpatchbench.suite.store.store import key_of
 from qpatchbench.types import distinct
 
 
 @dataclass(frozen=True)
-class SimilarityJob:
+class SimilarityJob(Job):
     """Features and input gradients of one backbone, compared between its bit-widths.
 
     Attributes:
@@ -28,26 +27,23 @@ class SimilarityJob:
     images: int
     facts: dict[str, Any] = field(compare=False, repr=False)
 
-    kind: Literal["similarity"] = "similarity"
+    kind: ClassVar[str] = "similarity"
 
-    @cached_property
-    def key(self) -> str:
-        """Hash of networks, patch and images."""
-        return key_of(
-            {
-                "job": ["similarity", JOB_VERSIONS["similarity"]],
-                "networks": [network.network_key for network in self.networks],
-                "patch": self.patch.key if self.patch else None,
-                "images": [self.images, self.facts["evaluation"], self.facts["placement"]],
-            }
-        )
+    def identity(self) -> dict[str, Any]:
+        """Networks, patch and images."""
+        return {
+            "job": ["similarity", JOB_VERSIONS["similarity"]],
+            "networks": [network.network_key for network in self.networks],
+            "patch": self.patch.key if self.patch else None,
+            "images": [self.images, self.facts["evaluation"], self.facts["placement"]],
+        }
 
     @property
     def label(self) -> str:
-        """For people."""
-        widths = " ".join(str(network.bits) for network in self.networks)
+        """What it works on."""
+        bits = " ".join(str(network.bits) for network in self.networks)
         checkpoint = self.networks[0].checkpoint
-        return f"similarity of {checkpoint.model.title} {checkpoint.defense.title} [{widths}], seed {checkpoint.seed}"
+        return f"of {checkpoint.model.title} {checkpoint.defense.title} [{bits}], seed {checkpoint.seed}"
 
     @property
     def upstream(self) -> tuple[Job, ...]:

@@ -1,4 +1,4 @@
-"""What a plan must know of images and weights: their hashes, taken from caches where those hold them."""
+"""Hashes of images and weights for a plan, taken from caches where those hold them."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from qpatchbench.errors import SuiteError, WeightsError
 from qpatchbench.models.weights import weights_fingerprint
 from qpatchbench.suite.file.schema import Suite
 from qpatchbench.suite.file.source import Source
+from qpatchbench.suite.jobs.base import DataKeys
 from qpatchbench.suite.jobs.decoding import decoding_for
-from qpatchbench.suite.jobs.pipeline import DataKeys
 
 if TYPE_CHECKING:
     pass

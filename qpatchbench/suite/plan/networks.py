@@ -1,4 +1,4 @@
-"""Where networks come from: which checkpoint, trained from what and on which patches, deployed by which quantizer."""
+"""The networks of a suite: which checkpoint, trained from what and on which patches, deployed by which quantizer."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from qpatchbench.quantizers.base import Quantizer
 from qpatchbench.registry import DEFENSES, PREPROCESSORS, QUANTIZERS
 from qpatchbench.suite.file.consistency import BARE, UNDEFENDED
 from qpatchbench.suite.file.schema import Suite
-from qpatchbench.suite.jobs.pipeline import CraftJob, DataKeys, DeployJob, TrainJob
+from qpatchbench.suite.jobs.base import DataKeys
+from qpatchbench.suite.jobs.pipeline import CraftJob, DeployJob, TrainJob
 from qpatchbench.training.settings import TrainingSettings
 from qpatchbench.types import FLOAT, Bits
 

@@ -13,9 +13,11 @@ from qpatchbench.registry import ATTACKS
 from qpatchbench.suite.file.consistency import UNDEFENDED, names_of
 from qpatchbench.suite.file.schema import Suite
 from qpatchbench.suite.jobs.audit import AuditJob, audit_jobs
+from qpatchbench.suite.jobs.base import DataKeys, Job
 from qpatchbench.suite.jobs.cost import CostJob, cost_jobs
+from qpatchbench.suite.jobs.evaluate import EvaluateJob
 from qpatchbench.suite.jobs.maps import MapsJob, maps_jobs
-from qpatchbench.suite.jobs.pipeline import ENSEMBLE, CraftJob, DataKeys, DeployJob, EvaluateJob, Job
+from qpatchbench.suite.jobs.pipeline import ENSEMBLE, CraftJob, DeployJob
 from qpatchbench.suite.jobs.similarity import SimilarityJob, similarity_jobs
 from qpatchbench.suite.plan.networks import Networks
 from qpatchbench.suite.store.store import key_of
@@ -107,7 +109,7 @@ class _Planner:
         targets = distinct([target.bare for seed in self.suite.seeds for target in self._targets(seed)])
         wanted = self.suite.analysis
         if wanted.costs is not None:
-            yield from cost_jobs(targets, wanted.costs, wanted.widths)
+            yield from cost_jobs(targets, wanted.costs, wanted.fewer_bits)
         patches = {
             (model.title, seed): patch
             for seed in self.suite.seeds

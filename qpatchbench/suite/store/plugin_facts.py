@@ -1,4 +1,4 @@
-"""Which components of a suite, or of one of its jobs, come from outside, and what identifies their code."""
+"""Components from outside in a suite, or in one of its jobs, and what identifies their code."""
 
 from __future__ import annotations
 

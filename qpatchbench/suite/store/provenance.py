@@ -1,4 +1,7 @@
-"""What made a result: versions, revision, device. Kept beside every artifact; never part of a key."""
+"""The origin of a result: versions, revision, device.
+
+Kept beside every artifact; never part of a key.
+"""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ class Artifact:
 
 
 class Store:
-    """Artifacts by kind ("checkpoint", "patch", ...) and key, below one folder that suites share."""
+    """Artifacts by kind ("train", "craft", ...) and key, below one folder that suites share."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -61,21 +61,23 @@ class Store:
             facts = json.loads(self._path(kind, key, ".json").read_text(encoding="utf-8"))
             data = path.read_bytes()
         except (OSError, ValueError) as error:
-            raise ArtifactError(f"{path}: expected a finished {kind}, found {type(error).__name__}: {error}") from None
+            raise ArtifactError(
+                f"{path}: expected a finished {kind} artifact, found {type(error).__name__}: {error}"
+            ) from None
         found = hashlib.sha256(data).hexdigest()
         if not isinstance(facts, dict) or facts.get("sha256") != found:
             expected = facts.get("sha256") if isinstance(facts, dict) else None
-            raise ArtifactError(f"{path}: damaged {kind}: expected SHA-256 {expected}, found {found}")
+            raise ArtifactError(f"{path}: damaged {kind} artifact: expected SHA-256 {expected}, found {found}")
         kept = facts.get("facts")
         # Artifacts of early versions do not name the hash of their facts.
         if not isinstance(kept, dict) or facts.get("facts_sha256", _hash_of(kept)) != _hash_of(kept):
             raise ArtifactError(
-                f"{path.with_suffix('.json')}: damaged {kind}: its facts are not those that were written"
+                f"{path.with_suffix('.json')}: damaged {kind} artifact: its facts are not those that were written"
             )
         try:
             return Artifact(parse_tensors(data), kept)
         except SafetensorError as error:
-            raise ArtifactError(f"{path}: damaged {kind}: {error}") from None
+            raise ArtifactError(f"{path}: damaged {kind} artifact: {error}") from None
 
     def facts(self, kind: str, key: str) -> Mapping[str, Any]:
         """The facts alone, without reading the arrays; empty if there is no such artifact."""

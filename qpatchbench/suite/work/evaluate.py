@@ -13,7 +13,8 @@ from qpatchbench.ops.patches.placing import moved
 from qpatchbench.runs.records import CellRecord, Check
 from qpatchbench.suite.file.consistency import BARE
 from qpatchbench.suite.file.schema import Suite
-from qpatchbench.suite.jobs.pipeline import ENSEMBLE, EvaluateJob
+from qpatchbench.suite.jobs.evaluate import EvaluateJob
+from qpatchbench.suite.jobs.pipeline import ENSEMBLE
 from qpatchbench.suite.store.plugin_facts import plugins_text
 from qpatchbench.suite.store.store import Artifact
 from qpatchbench.suite.work.craft import patch_from
@@ -21,7 +22,7 @@ from qpatchbench.suite.work.workbench import Workbench
 from qpatchbench.types import ImageSet, Patch, Placement, distinct
 
 
-def measured(bench: Workbench, job: EvaluateJob) -> Artifact:
+def evaluated(bench: Workbench, job: EvaluateJob) -> Artifact:
     """Predictions under every goal's patch, and the record that counts them."""
     images = bench.evaluation_images(job.target.checkpoint.model)
     stored = bench.store.read(job.patch.kind, job.patch.key)
@@ -38,7 +39,10 @@ def measured(bench: Workbench, job: EvaluateJob) -> Artifact:
         axis: np.stack([getattr(placement, axis).numpy().astype(np.int16) for placement in placements])
         for axis in ("rows", "columns")
     }
-    spent: dict[str, object] = {}
+    certified = covered(job, target, placements)
+    if certified is not None and bench.suite.evaluation.checks != "off":
+        found.append(artifacts.certificates_hold(certified, labels, clean, predictions))
+    spent: dict[str, object] = {f"{way}_passes": count for way, count in stored.facts.get("passes", {}).items()}
     if patch.queries is not None:
         fooled = fooled_images(labels, clean, predictions, patch.goals)
         successes = patch.queries.numpy().reshape(fooled.shape)[fooled]
@@ -51,6 +55,7 @@ def measured(bench: Workbench, job: EvaluateJob) -> Artifact:
             "n_images": len(images),
             "n_clean_correct": int((clean == labels).sum()),
             "counts": count_outcomes(labels, clean, predictions, job.patch.goals),
+            "n_certified": None if certified is None else int(certified.sum()),
             "checks": artifacts.merged(found),
             "places": "given" if patch.placement is None else "chosen",
             **spent,
@@ -72,6 +77,19 @@ def predicted(
     return torch.cat(rows).numpy(), placements
 
 
+def covered(job: EvaluateJob, target: Artifact, placements: list[Placement]) -> np.ndarray[Any, Any] | None:
+    """Images certified against the job's patch, (N,) bool; None where no certificate speaks of such a patch.
+
+    Certificates are about upright squares inside the image, up to a side.
+    """
+    preprocessor, side = job.target.preprocessor, job.target.facts["side"]
+    limit = preprocessor.certified_side(side) if preprocessor else None
+    upright = all(bool((own.angles == 0).all() and (own.scales == 1).all()) for own in placements)
+    if "certified" not in target.arrays or limit is None or job.patch.side > limit or not upright:
+        return None
+    return target.arrays["certified"]
+
+
 def places(bench: Workbench, job: EvaluateJob, patch: Patch, images: ImageSet) -> Placement:
     """Where one goal's patch lies on each image: where its attack put it, else the suite's places; then moved."""
     placement = patch.placement if patch.placement is not None else bench.placement(images, job.patch.side)
@@ -82,7 +100,7 @@ def record_of(job: EvaluateJob, suite: Suite, dataset: str) -> CellRecord:
     """The record of a cell before it is measured."""
     sources, target, attack = job.patch.sources, job.target, job.patch.attack
     return CellRecord(
-        cell=job.key[:16],
+        cell=job.short_key,
         control=job.control,
         partial=suite.limit is not None,
         dataset=dataset,
@@ -108,8 +126,8 @@ def record_of(job: EvaluateJob, suite: Suite, dataset: str) -> CellRecord:
         source_bits=ENSEMBLE if len(sources) > 1 else _names([str(source.bits) for source in sources]),
         seen=job.seen,
         lineage=job.lineage,
-        patch=job.patch.key[:16],
-        network=target.key[:16],
+        patch=job.patch.short_key,
+        network=target.short_key,
         plugins=plugins_text((job, suite.dataset)),
     )
 

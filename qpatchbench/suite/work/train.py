@@ -20,7 +20,7 @@ def trained(bench: Workbench, job: TrainJob, progress: Progress) -> Artifact:
         return Artifact(arrays(module.state_dict()), {"log": []})
     if not len(splits.train):
         raise TrainingError(
-            f"{job.label}: {bench.suite.dataset.title} has no training images; give the model weights, or the "
+            f"{job.title}: {bench.suite.dataset.title} has no training images; give the model weights, or the "
             "dataset train_images"
         )
     earlier = _latest_snapshot(bench, job)

@@ -1,4 +1,4 @@
-"""What the jobs of a suite share: images, placements and deployed networks, each made once."""
+"""Images, placements and deployed networks that the jobs of a suite share, each made once."""
 
 from __future__ import annotations
 
@@ -23,12 +23,14 @@ from qpatchbench.quantizers.base import Checkpoint
 from qpatchbench.runs.records import Check
 from qpatchbench.suite.file.schema import Suite
 from qpatchbench.suite.file.source import Source
+from qpatchbench.suite.jobs.base import DataKeys
 from qpatchbench.suite.jobs.decoding import decoding_for
-from qpatchbench.suite.jobs.pipeline import DataKeys, DeployJob
+from qpatchbench.suite.jobs.pipeline import DeployJob
 from qpatchbench.suite.store.store import Artifact, Store
 from qpatchbench.types import ImageSet, Placement, Randomized
 
 NETWORKS_IN_MEMORY = 8
+FITTED_IMAGES = 2048  # training images that a preprocessor learns from: as floats they must fit into memory
 
 
 @dataclass
@@ -50,7 +52,6 @@ class Workbench:
     _evaluation: dict[Decoding, ImageSet] = field(default_factory=dict)
     _networks: OrderedDict[str, torch.nn.Module] = field(default_factory=OrderedDict)
     _disjoint: dict[Decoding, Check] = field(default_factory=dict)
-    _fitted: dict[tuple[Preprocessor, Decoding], Mapping[str, torch.Tensor]] = field(default_factory=dict)
 
     def splits(self, model: ModelSource) -> Splits:
         """The images, decoded as `model` wants them; evaluation images cut to the suite's limit."""
@@ -120,14 +121,17 @@ class Workbench:
         return job.checkpoint.defense.combined([network, *partners]).eval()
 
     def _state(self, preprocessor: Preprocessor, job: DeployJob) -> Mapping[str, torch.Tensor]:
-        """What the preprocessor learns from the calibration images, learnt once."""
-        model = job.checkpoint.model
-        known = (preprocessor, decoding_for(model, self.suite.dataset.side))
-        if known not in self._fitted:
-            calibration = to_float(self.splits(model).calibration.pixels)
+        """What the preprocessor learns, learnt once and kept in the store."""
+        key = job.state_key
+        if key is None:
+            return {}
+        if not self.store.has("preprocess", key):
+            splits = self.splits(job.checkpoint.model)
+            images = splits.calibration if preprocessor.learns_from == "calibration" else spread(splits.train)
             with torch.random.fork_rng(devices=[]):
-                self._fitted[known] = preprocessor.fit(calibration)
-        return self._fitted[known]
+                state = preprocessor.fit(to_float(images.pixels))
+            self.store.write("preprocess", key, Artifact(arrays(state), {"preprocessor": preprocessor.title}))
+        return tensors(self.store.read("preprocess", key))
 
     def _deployed(self, job: DeployJob) -> torch.nn.Module:
         """The network of the job's own checkpoint, without partners or preprocessor."""
@@ -141,6 +145,12 @@ class Workbench:
         calibration = to_float(self.splits(source.model).calibration.pixels)
         with torch.random.fork_rng(devices=[]):
             return job.quantizer.deploy(checkpoint, job.bits, calibration)
+
+
+def spread(images: ImageSet) -> ImageSet:
+    """At most FITTED_IMAGES of the images, evenly spread."""
+    count = min(len(images), FITTED_IMAGES)
+    return images.chosen(torch.arange(count) * len(images) // count)
 
 
 def tensors(artifact: Artifact) -> Mapping[str, torch.Tensor]:

@@ -5,16 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from qpatchbench.suite.jobs.audit import AuditJob
+from qpatchbench.suite.jobs.base import Job
 from qpatchbench.suite.jobs.cost import CostJob
+from qpatchbench.suite.jobs.evaluate import EvaluateJob
 from qpatchbench.suite.jobs.maps import MapsJob
-from qpatchbench.suite.jobs.pipeline import CraftJob, DeployJob, EvaluateJob, Job, TrainJob
+from qpatchbench.suite.jobs.pipeline import CraftJob, DeployJob, TrainJob
 from qpatchbench.suite.jobs.similarity import SimilarityJob
 from qpatchbench.suite.store.store import Artifact
 from qpatchbench.suite.work.audit import audited
 from qpatchbench.suite.work.cost import costs
 from qpatchbench.suite.work.craft import crafted
 from qpatchbench.suite.work.deploy import deployed
-from qpatchbench.suite.work.evaluate import measured
+from qpatchbench.suite.work.evaluate import evaluated
 from qpatchbench.suite.work.maps import mapped
 from qpatchbench.suite.work.similarity import similarities
 from qpatchbench.suite.work.train import trained
@@ -38,7 +40,7 @@ class BenchWorker:
             case CraftJob():
                 return crafted(self.bench, job, progress)
             case EvaluateJob():
-                return measured(self.bench, job)
+                return evaluated(self.bench, job)
             case AuditJob():
                 return audited(self.bench, job, progress)
             case CostJob():

@@ -1,4 +1,4 @@
-"""What an attack achieves: it goes the right way, reaches every place, and keeps its effect in a picture file."""
+"""Promises about the effect of an attack: it goes the right way, reaches every place, and survives a picture file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""What every attack must keep, one function per invariant. Crafting is repeated, so give the attack few steps."""
+"""Promises of every attack, one function each.
+
+Crafting is repeated, so give the attack few steps.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What components of all kinds must keep: they are their fields, and looking at them costs nothing."""
+"""Promises of components of all kinds: they are their fields, and looking at them costs nothing."""
 
 from __future__ import annotations
 

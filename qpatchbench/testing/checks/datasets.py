@@ -1,4 +1,7 @@
-"""What every dataset source must keep, one function per invariant. Files are looked for in $QPATCHBENCH_DATA."""
+"""Promises of every dataset source, one function each.
+
+Files are looked for in $QPATCHBENCH_DATA.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a defense must keep over a whole training, which the one loop runs on a tiny network."""
+"""Promises of a defense over a whole training, which the one loop runs on a tiny network."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from qpatchbench.quantizers.base import Checkpoint
 from qpatchbench.quantizers.fp import Fp
 from qpatchbench.quantizers.qat import Qat
 from qpatchbench.testing.fixtures.networks_and_images import CLASSES, TinyNet, images_of
-from qpatchbench.testing.fixtures.trainings import SHORT, Plain, groups_of, task_for, trained
+from qpatchbench.testing.fixtures.trainings import SHORT, PlainTraining, groups_of, task_for, trained
 from qpatchbench.testing.require import DoesNotApplyError, require, same_state
 from qpatchbench.types import Bits
 
@@ -88,10 +88,10 @@ def _accuracy(
 
 
 def _plain_like(defense: Defense) -> Defense:
-    return Plain() if defense.quantization_aware else _PlainFloat()
+    return PlainTraining() if defense.quantization_aware else _PlainFloat()
 
 
-class _PlainFloat(Plain):
+class _PlainFloat(PlainTraining):
     quantization_aware: ClassVar[bool] = False
 
 

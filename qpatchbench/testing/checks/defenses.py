@@ -1,4 +1,4 @@
-"""What every defense must keep, one function per invariant: single steps first, whole trainings last."""
+"""Promises of every defense, one function each: single steps first, whole trainings last."""
 
 from __future__ import annotations
 

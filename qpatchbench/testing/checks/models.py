@@ -1,4 +1,7 @@
-"""What every model source must keep, one function per invariant. Large networks take as long as they take."""
+"""Promises of every model source, one function each.
+
+Large networks take as long as they take.
+"""
 
 from __future__ import annotations
 

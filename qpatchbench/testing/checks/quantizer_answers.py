@@ -1,4 +1,4 @@
-"""How deployed networks answer: with gradients, image by image, and at random only where that is declared."""
+"""Promises about the answers of deployed networks: with gradients, image by image, random only where declared."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from qpatchbench.quantizers.base import Quantizer
-from qpatchbench.quantizers.switchable import set_bits
+from qpatchbench.quantizers.trained.switchable import set_bits
 from qpatchbench.testing.fixtures.checkpoints import deployed, tried
-from qpatchbench.testing.fixtures.networks_and_images import CLASSES, WIDTHS, float_network, switchable_network
+from qpatchbench.testing.fixtures.networks_and_images import BITS, CLASSES, float_network, switchable_network
 from qpatchbench.testing.require import DoesNotApplyError, fail, require
 from qpatchbench.types import Network, Randomized
 
@@ -82,7 +82,7 @@ def second_derivatives_exist(quantizer: Quantizer, seed: int) -> None:
     """While its quantizers are trained, a penalty on the input gradient reaches every weight at every width."""
     network, images = _trainable(quantizer, seed)
     labels = torch.arange(len(images)) % CLASSES
-    for bits in WIDTHS:
+    for bits in BITS:
         set_bits(network, bits)
         network.zero_grad()
         shown = images.clone().requires_grad_()
@@ -99,7 +99,7 @@ def switching_back_restores_the_answers(quantizer: Quantizer, seed: int) -> None
     """After another width has answered, a width answers as before, bit for bit: nothing leaks between them."""
     network, images = _trainable(quantizer, seed)
     network.eval()
-    for bits, other in zip(WIDTHS, WIDTHS[1:] + WIDTHS[:1], strict=True):
+    for bits, other in zip(BITS, BITS[1:] + BITS[:1], strict=True):
         answers = []
         for width in (bits, other, bits):
             set_bits(network, width)
@@ -112,7 +112,7 @@ def switching_back_restores_the_answers(quantizer: Quantizer, seed: int) -> None
 def _trainable(quantizer: Quantizer, seed: int) -> tuple[nn.Module, torch.Tensor]:
     if not quantizer.trained:
         raise DoesNotApplyError("it trains no quantizers")
-    network = switchable_network(float_network(seed), seed, WIDTHS, quantizer)
+    network = switchable_network(float_network(seed), seed, BITS, quantizer)
     return network.train(), tried(quantizer, seed).images
 
 

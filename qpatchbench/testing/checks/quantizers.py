@@ -1,4 +1,4 @@
-"""What every quantizer must keep, one function per invariant: what is deployed, and what it is deployed from."""
+"""Promises of every quantizer, one function each: what is deployed, and what it is deployed from."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def no_global_generator_moves(quantizer: Quantizer, seed: int) -> None:
             quantizer.deploy(quiet, bits, on.calibration)(on.images)
 
 
-def other_widths_are_refused(quantizer: Quantizer, seed: int) -> None:
+def other_bits_are_refused(quantizer: Quantizer, seed: int) -> None:
     """No field accepts a width outside of 2..16 and 32; a width that was not trained is an error that names others."""
     for width in (1, 17, "w4"):
         try:
@@ -140,6 +140,6 @@ CHECKS: tuple[Callable[[Quantizer, int], str | None], ...] = (
     weights_and_activations_have_few_levels,
     the_same_checkpoint_gives_the_same_network,
     no_global_generator_moves,
-    other_widths_are_refused,
+    other_bits_are_refused,
     *quantizer_answers.CHECKS,
 )

@@ -15,7 +15,7 @@ from qpatchbench.ops.training.adversarial_batches import (
     PartlyAttacked,
     ascended_images,
     cross_entropies,
-    drawn_width,
+    drawn_bits,
     fitting_side,
     partly_attacked,
 )
@@ -138,9 +138,9 @@ def test_one_part_alone_is_plain_cross_entropy_to_the_bit(
 
 def test_widths_are_drawn_uniformly() -> None:
     generator = draws(2)
-    counts = Counter(drawn_width(WIDTHS, generator) for _ in range(1500))
+    counts = Counter(drawn_bits(WIDTHS, generator) for _ in range(1500))
     assert sum((counts[bits] - 500) ** 2 / 500 for bits in WIDTHS) < 13.8, "chi-square, 2 degrees, one in a thousand"
-    assert drawn_width(WIDTHS[1:2], generator) == WIDTHS[1]
+    assert drawn_bits(WIDTHS[1:2], generator) == WIDTHS[1]
 
 
 def test_ascent_reaches_the_optimum_of_a_linear_network(images: torch.Tensor, weight: torch.Tensor) -> None:
@@ -154,6 +154,7 @@ def test_ascent_reaches_the_optimum_of_a_linear_network(images: torch.Tensor, we
     assert not found.requires_grad
 
 
+@pytest.mark.numerical
 def test_ascent_raises_the_loss_at_every_step(images: torch.Tensor, labels: torch.Tensor, weight: torch.Tensor) -> None:
     losses: list[torch.Tensor] = []
 

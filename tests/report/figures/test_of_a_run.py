@@ -79,6 +79,8 @@ def test_curve_pages_split_and_name_themselves(run: Run) -> None:
 
 
 def test_galleries_show_the_first_seed_and_one_source_each(run: Run) -> None:
+    assert list(patch_groups(run)), "no gallery of patches"
+    assert list(pasted_groups(run)), "no gallery of images"
     for cells in patch_groups(run):
         assert {cell.seed for cell in cells} == {0}
         assert len({cell.patch for cell in cells}) == len(cells)

@@ -10,7 +10,7 @@ import pytest
 
 from qpatchbench.errors import ArtifactError, AttackError, StorageError
 from qpatchbench.suite.execution.executor import Execution
-from qpatchbench.suite.jobs.pipeline import Job
+from qpatchbench.suite.jobs.base import Job
 from qpatchbench.suite.plan.plan import Plan
 from qpatchbench.suite.store.store import Artifact, Store
 from qpatchbench.types import Progress
@@ -27,13 +27,13 @@ class Worker:
         self.facts: dict[str, object] = {}
 
     def work(self, job: Job, progress: Progress) -> Artifact:
-        self.asked.append(job.label)
+        self.asked.append(job.title)
         for earlier in job.upstream:
             self.store.read(earlier.kind, earlier.key)
         progress(0.5, {"loss": 1.0})
-        if job.label in self.failing:
-            raise self.failing[job.label]
-        return Artifact({"key": np.frombuffer(job.key.encode(), np.uint8)}, {"label": job.label, **self.facts})
+        if job.title in self.failing:
+            raise self.failing[job.title]
+        return Artifact({"key": np.frombuffer(job.key.encode(), np.uint8)}, {"label": job.title, **self.facts})
 
 
 class Display:
@@ -45,16 +45,16 @@ class Display:
         self.reasons: list[str] = []
 
     def started(self, job: Job) -> None:
-        self.events.append(("started", job.label))
+        self.events.append(("started", job.title))
 
     def progressed(self, fraction: float, figures: Mapping[str, float]) -> None:
         assert 0 <= fraction <= 1
 
     def finished(self, job: Job, seconds: float) -> None:
-        self.events.append(("finished", job.label))
+        self.events.append(("finished", job.title))
 
     def failed(self, job: Job, reason: str) -> None:
-        self.events.append(("failed", job.label))
+        self.events.append(("failed", job.title))
         self.reasons.append(reason)
 
     def note(self, text: str) -> None:
@@ -90,7 +90,7 @@ def display_of(execution: Execution) -> Display:
 
 
 def job_of(plan: Plan, start: str) -> Job:
-    return next(job for job in plan.jobs if job.label.startswith(start))
+    return next(job for job in plan.jobs if job.title.startswith(start))
 
 
 def damage(execution: Execution, job: Job) -> None:
@@ -100,7 +100,7 @@ def damage(execution: Execution, job: Job) -> None:
 
 def test_every_job_runs_once_in_order_and_is_on_disk_before_the_next(execution: Execution) -> None:
     execution.run()
-    labels = [job.label for job in execution.plan.jobs]
+    labels = [job.title for job in execution.plan.jobs]
     assert len(labels) == 2 * 13 + 2  # both models share the two patches of the controls
     assert worker_of(execution).asked == labels
     assert display_of(execution).events == [
@@ -110,7 +110,7 @@ def test_every_job_runs_once_in_order_and_is_on_disk_before_the_next(execution: 
     assert execution.errors == {}
     for job in execution.plan.jobs:
         stored = execution.store.read(job.kind, job.key)
-        assert stored.facts["label"] == job.label
+        assert stored.facts["label"] == job.title
         assert stored.facts["made"]["seconds"] >= 0
         assert set(stored.facts["made"]) == {"seconds", "device", "git", "versions"}
 
@@ -136,12 +136,12 @@ def test_an_interrupt_keeps_what_is_finished(execution: Execution, monkeypatch: 
         execution.run()
     second, resumed, _ = again(execution)
     second.run()
-    assert resumed.asked == [job.label for job in execution.plan.jobs[5:]]
+    assert resumed.asked == [job.title for job in execution.plan.jobs[5:]]
 
 
 def test_a_failure_stops_what_depends_on_it_and_nothing_else(execution: Execution) -> None:
-    network = job_of(execution.plan, "resnet20 qat qat@4")
-    worker_of(execution).failing = {network.label: ValueError("no luck\nmore words")}
+    network = job_of(execution.plan, "deploy resnet20 qat qat@4")
+    worker_of(execution).failing = {network.title: ValueError("no luck\nmore words")}
     execution.run()
 
     def depends(job: Job) -> bool:
@@ -159,28 +159,28 @@ def test_a_failure_stops_what_depends_on_it_and_nothing_else(execution: Executio
             assert execution.errors[job.key].startswith("not started, because ")
             assert execution.errors[job.key].endswith("more words")
     assert worker_of(execution).asked == [
-        job.label for job in execution.plan.jobs if job.key not in expected - {network.key}
+        job.title for job in execution.plan.jobs if job.key not in expected - {network.key}
     ]
     assert all(execution.artifact(job) is None for job in execution.plan.jobs if job.key in expected)
 
 
 def test_an_error_of_ours_is_told_without_its_type(execution: Execution) -> None:
     patch = job_of(execution.plan, "craft lavan")
-    worker_of(execution).failing = {patch.label: AttackError("the patch is not finite")}
+    worker_of(execution).failing = {patch.title: AttackError("the patch is not finite")}
     execution.run()
     assert display_of(execution).reasons == ["the patch is not finite"]
 
 
 def test_an_error_without_words_is_told_by_its_type(execution: Execution) -> None:
     patch = job_of(execution.plan, "craft lavan")
-    worker_of(execution).failing = {patch.label: AssertionError()}
+    worker_of(execution).failing = {patch.title: AssertionError()}
     execution.run()
     assert display_of(execution).reasons == ["AssertionError: no message"]
 
 
 def test_a_failed_job_is_tried_again_by_the_next_run(execution: Execution) -> None:
     patch = job_of(execution.plan, "craft lavan")
-    worker_of(execution).failing = {patch.label: ValueError("no luck")}
+    worker_of(execution).failing = {patch.title: ValueError("no luck")}
     execution.run()
     missing = set(execution.errors)
     second, worker, _ = again(execution)
@@ -220,13 +220,13 @@ def test_a_refusing_disk_stops_the_run(execution: Execution, monkeypatch: pytest
 
 def test_a_worker_that_cannot_write_its_snapshots_stops_the_run_too(execution: Execution) -> None:
     training = execution.plan.jobs[0]
-    worker_of(execution).failing = {training.label: StorageError("the disk is full")}
+    worker_of(execution).failing = {training.title: StorageError("the disk is full")}
     with pytest.raises(StorageError):
         execution.run()
     assert len(worker_of(execution).asked) == 1
 
 
-@pytest.mark.parametrize("start", ["train resnet20", "resnet20 qat qat@4"])
+@pytest.mark.parametrize("start", ["train resnet20", "deploy resnet20 qat qat@4"])
 def test_a_damaged_artifact_upstream_is_made_again_once(execution: Execution, start: str) -> None:
     execution.run()
     upstream = job_of(execution.plan, start)
@@ -237,7 +237,7 @@ def test_a_damaged_artifact_upstream_is_made_again_once(execution: Execution, st
     second, worker, display = again(execution)
     second.run()
     assert second.errors == {}
-    assert worker.asked == [dependent.label, upstream.label, dependent.label]
+    assert worker.asked == [dependent.title, upstream.title, dependent.title]
     (note,) = display.notes
     assert upstream.key in note
     assert note.endswith("it is computed again")
@@ -256,7 +256,7 @@ def test_damage_all_the_way_up_is_mended_from_the_top(execution: Execution) -> N
     assert second.errors == {}
     assert len(display.notes) == 3
     assert set(second.ran) == {job.key for job in (*chain, cell)}
-    assert all(worker.asked.count(job.label) == 1 for job in chain)
+    assert all(worker.asked.count(job.title) == 1 for job in chain)
 
 
 def test_damage_that_cannot_be_mended_is_an_error_of_the_job(execution: Execution) -> None:
@@ -267,17 +267,17 @@ def test_damage_that_cannot_be_mended_is_an_error_of_the_job(execution: Executio
     for job in dependents:
         execution.store.remove(job.kind, job.key)
     second, worker, _ = again(execution)
-    worker.failing = {patch.label: ValueError("no luck")}
+    worker.failing = {patch.title: ValueError("no luck")}
     second.run()
     assert {patch.key, *(job.key for job in dependents)} == set(second.errors)
 
 
 def test_an_artifact_error_that_no_damage_explains_is_told(execution: Execution) -> None:
     training = execution.plan.jobs[0]
-    worker_of(execution).failing = {training.label: ArtifactError("something else")}
+    worker_of(execution).failing = {training.title: ArtifactError("something else")}
     execution.run()
     assert display_of(execution).reasons[0] == "something else"
-    assert worker_of(execution).asked.count(training.label) == 1
+    assert worker_of(execution).asked.count(training.title) == 1
 
 
 def test_a_damaged_result_is_made_again_when_it_is_read(execution: Execution) -> None:
@@ -288,6 +288,6 @@ def test_a_damaged_result_is_made_again_when_it_is_read(execution: Execution) ->
     second.run()
     found = second.artifact(cell)
     assert found is not None
-    assert found.facts["label"] == cell.label
-    assert worker.asked == [cell.label]
+    assert found.facts["label"] == cell.title
+    assert worker.asked == [cell.title]
     assert len(display.notes) == 1

@@ -22,7 +22,7 @@ def executed(plan: Plan, folder: Path, history: list[float]) -> Execution:
     """All patches crafted with one history; every audit failed."""
     store = Store(folder)
     for cell in plan.cells:
-        store.write("patch", cell.patch.key, Artifact({"textures": np.zeros(1)}, {"history": history}))
+        store.write("craft", cell.patch.key, Artifact({"textures": np.zeros(1)}, {"history": history}))
     errors = {job.key: "Traceback ...\nMemoryError: too large" for job in plan.audits}
     return Execution(plan, store, NOBODY, SILENT, errors=errors)
 
@@ -30,6 +30,7 @@ def executed(plan: Plan, folder: Path, history: list[float]) -> Execution:
 def test_convergence_is_read_from_the_history_of_the_patch(plan_of: MakePlan, tmp_path: Path) -> None:
     plan = plan_of()
     later = LaterChecks(executed(plan, tmp_path, list(np.linspace(1, 0, 100))))
+    assert {cell.control for cell in plan.cells} == {False, True}
     for cell in plan.cells:
         found = [(check.id, check.verdict) for check in later.of(cell)]
         assert found == ([] if cell.control else [("V5", "warn")])

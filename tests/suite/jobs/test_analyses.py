@@ -43,7 +43,7 @@ def test_costs_compare_one_training_of_every_defense(plan_of: MakePlan) -> None:
 def test_costs_with_fewer_widths_begin_with_the_float_network(plan_of: MakePlan) -> None:
     sections = {**SECTIONS, "quantizers": [{"name": "qat", "bits": [8, 32, 4]}]}
     (plain,) = cost_jobs(plan_of(**sections))
-    (job,) = cost_jobs(plan_of(**{**sections, "analysis": {"costs": "qat", "widths": True}}))
+    (job,) = cost_jobs(plan_of(**{**sections, "analysis": {"costs": "qat", "fewer_bits": True}}))
     assert job.trainings == plain.trainings
     widths = [(training.defense.title, " ".join(map(str, training.bits))) for training in job.narrowed]
     assert widths == [("qat", "32"), ("qat", "32 8"), ("any_precision", "32"), ("any_precision", "32 8")]
@@ -54,14 +54,14 @@ def test_costs_with_fewer_widths_begin_with_the_float_network(plan_of: MakePlan)
 def test_widths_alone_are_worth_a_measurement(plan_of: MakePlan) -> None:
     sections = {**SECTIONS, "defenses": ["qat"]}
     assert cost_jobs(plan_of(**sections)) == []
-    (job,) = cost_jobs(plan_of(**{**sections, "analysis": {"costs": "qat", "widths": True}}))
+    (job,) = cost_jobs(plan_of(**{**sections, "analysis": {"costs": "qat", "fewer_bits": True}}))
     assert len(job.narrowed) == 2
 
 
 def test_costs_need_no_finished_training(plan_of: MakePlan) -> None:
     plan = plan_of(**SECTIONS, finetuning={"epochs": 1})
     (job,) = cost_jobs(plan)
-    assert [earlier.label for earlier in job.upstream] == ["train resnet20 none, seed 0"]
+    assert [earlier.label for earlier in job.upstream] == ["resnet20 none, seed 0"]
     place = {known.key: index for index, known in enumerate(plan.jobs)}
     assert all(place[earlier.key] < place[job.key] for earlier in job.upstream)
 
@@ -82,7 +82,9 @@ def test_similarity_of_every_backbone(plan_of: MakePlan) -> None:
 
 def test_similarity_with_the_first_patch_of_the_pool(plan_of: MakePlan) -> None:
     pool = {"seen": [{"name": "lavan", "size": 4}, {"name": "gap", "size": 6}]}
-    for job in similarity_jobs(plan_of(**SECTIONS, pool=pool)):
+    jobs = similarity_jobs(plan_of(**SECTIONS, pool=pool))
+    assert jobs, "no job was planned"
+    for job in jobs:
         assert job.patch is not None
         assert (job.patch.attack.name, job.patch.side) == ("lavan", 4)
         assert job.patch in job.upstream

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from qpatchbench.suite.jobs.audit import AUDITED_IMAGES, AuditJob
-from qpatchbench.suite.jobs.pipeline import Sizes
+from qpatchbench.suite.jobs.base import Sizes
 from tests.suite.conftest import MakePlan
 
 
@@ -15,11 +15,11 @@ def test_full_checks_add_jobs_and_change_no_other(plan_of: MakePlan) -> None:
     assert [job.key for job in full.jobs if not isinstance(job, AuditJob)] == [job.key for job in fast.jobs]
     assert full.cells == fast.cells
     # White box at 32 and at 4 bits; a float network has but one gradient.
-    assert [(job.kind, str(job.cell.target.bits)) for job in full.audits] == [
-        ("ladder", "32"), ("ladder", "4"), ("gradients", "4"),
+    assert [(job.question, str(job.cell.target.bits)) for job in full.audits] == [
+        ("ladder", "32"), ("second", "32"), ("ladder", "4"), ("gradients", "4"), ("second", "4"),
     ]  # fmt: skip
     assert all(job.upstream == (job.cell,) for job in full.audits)
-    assert len({job.key for job in full.audits}) == 3
+    assert len({job.key for job in full.audits}) == 5
     assert "other budgets for lavan 4x4 on resnet20 qat qat@4, seed 0" in {job.label for job in full.audits}
 
 
@@ -40,32 +40,44 @@ def test_budgets_are_those_that_an_attack_has(
     plan_of: MakePlan, attack: dict[str, object], expected: list[str]
 ) -> None:
     plan = plan_of(attacks=[attack], evaluation={"checks": "full"})
-    for job in [job for job in plan.audits if job.kind == "ladder"]:
+    for job in [job for job in plan.audits if job.question == "ladder"]:
         named = zip(job.variants, expected, strict=True)
         assert [variant.name if text == "whole" else variant.text[: len(text)] for variant, text in named] == expected
         assert [variant.less for variant in job.variants] == [text.split()[1:2] == ["of"] for text in expected]
-    assert bool(expected) == any(job.kind == "ladder" for job in plan.audits)
+    assert bool(expected) == any(job.question == "ladder" for job in plan.audits)
 
 
 def test_gradients_are_those_that_an_attack_does_not_follow(plan_of: MakePlan) -> None:
     def names(**fields: object) -> list[list[str]]:
         plan = plan_of(attacks=[{"name": "lavan", "size": 4, **fields}], evaluation={"checks": "full"})
-        return [[variant.name for variant in job.variants] for job in plan.audits if job.kind == "gradients"]
+        return [[variant.name for variant in job.variants] for job in plan.audits if job.question == "gradients"]
 
     assert names() == [["float", "identity"]]
     assert names(backward="float") == [["network", "identity"]]
 
 
+@pytest.mark.parametrize(("attack", "second"), [("lavan", "PlainLavan"), ("gap", "PlainGap"), ("patch_apgd", None)])
+def test_second_implementations_are_asked_for_the_same(plan_of: MakePlan, attack: str, second: str | None) -> None:
+    plan = plan_of(attacks=[{"name": attack, "size": 4, "steps": 7}], evaluation={"checks": "full"})
+    jobs = [job for job in plan.audits if job.question == "second"]
+    assert len(jobs) == (2 if second else 0)
+    for job in jobs:
+        (variant,) = job.variants
+        assert type(variant.patch.attack).__name__ == second
+        assert variant.patch.attack.model_dump() == job.cell.patch.attack.model_dump()
+        assert variant.patch.key != job.cell.patch.key
+
+
 def test_a_network_without_a_float_path_has_no_float_gradient(plan_of: MakePlan) -> None:
     plan = plan_of(quantizers=[{"name": "qat", "bits": [4]}], transfer={"sources": ["same"]},
                    evaluation={"checks": "full"})  # fmt: skip
-    assert [[v.name for v in job.variants] for job in plan.audits if job.kind == "gradients"] == [["identity"]]
+    assert [[v.name for v in job.variants] for job in plan.audits if job.question == "gradients"] == [["identity"]]
 
 
 def test_transferred_moved_ensemble_and_control_cells_are_not_audited(plan_of: MakePlan) -> None:
     sections = {"transfer": {"sources": [32, "same", "ensemble"]}, "sweep": {"shifts": [[2, 2]]}}
     plan = plan_of(**sections, evaluation={"checks": "full"})
-    cells = [job.cell for job in plan.audits if job.kind == "ladder"]
+    cells = [job.cell for job in plan.audits if job.question == "ladder"]
     assert len(cells) == 2
     assert all(cell.lineage == "same-network" and not cell.control for cell in cells)
     assert not any(str(cell.transformation) for cell in cells)

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from qpatchbench.errors import SuiteError
+from qpatchbench.suite.jobs.base import Sizes
 from qpatchbench.suite.jobs.maps import MapsJob
-from qpatchbench.suite.jobs.pipeline import Sizes
 from qpatchbench.suite.plan.plan import Plan
 from tests.suite.conftest import MakePlan, MakeSuite
 
@@ -32,7 +32,7 @@ def test_one_job_per_backbone(plan_of: MakePlan) -> None:
     assert found == {("resnet20", 0), ("resnet20", 1), ("vgg16", 0), ("vgg16", 1)}
     assert len(jobs) == 4
     assert (jobs[0].images, jobs[0].drawn) == (32, 4)
-    assert jobs[0].label == "maps of resnet20 qat [32 8 4], seed 0"
+    assert jobs[0].title == "maps of resnet20 qat [32 8 4], seed 0"
 
 
 def test_the_float_network_is_always_there(plan_of: MakePlan) -> None:
@@ -65,6 +65,7 @@ def test_without_a_pool_it_is_the_first_universal_patch_of_the_backbone_itself(p
         {"name": "lavan", "size": 4},
     ]
     jobs = maps_jobs(plan_of(**{**SECTIONS, "defenses": ["qat", "any_precision"]}, attacks=attacks))
+    assert jobs, "no job was planned"
     for job in jobs:
         assert job.patch is not None
         assert (job.patch.attack.name, job.patch.side) == ("gap", 5)
@@ -113,8 +114,8 @@ def test_more_pictures_than_images_are_refused(make_suite: MakeSuite) -> None:
 
 
 def test_widths_need_costs(make_suite: MakeSuite) -> None:
-    with pytest.raises(SuiteError, match=r"analysis\.widths: expected costs beside it.* for example costs: qat"):
-        make_suite(**{**SECTIONS, "analysis": {"widths": True}})
+    with pytest.raises(SuiteError, match=r"analysis\.fewer_bits: expected costs beside it.* for example costs: qat"):
+        make_suite(**{**SECTIONS, "analysis": {"fewer_bits": True}})
 
 
 def test_a_missing_library_is_an_error_before_any_work(make_suite: MakeSuite, monkeypatch: pytest.MonkeyPatch) -> None:

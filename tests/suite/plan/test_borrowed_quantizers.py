@@ -20,7 +20,7 @@ def test_random_precision_reads_the_checkpoint_of_qat(plan_of: MakePlan) -> None
         (job.quantizer.name, str(job.bits)): job.checkpoint.key for job in plan.jobs if isinstance(job, DeployJob)
     }
     assert networks[("random_precision", "8")] == networks[("qat", "8")]
-    assert sum(job.kind == "checkpoint" for job in plan.jobs) == 1
+    assert sum(job.kind == "train" for job in plan.jobs) == 1
 
 
 def test_it_reads_the_group_that_its_width_belongs_to(plan_of: MakePlan) -> None:

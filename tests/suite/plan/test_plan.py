@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from qpatchbench.suite.jobs.pipeline import CraftJob, DeployJob, EvaluateJob, TrainJob, float_deployment
+from qpatchbench.suite.jobs.evaluate import EvaluateJob
+from qpatchbench.suite.jobs.pipeline import CraftJob, DeployJob, TrainJob, float_deployment
 from qpatchbench.suite.plan.plan import Plan
 from qpatchbench.types import FLOAT
 from tests.suite.conftest import MakePlan, MakeSuite
@@ -15,7 +16,7 @@ from tests.suite.conftest import MakePlan, MakeSuite
 QAT = {"name": "qat", "bits": [32, 4]}
 THREE = {"name": "qat", "bits": [32, 8, 4]}
 PTQ = {"name": "ptq", "bits": [8, 4]}
-KINDS = ("checkpoint", "network", "patch", "cell")
+KINDS = ("train", "deploy", "craft", "evaluate")
 OLDER = {"train": "other", "calibration": "other", "craft": "other", "evaluation": "other"}
 
 
@@ -226,7 +227,7 @@ def test_the_float_sibling_is_of_the_same_weights(plan_of: MakePlan) -> None:
 
 # What changes whose key. Everything downstream of a change changes too, and nothing else.
 
-ALL = {"checkpoint", "network", "patch", "cell"}
+ALL = {"train", "deploy", "craft", "evaluate"}
 SUITE: dict[str, Any] = {
     "quantizers": [QAT],
     "attacks": [{"name": "lavan", "size": 4, "steps": 9}],
@@ -244,9 +245,9 @@ CHANGES: list[tuple[str, dict[str, Any], set[str]]] = [
     ("training images", {"data": {"train": "other"}}, ALL),
     ("calibration images of trained quantizers", {"data": {"calibration": "other"}}, ALL),
     ("weights", {"weights": "other"}, ALL),
-    ("evaluation images", {"data": {"evaluation": "other"}}, {"network", "cell"}),
-    ("the limit", {"limit": 5}, {"network", "cell"}),
-    ("the seed of placements", {"evaluation": {"placement_seed": 1}}, {"cell"}),
+    ("evaluation images", {"data": {"evaluation": "other"}}, {"deploy", "evaluate"}),
+    ("the limit", {"limit": 5}, {"deploy", "evaluate"}),
+    ("the seed of placements", {"evaluation": {"placement_seed": 1}}, {"evaluate"}),
     ("a label of the model", {"models": [{"name": "resnet20", "label": "mine"}]}, set()),
     ("a label of the defense", {"defenses": [{"name": "qat", "label": "mine"}]}, set()),
     ("a label of the quantizer", {"quantizers": [{**QAT, "label": "mine"}]}, set()),
@@ -278,12 +279,12 @@ def without_controls(plan: Plan) -> Plan:
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        ({"steps": 10}, {"patch", "cell"}),
-        ({"step_size": 0.01}, {"patch", "cell"}),
-        ({"batch_size": 8}, {"patch", "cell"}),
-        ({"size": 5}, {"patch", "cell"}),
-        ({"targets": [1]}, {"patch", "cell"}),
-        ({"name": "gap"}, {"patch", "cell"}),
+        ({"steps": 10}, {"craft", "evaluate"}),
+        ({"step_size": 0.01}, {"craft", "evaluate"}),
+        ({"batch_size": 8}, {"craft", "evaluate"}),
+        ({"size": 5}, {"craft", "evaluate"}),
+        ({"targets": [1]}, {"craft", "evaluate"}),
+        ({"name": "gap"}, {"craft", "evaluate"}),
     ],
 )
 def test_a_field_of_an_attack_makes_new_patches_for_old_networks(
@@ -298,7 +299,7 @@ def test_a_field_of_an_attack_makes_new_patches_for_old_networks(
 def test_images_for_crafting_reach_attacks_that_learn_only(plan_of: MakePlan) -> None:
     other = {"craft": "other"}
     before, after = without_controls(plan_of(**SUITE)), without_controls(plan_of(**SUITE, data=other))
-    assert changed(before, after) == {"patch", "cell"}
+    assert changed(before, after) == {"craft", "evaluate"}
     per_image = {**SUITE, "attacks": [{"name": "lavan_per_image", "size": 4}]}
     before, after = plan_of(**per_image), plan_of(**per_image, data=other)
     assert changed(before, after) == set()
@@ -308,18 +309,18 @@ def test_a_per_image_patch_is_of_the_images_and_places_it_is_measured_on(plan_of
     per_image = {**SUITE, "attacks": [{"name": "lavan_per_image", "size": 4}]}
     before = without_controls(plan_of(**per_image))
     moved = without_controls(plan_of(**per_image, evaluation={"placement_seed": 1}))
-    assert changed(before, moved) == {"patch", "cell"}
+    assert changed(before, moved) == {"craft", "evaluate"}
     others = without_controls(plan_of(**per_image, data={"evaluation": "other"}))
-    assert changed(before, others) == {"network", "patch", "cell"}
+    assert changed(before, others) == {"deploy", "craft", "evaluate"}
 
 
 def test_calibration_reaches_what_is_calibrated(plan_of: MakePlan) -> None:
     suite: dict[str, Any] = {"defenses": ["none"], "quantizers": [PTQ], "transfer": {"sources": ["same"]}}
     before, after = plan_of(**suite), plan_of(**suite, data={"calibration": "other"})
     before, after = without_controls(before), without_controls(after)
-    assert changed(before, after) == {"network", "patch", "cell"}
+    assert changed(before, after) == {"deploy", "craft", "evaluate"}
     one_field = without_controls(plan_of(**{**suite, "quantizers": [{**PTQ, "calibration": "percentile"}]}))
-    assert changed(before, one_field) == {"network", "patch", "cell"}
+    assert changed(before, one_field) == {"deploy", "craft", "evaluate"}
 
 
 def test_weights_from_a_file_need_no_schedule_seed_or_images(plan_of: MakePlan) -> None:
@@ -331,8 +332,8 @@ def test_weights_from_a_file_need_no_schedule_seed_or_images(plan_of: MakePlan) 
     }
     before = plan_of(**suite)
     for change in ({"training": {"epochs": 3}}, {"seeds": [1]}, {"data": OLDER}):
-        assert keys(plan_of(**{**suite, **change}), "checkpoint") == keys(before, "checkpoint")
-    assert keys(plan_of(**{**suite, "weights": "other"}), "checkpoint").isdisjoint(keys(before, "checkpoint"))
+        assert keys(plan_of(**{**suite, **change}), "train") == keys(before, "train")
+    assert keys(plan_of(**{**suite, "weights": "other"}), "train").isdisjoint(keys(before, "train"))
 
 
 def test_one_more_width_redoes_no_post_training_network(plan_of: MakePlan) -> None:
@@ -344,7 +345,7 @@ def test_one_more_width_redoes_no_post_training_network(plan_of: MakePlan) -> No
 
 def test_switching_checks_off_is_seen_in_what_shows_them(plan_of: MakePlan) -> None:
     before, after = plan_of(**SUITE), plan_of(**SUITE, evaluation={"checks": "off"})
-    assert changed(before, after) == {"network", "patch", "cell"}
+    assert changed(before, after) == {"deploy", "craft", "evaluate"}
 
 
 @pytest.mark.parametrize(
@@ -353,7 +354,7 @@ def test_switching_checks_off_is_seen_in_what_shows_them(plan_of: MakePlan) -> N
         ("models", "models", ALL),
         ("defenses", "defenses", ALL),
         ("quantizers", "quantizers", ALL),
-        ("attacks", "attacks", {"patch", "cell"}),
+        ("attacks", "attacks", {"craft", "evaluate"}),
     ],
 )
 def test_a_component_of_another_version_is_computed_again(

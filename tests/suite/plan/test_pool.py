@@ -8,7 +8,8 @@ import pytest
 
 from qpatchbench.defenses import qat
 from qpatchbench.errors import SuiteError
-from qpatchbench.suite.jobs.pipeline import EvaluateJob, TrainJob
+from qpatchbench.suite.jobs.evaluate import EvaluateJob
+from qpatchbench.suite.jobs.pipeline import TrainJob
 from qpatchbench.suite.plan.plan import Plan
 from tests.suite.conftest import MakePlan, MakeSuite
 

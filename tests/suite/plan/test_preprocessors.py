@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 
 from qpatchbench.errors import SuiteError
+from qpatchbench.preprocessors import CATALOGUE as BUILT_INS
 from qpatchbench.registry import PREPROCESSORS
 from qpatchbench.suite.file.json_schema import suite_schema
-from qpatchbench.suite.jobs.pipeline import CraftJob, DeployJob, EvaluateJob, float_deployment
+from qpatchbench.suite.jobs.evaluate import EvaluateJob
+from qpatchbench.suite.jobs.pipeline import CraftJob, DeployJob, float_deployment
 from qpatchbench.suite.jobs.versions import JOB_VERSIONS
 from qpatchbench.suite.plan.plan import Plan
 from qpatchbench.suite.store.store import key_of
@@ -82,7 +84,7 @@ def test_each_target_is_measured_behind_each_preprocessor(plan_of: MakePlan) -> 
     names = [f"resnet20 qat {network}" for network in ("fp@32", "qat@4")]
     after = ("", " after window", " after depth")
     assert set(networks(plan)) == {name + text for name in names for text in after}
-    assert sum(job.kind == "checkpoint" for job in plan.jobs) == 1, "nothing is trained for a preprocessor"
+    assert sum(job.kind == "train" for job in plan.jobs) == 1, "nothing is trained for a preprocessor"
     assert {_named(cell.target) for cell in plan.cells if cell.control} == {
         "32", "4", "32+window", "4+window", "32+depth", "4+depth",
     }  # fmt: skip
@@ -242,10 +244,11 @@ def test_ensembles_that_answer_together_stand_behind_one_preprocessor(plan_of: M
     assert network.bare.network_key != network.network_key
 
 
+NAMES = {*BUILT_INS, *CATALOGUES["preprocessors"]}
 MISTAKES: list[tuple[dict[str, Any], str]] = [
     ({"preprocessors": ["windw"]},
      "preprocessors[0]: unknown preprocessor 'windw'. Did you mean: window? "
-     "Available: blindfold, centred, depth, jitter, none, window."),
+     f"Available: {', '.join(sorted(NAMES))}."),
     ({"preprocessors": ["none", "window", "window"]},
      "preprocessors[2]: expected distinct entries, found 'window' twice; tell them apart with label"),
     ({"preprocessors": ["none", "none"]},
@@ -279,7 +282,7 @@ def test_the_json_schema_knows_them() -> None:
     field = schema["properties"]["preprocessors"]
     assert field["type"] == "array"
     assert "minItems" not in field, "none at all is the default"
-    assert set(field["items"]["anyOf"][0]["enum"]) == {"none", *CATALOGUES["preprocessors"]}
+    assert set(field["items"]["anyOf"][0]["enum"]) == NAMES
     assert {"$ref": "#/$defs/Depth"} in field["items"]["anyOf"]
     assert schema["properties"]["attacks"]["minItems"] == 1
     assert "preprocessor" in schema["$defs"]["Filter"]["properties"]

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from qpatchbench.suite.jobs.pipeline import CraftJob, DeployJob, EvaluateJob
+from qpatchbench.suite.jobs.evaluate import EvaluateJob
+from qpatchbench.suite.jobs.pipeline import CraftJob, DeployJob
 from qpatchbench.suite.plan.plan import Plan
 from tests.suite.conftest import MakePlan
 

@@ -68,7 +68,7 @@ def test_kinds_and_keys_are_apart(store: Store) -> None:
     assert not store.has("cell", KEY)
     assert not store.has("patch", "ac" * 16)
     assert store.facts("cell", KEY) == {}
-    with pytest.raises(ArtifactError, match="expected a finished cell, found FileNotFoundError"):
+    with pytest.raises(ArtifactError, match="expected a finished cell artifact, found FileNotFoundError"):
         store.read("cell", KEY)
 
 
@@ -151,7 +151,7 @@ DAMAGES = [
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_damage_is_refused_by_name(store: Store, damage: Callable[[Path, Path], None]) -> None:
     damage(files(store)["json"], files(store)["safetensors"])
-    with pytest.raises(ArtifactError, match=f"{KEY}.*(damaged patch|expected a finished patch)"):
+    with pytest.raises(ArtifactError, match=f"{KEY}.*(damaged patch artifact|expected a finished patch artifact)"):
         store.read("patch", KEY)
 
 
