@@ -145,7 +145,8 @@ def _row(cells: Sequence[CellRecord], finished: Sequence[CellRecord], rates: Row
             "area_percent": 100 * patch / image,
             "seeds": len({cell.seed for cell in finished}),
             **rates.counts,
-            **{name: value if name == "transfer_ratio" else 100 * value for name, value in rates.rates.items()},
+            **{name: 100 * value for name, value in rates.rates.items() if name in NUMBERS},
+            **({"transfer_ratio": rates.rates["transfer_ratio"]} if finished else {}),
             **_queries(finished),
         },
     )
