@@ -1,4 +1,4 @@
-"""Which rows of a run measure a published number: facet by facet, so that what is missing can be named."""
+"""Matching of rows with published numbers, facet by facet, so that what is missing can be named."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the papers' names are called here, and what is taken where a paper does not say.
+"""Names of the papers in the words used here, and what is taken where a paper does not say.
 
 Alternatives stand in the order in which they are looked for.
 """

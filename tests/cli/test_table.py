@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from qpatchbench.papers.printed.tables import published_tables
+from qpatchbench.papers.printed.published_tables import published_tables
 from qpatchbench.runs.layout import LEADERBOARD
 from tests.cli.test_commands import ROOT, invoke, started
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from qpatchbench.papers.matching import Measured, Missing, SearchedRun
-from qpatchbench.papers.printed.tables import published_table
+from qpatchbench.papers.printed.published_tables import published_table
 from qpatchbench.papers.printed.values import PublishedValue
 from qpatchbench.report.leaderboard.published import RunFolder
 from qpatchbench.report.leaderboard.row import Row, read_row

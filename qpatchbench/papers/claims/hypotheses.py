@@ -1,4 +1,4 @@
-"""What the two papers claim, as hypotheses about rows of a leaderboard; each with where it is said."""
+"""Claims of the two papers as hypotheses about rows of a leaderboard, each with where it is said."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 
 from qpatchbench.errors import UnknownNameError
 from qpatchbench.papers.printed.contradictions import Contradiction, contradictions
-from qpatchbench.papers.printed.files import read
-from qpatchbench.papers.printed.tables import PAPERS
+from qpatchbench.papers.printed.package_data import read
+from qpatchbench.papers.printed.published_tables import PAPERS
 from qpatchbench.papers.vocabulary import Setting
 from qpatchbench.statistics.estimates import Quantity, Statistic
 

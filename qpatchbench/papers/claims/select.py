@@ -1,4 +1,4 @@
-"""Which rows of runs a claim is about, and which of them stand against which."""
+"""Choice of the rows that a claim is about, and of those that stand against each other."""
 
 from __future__ import annotations
 

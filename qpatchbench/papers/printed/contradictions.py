@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cache
 
-from qpatchbench.papers.printed.files import read
+from qpatchbench.papers.printed.package_data import read
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 from functools import cache
 
-from qpatchbench.papers.printed.files import read
+from qpatchbench.papers.printed.package_data import read
 
 # What a number belongs to, in the order of the file; "" where the paper does not say or it does not apply.
 FACETS = (

@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 from qpatchbench.papers.matching import RATES, Measured, Missing, SearchedRun
 from qpatchbench.papers.matching_analyses import COSTS, SIMILARITIES, find_cost, find_similarity
-from qpatchbench.papers.printed.tables import Block, Key, PublishedTable
+from qpatchbench.papers.printed.published_tables import Block, Key, PublishedTable
 from qpatchbench.papers.printed.values import PublishedValue
 from qpatchbench.papers.tables.verdicts import MARKS, CellVerdict, Comparison, Ordering, ordering, verdict
 from qpatchbench.papers.vocabulary import row_modes

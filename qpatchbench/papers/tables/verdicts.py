@@ -1,4 +1,4 @@
-"""Whether a published number, or at least the order it stands in, is what was measured."""
+"""Verdicts on published numbers, and on the order they stand in."""
 
 from __future__ import annotations
 

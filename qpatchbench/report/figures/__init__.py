@@ -1,4 +1,4 @@
-"""All figures, of the papers and of a report, drawn from finished runs. Adding one is a new file here and a line below.
+"""Catalogue of all figures, of the papers and of a report: adding one is a new file here and a line below.
 
 A figure is a function `(folders: Sequence[RunFolder]) -> Iterator[Drawing]`: one drawing per dataset, model, patch, ...
 that one page should not mix, and none where the folders lack its data. `Path(folder.name)` is the folder itself, for

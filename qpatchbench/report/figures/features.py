@@ -15,8 +15,8 @@ from qpatchbench.report.figures import Drawing
 from qpatchbench.report.figures.drawing.map_pages import MappedBackbone, mapped_backbones
 from qpatchbench.report.figures.drawing.picture_grid import (
     Column,
-    Group,
     Panel,
+    PictureGroup,
     as_picture,
     difference_box,
     page,
@@ -43,7 +43,7 @@ def _page(backbone: MappedBackbone, index: int) -> Figure:
     return page(backbone.title, backbone.headings, groups, caption)
 
 
-def _layer(backbone: MappedBackbone, index: int, layer: str, contents: Sequence[str]) -> Group:
+def _layer(backbone: MappedBackbone, index: int, layer: str, contents: Sequence[str]) -> PictureGroup:
     clean = backbone.array("pixels", "clean")[index]
     columns, values = [], []
     for content in contents:
@@ -54,7 +54,7 @@ def _layer(backbone: MappedBackbone, index: int, layer: str, contents: Sequence[
         values += maps
     scale = min(float(each.min()) for each in values), max(float(each.max()) for each in values)
     name = shortened(layer.removeprefix("backbone."), 28)
-    return Group(name, columns, scale, f"{name}, mean over channels")
+    return PictureGroup(name, columns, scale, f"{name}, mean over channels")
 
 
 def correlation(first: Array, second: Array) -> float:

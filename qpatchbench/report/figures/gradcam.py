@@ -15,8 +15,8 @@ from qpatchbench.report.figures import Drawing
 from qpatchbench.report.figures.drawing.map_pages import MappedBackbone, pages
 from qpatchbench.report.figures.drawing.picture_grid import (
     Column,
-    Group,
     Panel,
+    PictureGroup,
     as_picture,
     difference_box,
     page,
@@ -50,7 +50,7 @@ def _group(
     content: str,
     images: range,
     means: Mapping[tuple[str, str, str], Mapping[str, Any]],
-) -> Group:
+) -> PictureGroup:
     pixels, clean = backbone.array("pixels", content), backbone.array("pixels", "clean")
     labels = backbone.array("labels")
     cams = {bits: backbone.array("cams", content, bits) for bits in backbone.bits}
@@ -67,7 +67,7 @@ def _group(
         name = shortened(backbone.class_name(int(labels[index])), 12)
         columns.append(Column(name, as_picture(pixels[index]), panels, difference_box(clean[index], pixels[index])))
     notes = [_note(means, content, bits, reference=bits == backbone.bits[0]) for bits in backbone.bits]
-    return Group(content, columns, (0.0, 1.0), "Grad-CAM, relative to the panel's largest", notes, smooth=True)
+    return PictureGroup(content, columns, (0.0, 1.0), "Grad-CAM, relative to the panel's largest", notes, smooth=True)
 
 
 def _note(means: Mapping[tuple[str, str, str], Mapping[str, Any]], content: str, bits: str, *, reference: bool) -> str:

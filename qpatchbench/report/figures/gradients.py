@@ -17,8 +17,8 @@ from qpatchbench.report.figures import Drawing
 from qpatchbench.report.figures.drawing.map_pages import MappedBackbone, pages
 from qpatchbench.report.figures.drawing.picture_grid import (
     Column,
-    Group,
     Panel,
+    PictureGroup,
     as_picture,
     difference_box,
     page,
@@ -50,7 +50,7 @@ def _group(
     content: str,
     images: range,
     means: Mapping[tuple[str, str, str], Mapping[str, Any]],
-) -> Group:
+) -> PictureGroup:
     pixels, clean = backbone.array("pixels", content), backbone.array("pixels", "clean")
     labels = backbone.array("labels")
     shown = {bits: backbone.array("gradients", content, bits).astype(np.float64) for bits in backbone.bits}
@@ -71,7 +71,7 @@ def _group(
     notes = [_note(means, content, bits, reference=bits == backbone.bits[0]) for bits in backbone.bits]
     label = "gradient, Euclidean norm over the colours, relative to the panel's largest"
     heading = f"{HEADINGS[content]}, made at {backbone.bits[0]} bits" if content == "perturbed" else HEADINGS[content]
-    return Group(heading, columns, (0.0, 1.0), label, notes)
+    return PictureGroup(heading, columns, (0.0, 1.0), label, notes)
 
 
 def _note(means: Mapping[tuple[str, str, str], Mapping[str, Any]], content: str, bits: str, *, reference: bool) -> str:

@@ -1,4 +1,4 @@
-"""What run folders offer to a comparison: rows of the leaderboard, of costs and of similarities."""
+"""Run folders read for comparison: rows of the leaderboard, of costs and of similarities."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Counts, rates and intervals of one leaderboard row. Rates are fractions here; percentages are made for display."""
+"""Counts, rates and intervals of one leaderboard row, as fractions; percentages are made for display."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run measured beside patches: costs of training and similarity of bit-widths, as tables."""
+"""Tables of what a run measured beside patches: costs of training, similarity between bits."""
 
 from __future__ import annotations
 

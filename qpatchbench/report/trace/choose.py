@@ -1,4 +1,4 @@
-"""Which row of a leaderboard a person means: its number, or what it must agree in."""
+"""Choice of the row that a person means: by its number, or by what it must agree in."""
 
 from __future__ import annotations
 

@@ -14,10 +14,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from qpatchbench.papers.claims.claim_texts import COLUMNS, as_csv, as_latex, as_markdown
 from qpatchbench.papers.claims.examine import Finding, examine
 from qpatchbench.papers.claims.hypotheses import claims
 from qpatchbench.papers.claims.select import ClaimSource
-from qpatchbench.papers.claims.texts import COLUMNS, as_csv, as_latex, as_markdown
 from qpatchbench.report.leaderboard.board import Leaderboard
 from qpatchbench.report.leaderboard.published import read_folder
 from qpatchbench.report.page.tables import whole_grid

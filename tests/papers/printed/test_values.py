@@ -12,7 +12,7 @@ import pytest
 
 from qpatchbench.errors import UnknownNameError
 from qpatchbench.papers.printed.contradictions import contradictions
-from qpatchbench.papers.printed.tables import Block, PublishedTable, published_table, published_tables
+from qpatchbench.papers.printed.published_tables import Block, PublishedTable, published_table, published_tables
 from qpatchbench.papers.printed.values import FACETS, PublishedValue, published_values
 
 # Numbers in the tables 1, 2, 3, ... of each paper, counted in the papers.

@@ -14,9 +14,9 @@ import pytest
 
 from qpatchbench.papers.matching import Measured, Missing, SearchedRun
 from qpatchbench.papers.printed.contradictions import contradictions
-from qpatchbench.papers.printed.tables import PublishedTable, published_table, published_tables
+from qpatchbench.papers.printed.published_tables import PublishedTable, published_table, published_tables
 from qpatchbench.papers.tables.fill import FilledTable, filled
-from qpatchbench.papers.tables.texts import (
+from qpatchbench.papers.tables.table_texts import (
     as_csv,
     as_latex,
     as_markdown,

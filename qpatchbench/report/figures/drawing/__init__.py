@@ -1,1 +1,1 @@
-"""What figures share: style, points with intervals, grids of pictures, pages of maps."""
+"""Parts of figures: style, points with intervals, grids of pictures, pages of maps."""

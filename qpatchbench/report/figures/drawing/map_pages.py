@@ -1,4 +1,4 @@
-"""What runs kept of the maps of a backbone's bit-widths, as figures read it."""
+"""Maps of a backbone at its bits, kept by runs and read for figures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How figures look: sizes, fonts, colours that colour-blind readers and grey printers tell apart, files.
+"""Style of figures: sizes, fonts, colours that colour-blind readers and grey printers tell apart, files.
 
 Nothing is kept in global state, so that the bytes of a figure depend on its data alone.
 """

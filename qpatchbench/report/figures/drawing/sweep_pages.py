@@ -1,4 +1,4 @@
-"""Which rows of a leaderboard are the points of which curve against patch size, shift and rotation."""
+"""Points of the curves against patch size, shift and rotation, chosen from rows of a leaderboard."""
 
 from __future__ import annotations
 

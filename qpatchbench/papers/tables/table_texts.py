@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 
 from qpatchbench.papers.matching import RATES, Measured
 from qpatchbench.papers.printed.contradictions import Contradiction
-from qpatchbench.papers.printed.tables import CITATIONS, PublishedTable
+from qpatchbench.papers.printed.published_tables import CITATIONS, PublishedTable
 from qpatchbench.papers.printed.values import FACETS
 from qpatchbench.papers.tables.fill import Cell, FilledTable
 from qpatchbench.papers.tables.verdicts import DEFINITIONS

@@ -9,7 +9,7 @@ from functools import cache, cached_property
 
 from qpatchbench.errors import UnknownNameError
 from qpatchbench.papers.printed.contradictions import Contradiction, contradictions
-from qpatchbench.papers.printed.files import read
+from qpatchbench.papers.printed.package_data import read
 from qpatchbench.papers.printed.values import PublishedValue, values_by_table
 from qpatchbench.report.figures import QADTR, TRIQDEF
 

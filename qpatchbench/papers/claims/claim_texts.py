@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from qpatchbench.papers.claims.examine import UNITS, VERDICTS, Finding, effect_text
-from qpatchbench.papers.tables.texts import without_formulas
+from qpatchbench.papers.tables.table_texts import without_formulas
 from qpatchbench.report.page.definitions import definitions_text
 from qpatchbench.report.page.escaping import tex
 from qpatchbench.report.page.grid import ENDING, PREAMBLE, Grid
