@@ -88,7 +88,7 @@ def apply(
     stored = read_patch(patch)
     textures = choose(stored, goal, index, len(images))
     pictures = [
-        Picture(image, output, decode(image, resize))
+        InputImage(image, output, decode(image, resize))
         for image, output in zip(images, outputs(images, out, force=force), strict=True)
     ]
     places = [
@@ -155,7 +155,7 @@ def outputs(images: tuple[Path, ...], folder: Path, *, force: bool) -> list[Path
 
 
 @dataclass(frozen=True)
-class Picture:
+class InputImage:
     """A decoded image, (H, W, 3) uint8, and the file that its patched copy goes to."""
 
     path: Path
@@ -189,7 +189,7 @@ def decode(path: Path, resize: int | None) -> np.ndarray[Any, Any]:
 
 
 def place(
-    stored: StoredPatch, texture: int, picture: Picture, given: tuple[int | None, int | None], scale: float
+    stored: StoredPatch, texture: int, picture: InputImage, given: tuple[int | None, int | None], scale: float
 ) -> tuple[int, int]:
     """Row and column of the patch before it is scaled.
 

@@ -123,7 +123,7 @@ def _reasons(registry: Registry, name: str) -> list[str]:
 
 def _tables() -> list[dict[str, str]]:
     """The published tables, as `qpatchbench table` calls them."""
-    from qpatchbench.papers.printed.tables import CITATIONS, published_tables
+    from qpatchbench.papers.printed.published_tables import CITATIONS, published_tables
 
     return [
         {"name": name, "summary": table.caption, "reference": CITATIONS[table.paper], "plugin": BUILT_IN}

@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple, Protocol
 import torch
 
 from qpatchbench.ops.quantization.fake_quantization import SMALLEST_SCALE, code_range, mse_scale
-from qpatchbench.ops.quantization.ranges import Grid, covering_grid, least_squares_grid
+from qpatchbench.ops.quantization.ranges import CodeGrid, covering_grid, least_squares_grid
 from qpatchbench.quantizers.frozen.activation import FrozenActivation
 from qpatchbench.quantizers.inspection.inputs import Measure, Seen, observe_inputs
 from qpatchbench.types import FLOAT_BITS, Bits
@@ -88,16 +88,16 @@ def activation_quantizer(seen: Seen, bits: int, settings: GridRules) -> FrozenAc
     shifted = settings.asymmetric and seen.signed
     if settings.calibration == "mse":
         values = torch.cat(seen.measures["sample"])
-        grid = least_squares_grid(values, bits) if shifted else Grid(mse_scale(values, *codes), codes)
+        grid = least_squares_grid(values, bits) if shifted else CodeGrid(mse_scale(values, *codes), codes)
     elif settings.asymmetric:
         limits = torch.stack(seen.measures["limits"])
         low, high = limits.mean(0) if settings.calibration == "percentile" else (limits[:, 0].min(), limits[:, 1].max())
         scale = (high / codes.qmax).clamp_min(SMALLEST_SCALE)
-        grid = covering_grid(low, high, bits) if shifted else Grid(scale, codes)
+        grid = covering_grid(low, high, bits) if shifted else CodeGrid(scale, codes)
     else:
         ranges = torch.stack(seen.measures["range"])
         limit = ranges.max() if settings.calibration == "minmax" else ranges.mean()
-        grid = Grid((limit / codes.qmax).clamp_min(SMALLEST_SCALE), codes)
+        grid = CodeGrid((limit / codes.qmax).clamp_min(SMALLEST_SCALE), codes)
     return FrozenActivation(bits, seen.signed, grid.scale, grid.codes if shifted else None)
 
 

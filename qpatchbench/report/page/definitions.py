@@ -1,4 +1,4 @@
-"""What the numbers mean; printed beside every table that uses them."""
+"""Definitions of the numbers, printed beside every table that uses them."""
 
 from __future__ import annotations
 

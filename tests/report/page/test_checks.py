@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from qpatchbench.evaluation.checks.explanations import EXPLANATIONS
-from qpatchbench.report.page.checks import explained, overview
+from qpatchbench.report.page.checks import checks_document, overview
 from qpatchbench.runs.records import Check
 
 ROOT = Path(__file__).parents[3]
@@ -42,4 +42,6 @@ def test_every_check_is_explained(name: str) -> None:
 
 def test_the_document_is_that_of_the_code() -> None:
     written = (ROOT / "results/CHECKS.md").read_text(encoding="utf-8")
-    assert written == explained(), "results/CHECKS.md is what report.page.checks.explained() returns; write it again"
+    assert written == checks_document(), (
+        "results/CHECKS.md is what report.page.checks.checks_document() returns; write it again"
+    )

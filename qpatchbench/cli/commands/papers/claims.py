@@ -30,10 +30,10 @@ def claims(runs: tuple[Path, ...], paper: str | None, form: str, output: Path | 
     training, another architecture, a failed check: then it is told where this run points), or the claim needs what runs
     do not measure; not measured, with the first facet that no row has.
     """
+    from qpatchbench.papers.claims.claim_texts import as_csv, as_latex, as_markdown
     from qpatchbench.papers.claims.examine import Finding, examine
     from qpatchbench.papers.claims.hypotheses import claims_of
     from qpatchbench.papers.claims.select import ClaimSource
-    from qpatchbench.papers.claims.texts import as_csv, as_latex, as_markdown
     from qpatchbench.report.leaderboard.published import read_folder
     from qpatchbench.runs.files import write_atomically
 

@@ -26,9 +26,10 @@ ALL = "all"
     help="Where the files go [default: figures in the first run folder].",
 )
 def figure(name: str, runs: tuple[Path, ...], output: Path | None) -> None:
-    """Draw a figure of the papers from what runs measured, for print.
+    """Draw a figure from what runs measured, for print.
 
-    NAME is one of `qpatchbench list figures`, or all for every figure that the runs have data for.
+    NAME is one of `qpatchbench list figures`, or all for every figure of the papers that the runs have data for. Those
+    of the report of a run are drawn by their names; there, without the bounds of the report.
 
     Every picture is written as PDF (vectors, fonts embedded) and as PNG (300 dots per inch), one for each dataset,
     model, defense or patch that one picture should not mix; the same run gives the same bytes. Bars are 95 % intervals,
@@ -42,7 +43,7 @@ def figure(name: str, runs: tuple[Path, ...], output: Path | None) -> None:
         raise UnknownNameError("figure", name, [*CATALOGUE, ALL])
     folders = [read_folder(run) for run in dict.fromkeys(runs)]
     target = output or runs[0] / "figures"
-    names = [*CATALOGUE] if name == ALL else [name]
+    names = [each for each, entry in CATALOGUE.items() if entry.of_a_paper] if name == ALL else [name]
     lacking = []
     for each in names:
         written = False
@@ -59,7 +60,7 @@ def figure(name: str, runs: tuple[Path, ...], output: Path | None) -> None:
 
 def _written(name: str, folders: Sequence[RunFolder], target: Path) -> Iterator[Path]:
     from qpatchbench.report.figures import CATALOGUE, drawings
-    from qpatchbench.report.figures.style import printed
+    from qpatchbench.report.figures.drawing.style import printed
     from qpatchbench.runs.files import write_atomically
 
     for drawing in drawings(CATALOGUE[name], folders):

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from qpatchbench.cli.options import runs_option
-from qpatchbench.papers.printed.tables import PublishedTable, published_table, published_tables
+from qpatchbench.papers.printed.published_tables import PublishedTable, published_table, published_tables
 
 FORMATS = ("csv", "md", "tex")
 ALL, CONTRADICTIONS = "all", "contradictions"
@@ -82,12 +82,12 @@ def _texts(
     tables: Sequence[PublishedTable], runs: Sequence[Path], stand_ins: dict[str, str], form: str, *, one_file: bool
 ) -> dict[str, str]:
     """Text of every table by name, or of all of them together."""
-    from qpatchbench.papers.matching import Source
+    from qpatchbench.papers.matching import SearchedRun
     from qpatchbench.papers.tables.fill import FilledTable, filled
-    from qpatchbench.papers.tables.texts import as_csv, as_latex, as_markdown
+    from qpatchbench.papers.tables.table_texts import as_csv, as_latex, as_markdown
     from qpatchbench.report.leaderboard.published import read_folder
 
-    sources = [Source(read_folder(run), stand_ins) for run in runs]
+    sources = [SearchedRun(read_folder(run), stand_ins) for run in runs]
     write: Callable[[Sequence[FilledTable]], str] = {"csv": as_csv, "md": as_markdown, "tex": as_latex}[form]
     done = [filled(each, sources) for each in tables]
     return {ALL: write(done)} if one_file else {each.published.name: write([each]) for each in done}
@@ -95,7 +95,7 @@ def _texts(
 
 def _contradictions(form: str) -> str:
     from qpatchbench.papers.printed.contradictions import contradictions
-    from qpatchbench.papers.tables.texts import contradictions_csv, contradictions_latex, contradictions_markdown
+    from qpatchbench.papers.tables.table_texts import contradictions_csv, contradictions_latex, contradictions_markdown
 
     return {"csv": contradictions_csv, "md": contradictions_markdown, "tex": contradictions_latex}[form](
         contradictions()

@@ -1,4 +1,4 @@
-"""What runs kept of the maps of a backbone's bit-widths, as figures read it."""
+"""Maps of a backbone at its bits, kept by runs and read for figures."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from safetensors import SafetensorError, safe_open
 
 from qpatchbench.errors import ArtifactError
 from qpatchbench.report.figures import Drawing
-from qpatchbench.report.figures.drawing import file_name
-from qpatchbench.report.figures.rows import Family
+from qpatchbench.report.figures.drawing.points import Family
+from qpatchbench.report.figures.drawing.style import file_name
 from qpatchbench.report.leaderboard.published import RunFolder
 from qpatchbench.runs.tables import read_rows
 from qpatchbench.statistics.intervals import Array
@@ -31,7 +31,7 @@ class MappedBackbone:
     Attributes:
         family: its model, defense and quantization, and the images.
         seed: of its training.
-        facts: bits (widest first), contents, layers, cam_layer, patch, images.
+        facts: bits (most first), contents, layers, cam_layer, patch, images.
         class_names: of the dataset.
         directory: the run folder.
         number: its place in the file of maps.
@@ -46,7 +46,7 @@ class MappedBackbone:
 
     @property
     def bits(self) -> tuple[str, ...]:
-        """Bit-widths, widest first."""
+        """Most bits first."""
         return tuple(self.facts["bits"])
 
     @property

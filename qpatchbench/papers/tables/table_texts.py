@@ -2,42 +2,27 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from qpatchbench.papers.matching import RATES, Measured
 from qpatchbench.papers.printed.contradictions import Contradiction
-from qpatchbench.papers.printed.tables import CITATIONS, PublishedTable
+from qpatchbench.papers.printed.published_tables import CITATIONS, PublishedTable
 from qpatchbench.papers.printed.values import FACETS
 from qpatchbench.papers.tables.fill import Cell, FilledTable
 from qpatchbench.papers.tables.verdicts import DEFINITIONS
+from qpatchbench.report.leaderboard.row import ACCURACIES
 from qpatchbench.report.page.definitions import definitions_text
-from qpatchbench.report.page.tables import markdown_table, tex_escaped
+from qpatchbench.report.page.escaping import markdown_text, one_line, tex
+from qpatchbench.report.page.grid import ENDING, PREAMBLE, Grid
 
 PUBLISHED_COLUMNS = ("paper", "table", "row", "column", *FACETS, "published", "published_as_printed", "note")
 MEASURED_COLUMNS = (
     *("measured", "low", "high", "n", "difference", "verdict", "reason", "row_order", "column_order"),
     *("run", "matched"),
 )
-# Letters that LaTeX has in formulas only, and marks that not every font encoding has.
-_TEX = {
-    **{"α": r"$\alpha$", "β": r"$\beta$", "λ": r"$\lambda$", "σ": r"$\sigma$", "ϵ": r"$\epsilon$"},
-    **{"×": r"$\times$", "°": r"$^{\circ}$", "≈": r"$\approx$"},
-}
-PREAMBLE = r"""\documentclass{article}
-\usepackage[T1]{fontenc}
-\usepackage[utf8]{inputenc}
-\usepackage[margin=1cm]{geometry}
-\usepackage{booktabs}
-\usepackage{graphicx}
-\sloppy
-\begin{document}
-"""
-ENDING = "\\end{document}\n"
 _WIDE = 5  # columns from which on a table is shrunk to the width of the page
 _WORDS = r"p{0.27\linewidth}"
 
@@ -45,13 +30,11 @@ _WORDS = r"p{0.27\linewidth}"
 def as_csv(tables: Sequence[FilledTable]) -> str:
     """One row per published number, with all that it belongs to."""
     looked = any(table.runs for table in tables)
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow((*PUBLISHED_COLUMNS, *(MEASURED_COLUMNS if looked else ())))
-    for table in tables:
-        for cell in table.cells:
-            writer.writerow((*_published(table, cell), *(_measured(cell) if looked else ())))
-    return text.getvalue()
+    names = (*PUBLISHED_COLUMNS, *(MEASURED_COLUMNS if looked else ()))
+    return Grid(
+        names,
+        [(*_published(table, cell), *(_measured(cell) if looked else ())) for table in tables for cell in table.cells],
+    ).csv()
 
 
 def as_markdown(tables: Sequence[FilledTable]) -> str:
@@ -78,7 +61,7 @@ def footnotes(table: FilledTable) -> Iterator[str]:
         )
         metrics = {cell.published.metric for cell in table.cells}
         yield from definitions_text(tuple(name for name in RATES if name in metrics))
-        if metrics & set(RATES[1:]):
+        if table.counted_intervals and metrics & set(ACCURACIES):
             yield "intervals of accuracies: Wilson's over the images of one seed"
         reasons = Counter((cell.verdict, cell.reason) for cell in table.cells)
         for (verdict, reason), count in reasons.most_common():
@@ -107,40 +90,29 @@ def footnotes(table: FilledTable) -> Iterator[str]:
 
 def contradictions_csv(found: Sequence[Contradiction]) -> str:
     """One row per contradiction."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("id", "kind", "tables", "text"))
-    writer.writerows((each.id, each.kind, " ".join(each.tables), each.text) for each in found)
-    return text.getvalue()
+    rows = [(each.id, each.kind, " ".join(each.tables), each.text) for each in found]
+    return Grid(("id", "kind", "tables", "text"), rows).csv()
 
 
 def contradictions_markdown(found: Sequence[Contradiction]) -> str:
     """A table of them."""
     rows = [(each.id, each.kind, ", ".join(each.tables) or "text", each.text) for each in found]
-    return "# Contradictions\n\n" + markdown_table(("id", "kind", "tables", "what"), rows, right=frozenset()) + "\n"
+    return f"# Contradictions\n\n{Grid(('id', 'kind', 'tables', 'what'), rows).markdown()}\n"
 
 
 def contradictions_latex(found: Sequence[Contradiction]) -> str:
     """A document with a list of them."""
     items = [
-        rf"\item[{tex(each.id)}] \emph{{{tex(', '.join(each.tables) or 'text')}}} ({tex(each.kind)}): {tex(each.text)}"
+        rf"\item[{tex(each.id)}] \emph{{{tex(', '.join(each.tables) or 'text')}}} ({tex(each.kind)}): "
+        + tex(without_formulas(each.text))
         for each in found
     ]
     return "\n".join([PREAMBLE + r"\begin{description}", *items, r"\end{description}", ENDING])
 
 
-def tex(text: str) -> str:
-    r"""Text that LaTeX prints as it is, Greek letters too.
-
-    >>> tex("8×8 & α_b")
-    '8$\\times$8 \\& $\\alpha$\\_b'
-    """
-    return "".join(_TEX.get(letter) or tex_escaped(letter) if letter != " " else " " for letter in _plain(text))
-
-
-def _plain(text: str) -> str:
+def without_formulas(text: str) -> str:
     r"""Without the LaTeX that the text of a paper kept: $(\lambda_{\text{FDP}}, ...)$ is (λ_FDP, ...)."""
-    text = re.sub(r"\\lambda_\{\\text\{(\w+)\}\}", r"λ_\1", " ".join(text.split()))
+    text = re.sub(r"\\lambda_\{\\text\{(\w+)\}\}", r"λ_\1", one_line(text))
     return re.sub(r"\$(\([^$]*\))\$", r"\1", text)
 
 
@@ -181,32 +153,39 @@ def _title(table: PublishedTable) -> str:
     return f"{table.name}: {table.caption}"
 
 
-def _grids(table: FilledTable) -> Iterator[tuple[list[str], list[list[str]]]]:
-    """Heading and rows of every block, or of a table of words."""
+def _grids(table: FilledTable) -> Iterator[Grid]:
+    """Every block, or a table of words."""
     looked = bool(table.runs)
     for block in table.blocks:
-        rows = [[_plain(name), *(_shown(cell, looked=looked) for cell in cells)] for name, cells in block.rows]
-        yield ["", *(_plain(name) for name in block.columns)], rows
+        heading = ["", *(tuple(without_formulas(name).rsplit(" ", 1)) for name in block.columns)]
+        rows = [
+            [without_formulas(name), *(_parts(_shown(cell, looked=looked)) for cell in cells)]
+            for name, cells in block.rows
+        ]
+        yield Grid(heading, rows, {" ".join(parts) for parts in heading[1:]})
     if not table.blocks:
         words = table.published.words
         columns = list(dict.fromkeys(each.column for each in words))
         said = {(each.row, each.column): each.printed for each in words}
         names = dict.fromkeys(each.row for each in words)
-        yield ["", *columns], [[name, *(said[name, column] for column in columns)] for name in names]
+        yield Grid(["", *columns], [[name, *(said[name, column] for column in columns)] for name in names])
+
+
+def _parts(cell: str) -> tuple[str, ...]:
+    """What was measured, its interval, and the published number.
+
+    >>> _parts("1.56 [1.5, 1.6] / [4.2] ?")
+    ('1.56', '[1.5, 1.6]', '/ [4.2] ?')
+    """
+    return tuple(re.split(r"(?<!/) (?=\[|/ )", cell))
 
 
 def _markdown(table: FilledTable) -> Iterator[str]:
     yield f"## {_title(table.published)}\n"
     yield f"{CITATIONS[table.published.paper]}, table {table.published.number}.\n"
-    for heading, rows in _grids(table):
-        right = frozenset(heading[1:]) if table.blocks else frozenset()
-        yield markdown_table(heading, rows, right=right) + "\n"
-    notes = [f"- {_markdown_text(note)}" for note in footnotes(table)]
-    yield "\n".join([*notes, ""])
-
-
-def _markdown_text(text: str) -> str:
-    return re.sub(r"([\\|`*_<])", r"\\\1", text)
+    for grid in _grids(table):
+        yield grid.markdown() + "\n"
+    yield "\n".join([*(f"- {markdown_text(note)}" for note in footnotes(table)), ""])
 
 
 def _latex(table: FilledTable) -> Iterator[str]:
@@ -215,41 +194,16 @@ def _latex(table: FilledTable) -> Iterator[str]:
     yield r"\centering\small"
     yield rf"\caption{{{tex(_title(published))}. {tex(CITATIONS[published.paper])}, table {published.number}.}}"
     yield rf"\label{{tab:{published.name}}}"
-    for heading, rows in _grids(table):
-        wide = len(heading) > _WIDE
+    for grid in _grids(table):
+        wide = len(grid.names) > _WIDE
+        columns = f"l{('r' if table.blocks else _WORDS) * (len(grid.names) - 1)}"
         yield r"\resizebox{\linewidth}{!}{%" if wide else "%"
-        yield rf"\begin{{tabular}}{{l{('r' if table.blocks else _WORDS) * (len(heading) - 1)}}}"
-        yield r"\toprule"
-        stacked = wide and bool(table.runs)
-        yield _stacked("", [name.rsplit(" ", 1) for name in heading[1:]]) if stacked else _tex_row(heading)
-        yield r"\midrule"
-        yield from (_stacked(row[0], map(_lines, row[1:])) if stacked else _tex_row(row) for row in rows)
-        yield r"\bottomrule"
-        yield r"\end{tabular}" + ("}" if wide else "") + r"\par\medskip"
+        yield grid.latex(columns, stacked=wide and bool(table.runs)) + ("}" if wide else "") + r"\par\medskip"
     yield r"\end{table}"
     # Outside the floating table: footnotes may be longer than a page.
-    notes = [rf"\item {tex(note)}" for note in footnotes(table)]
+    notes = [rf"\item {tex(without_formulas(note))}" for note in footnotes(table)]
     if notes:
         yield rf"\noindent {tex(published.name)}:\begin{{itemize}}\footnotesize"
         yield from notes
         yield r"\end{itemize}"
     yield r"\clearpage"
-
-
-def _tex_row(cells: Sequence[str]) -> str:
-    return " & ".join(tex(cell) for cell in cells) + r" \\"
-
-
-def _stacked(name: str, cells: Iterable[Sequence[str]]) -> str:
-    """A row whose cells have several lines: all that a wide table says in one would shrink to dust."""
-    stacks = (rf"\shortstack[r]{{{stack}}}" for stack in (r" \\ ".join(map(tex, lines)) for lines in cells))
-    return " & ".join([tex(name), *stacks]) + r" \\ \addlinespace"
-
-
-def _lines(cell: str) -> list[str]:
-    """What was measured, its interval, and the published number.
-
-    >>> _lines("1.56 [1.5, 1.6] / [4.2] ?")
-    ['1.56', '[1.5, 1.6]', '/ [4.2] ?']
-    """
-    return re.split(r"(?<!/) (?=\[|/ )", cell)

@@ -14,8 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
-from qpatchbench.report.figures.drawing import MAP
-from qpatchbench.report.figures.style import TWO_COLUMNS, new_figure
+from qpatchbench.report.figures.drawing.style import MAP, TWO_COLUMNS, new_figure
 from qpatchbench.statistics.intervals import Array
 
 TEXT = 6  # points, the smallest print
@@ -32,7 +31,7 @@ class Panel(NamedTuple):
     title: str
 
 
-class Box(NamedTuple):
+class PlacedPicture(NamedTuple):
     """A rectangle on the input, as shares of its side."""
 
     left: float
@@ -55,11 +54,11 @@ class Column:
     heading: str
     image: Array
     panels: Sequence[Panel]
-    box: Box | None = None
+    box: PlacedPicture | None = None
 
 
 @dataclass(frozen=True)
-class Group:
+class PictureGroup:
     """Columns under one heading that share a colour scale.
 
     Attributes:
@@ -79,7 +78,7 @@ class Group:
     smooth: bool = False
 
 
-def page(title: str, rows: Sequence[str], groups: Sequence[Group], caption: str) -> Figure:
+def page(title: str, rows: Sequence[str], groups: Sequence[PictureGroup], caption: str) -> Figure:
     """A page as wide as two columns of print.
 
     Args:
@@ -106,7 +105,7 @@ def page(title: str, rows: Sequence[str], groups: Sequence[Group], caption: str)
 class _Sheet:
     """Where things are on a page, in inches from its top left corner."""
 
-    def __init__(self, groups: Sequence[Group], rows: int, above: float, between: float) -> None:
+    def __init__(self, groups: Sequence[PictureGroup], rows: int, above: float, between: float) -> None:
         panels = sum(map(_width, groups)) + _GAP * (len(groups) - 1)
         self.pitch = (TWO_COLUMNS - _LEFT) / panels
         self.side = self.pitch - _BETWEEN
@@ -127,11 +126,11 @@ class _Sheet:
         return self.figure.add_axes(place)
 
 
-def _width(group: Group) -> float:
+def _width(group: PictureGroup) -> float:
     return len(group.columns) + (_NOTE if group.notes else 0.0)
 
 
-def _group(sheet: _Sheet, group: Group, place: float, rows: Sequence[str]) -> list[Axes]:
+def _group(sheet: _Sheet, group: PictureGroup, place: float, rows: Sequence[str]) -> list[Axes]:
     """Draw a group from `place`; the axes of its maps."""
     maps = []
     for number, column in enumerate(group.columns):
@@ -175,7 +174,7 @@ def _colour_bar(sheet: _Sheet, maps: Sequence[Axes], label: str) -> None:
     bar.outline.set_linewidth(0.4)
 
 
-def _frame(axes: Axes, box: Box | None) -> None:
+def _frame(axes: Axes, box: PlacedPicture | None) -> None:
     """No ticks, a thin frame, and the box in white on black, to be seen on any ground."""
     axes.set_xticks([])
     axes.set_yticks([])
@@ -187,14 +186,14 @@ def _frame(axes: Axes, box: Box | None) -> None:
             axes.add_patch(Rectangle(box[:2], box.width, box.height, fill=False, edgecolor=colour, linewidth=width))
 
 
-def difference_box(first: Array, second: Array) -> Box | None:
+def difference_box(first: Array, second: Array) -> PlacedPicture | None:
     """The smallest rectangle that holds every pixel in which two images (3, H, W) differ; None where they are equal."""
     rows, columns = np.nonzero((first != second).any(axis=0))
     if not len(rows):
         return None
     height, width = first.shape[-2:]
     left, top = columns.min(), rows.min()
-    return Box(
+    return PlacedPicture(
         float(left / width),
         float(top / height),
         float((columns.max() + 1 - left) / width),

@@ -4,22 +4,18 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, cached_property
-from typing import Any
 
 from qpatchbench.errors import UnknownNameError
 from qpatchbench.papers.printed.contradictions import Contradiction, contradictions
-from qpatchbench.papers.printed.files import read_yaml
+from qpatchbench.papers.printed.package_data import read
 from qpatchbench.papers.printed.values import PublishedValue, values_by_table
+from qpatchbench.report.figures import QADTR, TRIQDEF
 
 Key = tuple[str, ...]
-CITATIONS = {
-    "triqdef": (
-        "Guesmi, Ouni, Shafique 2026, TriQDef: Disrupting semantic and gradient alignment, ICLR, arXiv 2508.12132"
-    ),
-    "qadtr": "Guesmi, Ouni, Shafique 2025, Breaking the limits of quantization-aware defenses, arXiv 2503.07058",
-}
+CITATIONS = {"triqdef": TRIQDEF, "qadtr": QADTR}
+PAPERS = tuple(CITATIONS)
 
 
 @dataclass(frozen=True)
@@ -98,7 +94,7 @@ class PublishedTable:
 @cache
 def published_tables() -> Mapping[str, PublishedTable]:
     """All 39 tables by name, in the order of the papers."""
-    return {entry["name"]: _table(entry) for entry in read_yaml("layouts.yaml")}
+    return {layout.name: _table(layout) for layout in read("layouts.yaml", _Layout)}
 
 
 def published_table(name: str) -> PublishedTable:
@@ -113,27 +109,45 @@ def published_table(name: str) -> PublishedTable:
     return tables[name]
 
 
-def _table(entry: Mapping[str, Any]) -> PublishedTable:
-    index, across = tuple(entry["index"]), tuple(entry["across"])
-    values = values_by_table().get(entry["name"], ())
-    cells = {(value.key(index), value.key(across)): value for value in values}
-    assert len(cells) == len(values) == entry["values"], f"{entry['name']}: two numbers in one cell, or one too many"
-    blocks = tuple(
-        _block([tuple(row) for row in block["rows"]], [tuple(column) for column in block["columns"]], cells)
-        for block in entry["blocks"]
-    )
+@dataclass(frozen=True)
+class _Keys:
+    """A block of layouts.yaml."""
+
+    rows: tuple[Key, ...]
+    columns: tuple[Key, ...]
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """A table of layouts.yaml; `values` counts its numbers."""
+
+    name: str
+    caption: str
+    values: int
+    index: tuple[str, ...]
+    across: tuple[str, ...]
+    blocks: tuple[_Keys, ...]
+    words: tuple[Words, ...] = ()
+    assumed: Mapping[str, str] = field(default_factory=dict)
+
+
+def _table(layout: _Layout) -> PublishedTable:
+    values = values_by_table().get(layout.name, ())
+    cells = {(value.key(layout.index), value.key(layout.across)): value for value in values}
+    assert len(cells) == len(values) == layout.values, f"{layout.name}: two numbers in one cell, or one too many"
     return PublishedTable(
-        name=entry["name"],
-        caption=" ".join(entry["caption"].split()),
-        index=index,
-        across=across,
-        blocks=blocks,
-        words=tuple(Words(**cell) for cell in entry.get("words", ())),
-        assumed=entry.get("assumed", {}),
+        name=layout.name,
+        caption=" ".join(layout.caption.split()),
+        index=layout.index,
+        across=layout.across,
+        blocks=tuple(_block(block, cells) for block in layout.blocks),
+        words=layout.words,
+        assumed=layout.assumed,
     )
 
 
-def _block(rows: list[Key], columns: list[Key], cells: Mapping[tuple[Key, Key], PublishedValue]) -> Block:
+def _block(keys: _Keys, cells: Mapping[tuple[Key, Key], PublishedValue]) -> Block:
+    rows, columns = keys.rows, keys.columns
     own = {place: value for place, value in cells.items() if place[0] in rows and place[1] in columns}
     names_of_row, names_of_column = defaultdict(set), defaultdict(set)
     for (row, column), value in own.items():
@@ -151,4 +165,4 @@ def _block(rows: list[Key], columns: list[Key], cells: Mapping[tuple[Key, Key], 
         name if printed.count(name) == 1 else f"{name} ({column[-1]})"
         for name, column in zip(printed, columns, strict=True)
     ]
-    return Block(tuple(rows), tuple(columns), tuple(row_names), tuple(column_names), own)
+    return Block(rows, columns, tuple(row_names), tuple(column_names), own)

@@ -2,38 +2,34 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from qpatchbench.papers.claims.examine import UNITS, VERDICTS, Finding, effect_text
-from qpatchbench.papers.tables.texts import ENDING, PREAMBLE, tex
+from qpatchbench.papers.tables.table_texts import without_formulas
 from qpatchbench.report.page.definitions import definitions_text
-from qpatchbench.report.page.tables import markdown_table
+from qpatchbench.report.page.escaping import tex
+from qpatchbench.report.page.grid import ENDING, PREAMBLE, Grid
 
 COLUMNS = (
     *("claim", "paper", "where", "tables", "says", "hypothesis", "statistic", "quantity", "direction"),
     *("threshold", "quantifier", "verdict", "points", "reason", "effect", "low", "high", "unit", "groups", "rows"),
     *("decisive", "method", "here", "contradictions", "note", "runs"),
 )
+_WIDTHS = r"p{0.2\linewidth}p{0.4\linewidth}p{0.19\linewidth}p{0.1\linewidth}"
 _HEADING = ("claim", "says", "effect [95 %]", "verdict")
 
 
 def as_csv(found: Sequence[Finding]) -> str:
     """One row per claim."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    writer.writerows(_record(each) for each in found)
-    return text.getvalue()
+    return Grid(COLUMNS, [_record(each) for each in found]).csv()
 
 
 def as_markdown(found: Sequence[Finding]) -> str:
     """A table of verdicts, and below it every claim with where it is said and what was measured."""
-    lines = ["# Claims", "", _counted(found), "", *(f"- {text}" for text in _explained(found)), ""]
-    lines += [markdown_table(_HEADING, [_short(each) for each in found], right=frozenset()), ""]
+    lines = ["# Claims", "", _counted(found), "", *(f"- {text}" for text in _definitions(found)), ""]
+    lines += [Grid(_HEADING, [_short(each) for each in found]).markdown(), ""]
     for each in found:
         lines += [f"## {each.claim.id}", ""]
         lines += [f"{each.claim.says} ({each.claim.paper}, {each.claim.where}).", ""]
@@ -45,19 +41,17 @@ def as_markdown(found: Sequence[Finding]) -> str:
 def as_latex(found: Sequence[Finding]) -> str:
     """A document: the table of verdicts, which needs booktabs, and a list of what was measured."""
     lines = [PREAMBLE + r"\noindent " + tex(_counted(found)), r"\begin{itemize}"]
-    lines += [rf"\item {tex(text)}" for text in _explained(found)]
+    lines += [rf"\item {tex(text)}" for text in _definitions(found)]
     lines += [r"\end{itemize}"]
     # In parts: a tabular cannot break over pages.
     for first in range(0, len(found), 15):
         lines += [r"\begin{table}[!t]", r"\centering\small"]
-        lines += [r"\begin{tabular}{p{0.2\linewidth}p{0.4\linewidth}p{0.19\linewidth}p{0.1\linewidth}}", r"\toprule"]
-        lines += [_tex_row(_HEADING), r"\midrule"]
-        lines += [_tex_row(_short(each)) for each in found[first : first + 15]]
-        lines += [r"\bottomrule", r"\end{tabular}", r"\end{table}"]
+        part = Grid(_HEADING, [_short(each) for each in found[first : first + 15]])
+        lines += [part.latex(_WIDTHS), r"\end{table}"]
     lines += [r"\clearpage", r"\begin{description}"]
     for each in found:
         said = f"{tex(each.claim.says)} ({tex(each.claim.paper)}, {tex(each.claim.where)})."
-        told = " ".join(rf"\emph{{{tex(name)}}}: {tex(text)}." for name, text in _told(each))
+        told = " ".join(rf"\emph{{{tex(name)}}}: {tex(without_formulas(text))}." for name, text in _told(each))
         lines += [rf"\item[{tex(each.claim.id)}] {said} {told}"]
     return "\n".join([*lines, r"\end{description}", ENDING])
 
@@ -69,7 +63,7 @@ def _counted(found: Sequence[Finding]) -> str:
     return f"Of {len(found)} claims: {counts}. Runs: {', '.join(runs) or 'none measured any'}."
 
 
-def _explained(found: Sequence[Finding]) -> Iterator[str]:
+def _definitions(found: Sequence[Finding]) -> Iterator[str]:
     yield from (f"{verdict}: {text}" for verdict, text in VERDICTS)
     used = {each.claim.hypothesis.quantity for each in found if each.claim.hypothesis is not None}
     yield from definitions_text(tuple(used))
@@ -124,7 +118,3 @@ def _record(each: Finding) -> tuple[object, ...]:
         *(each.method, each.here, " ".join(found.id for found in claim.contradictions), claim.note),
         " ".join(each.runs),
     )
-
-
-def _tex_row(cells: Sequence[str]) -> str:
-    return " & ".join(tex(cell) for cell in cells) + r" \\"

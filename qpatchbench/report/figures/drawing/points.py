@@ -1,17 +1,12 @@
-"""Rows of a leaderboard as figures read them: numbers instead of text, and the networks that belong together."""
+"""Rows of a leaderboard as figures read them: points with intervals, and the networks that belong together."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from qpatchbench.report.leaderboard.keys import ROW_KEY
-from qpatchbench.report.leaderboard.published import Row, RunFolder
-from qpatchbench.statistics.intervals import wilson
-
-FLOAT = "fp"
-SAME_NETWORK = "same-network"
+from qpatchbench.report.leaderboard.published import RunFolder
+from qpatchbench.report.leaderboard.row import FLOAT_MODE, Row, behind
 
 
 class Point(NamedTuple):
@@ -45,18 +40,17 @@ class Family(NamedTuple):
     @property
     def title(self) -> str:
         """As a figure states it."""
-        before = "" if self.preprocessor == "none" else f" + {self.preprocessor}"
-        mode = "" if self.quantization == FLOAT else f", {self.quantization}"
-        return f"{self.model}, defense {self.defense}{before}{mode} on {self.dataset}"
+        mode = "" if self.quantization == FLOAT_MODE else f", {self.quantization}"
+        return f"{self.model}, defense {self.defense}{behind(self.preprocessor)}{mode} on {self.dataset}"
 
 
 def finished_rows(folders: Iterable[RunFolder]) -> list[Row]:
     """Rows that have a result; the first folder that has a row wins."""
-    found: dict[tuple[str, ...], Row] = {}
+    found: dict[tuple[str | int, ...], Row] = {}
     for folder in folders:
         for row in folder.rows:
-            if row["asr"] or row["clean_accuracy"]:
-                found.setdefault(tuple(row.get(name, "") for name in ROW_KEY), row)
+            if row.measured("asr") or row.measured("clean_accuracy"):
+                found.setdefault(row.key, row)
     return [*found.values()]
 
 
@@ -64,30 +58,19 @@ def families(rows: Sequence[Row]) -> Iterator[tuple[Family, list[Row]]]:
     """Every family with its rows; a float network belongs to every mode of its model and defense."""
     for dataset, model, defense, preprocessor in sorted({_owner(row) for row in rows}):
         own = [row for row in rows if _owner(row) == (dataset, model, defense, preprocessor)]
-        for mode in sorted({row["quantization"] for row in own} - {FLOAT}) or [FLOAT]:
-            chosen = [row for row in own if row["quantization"] in (mode, FLOAT)]
+        for mode in modes_of(own):
+            chosen = [row for row in own if row.quantization in (mode, FLOAT_MODE)]
             yield Family(dataset, model, defense, preprocessor, mode), chosen
 
 
-def number(row: Row, name: str) -> float:
-    """A column as a number; NaN where it is empty or missing."""
-    return float(row.get(name) or math.nan)
+def modes_of(rows: Iterable[Row]) -> list[str]:
+    """Modes of quantization; float where there is no other."""
+    return sorted({row.quantization for row in rows} - {FLOAT_MODE}) or [FLOAT_MODE]
 
 
 def rate(row: Row, name: str, x: float) -> Point:
-    """A rate with its interval, in percent.
-
-    A leaderboard has no interval for accuracies. Wilson's, over the images of one seed, is wide enough where seeds
-    agree, and knows nothing of other seeds; tables and claims use the same.
-    """
-    value = number(row, name)
-    if f"{name}_low" in row:
-        return Point(x, value, number(row, f"{name}_low"), number(row, f"{name}_high"))
-    if math.isnan(value):
-        return Point(x, value, math.nan, math.nan)
-    images = int(row["n_images"])
-    low, high = wilson(round(value / 100 * images), images)
-    return Point(x, value, 100 * low, 100 * high)
+    """A rate with its interval, in percent."""
+    return Point(x, row.number(name), *row.interval(name))
 
 
 def bits_label(bits: str) -> str:
@@ -100,4 +83,4 @@ def bits_label(bits: str) -> str:
 
 
 def _owner(row: Row) -> tuple[str, str, str, str]:
-    return row["dataset"], row["model"], row["defense"], row["preprocessor"]
+    return row.dataset, row.model, row.defense, row.preprocessor

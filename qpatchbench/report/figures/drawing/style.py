@@ -1,4 +1,7 @@
-"""How figures look in print: sizes, fonts, colours that colour-blind readers and grey printers tell apart, files."""
+"""Style of figures: sizes, fonts, colours that colour-blind readers and grey printers tell apart, files.
+
+Nothing is kept in global state, so that the bytes of a figure depend on its data alone.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import contextlib
 import io
 import itertools
 import math
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,20 +17,37 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib import colormaps
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
-from qpatchbench.report.figures.drawing import COLOURS, MARKERS, fixed_settings
-from qpatchbench.report.figures.rows import Point
+from qpatchbench.report.figures.drawing.points import Point
 from qpatchbench.report.leaderboard.keys import bits_order
 
+# Okabe and Ito's palette: told apart with any colour vision. Markers differ as well.
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+GREY = "#767676"
+# Perceptually uniform, and made for colour-blind readers (Nunez et al., 2018, doi:10.1371/journal.pone.0199239).
+MAP = "cividis"
+
 ONE_COLUMN, TWO_COLUMNS = 3.4, 7.0  # inches, as conferences print them
-DPI = 300
+DPI, REPORT_DPI = 300, 110
 CHANCE = "#8c8c8c"
 GRID = "#e4e4e4"
 DASHES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
 
-_SETTINGS: dict[Any, Any] = {
+_FIXED = {
+    "font.family": "DejaVu Sans",
+    "font.size": 9,
+    "axes.titlesize": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "text.parse_math": False,  # a class name may contain a dollar sign
+    "svg.hashsalt": "qpatchbench",
+}
+_KEPT = {"backend", "backend_fallback", "interactive", "toolbar", "webagg.port", "date.epoch"}
+_PRINT: dict[Any, Any] = {
     "font.size": 7.5,
     "axes.titlesize": 7.5,
     "axes.labelsize": 7.5,
@@ -65,15 +86,23 @@ class LineStyle:
 
 
 @contextlib.contextmanager
-def publication_settings() -> Iterator[None]:
-    """Draw for print whatever the user's matplotlibrc says."""
-    with fixed_settings(), mpl.rc_context(_SETTINGS):
+def fixed_settings() -> Iterator[None]:
+    """Draw with our settings whatever the user's matplotlibrc says."""
+    settings: dict[Any, Any] = {name: value for name, value in mpl.rcParamsDefault.items() if name not in _KEPT}
+    with mpl.rc_context(settings | _FIXED):
         yield
 
 
-def new_figure(width: float, height: float) -> Figure:
+@contextlib.contextmanager
+def publication_settings() -> Iterator[None]:
+    """Draw for print whatever the user's matplotlibrc says."""
+    with fixed_settings(), mpl.rc_context(_PRINT):
+        yield
+
+
+def new_figure(width: float, height: float, dpi: int = DPI) -> Figure:
     """An empty figure of width x height inches."""
-    return Figure(figsize=(width, height), dpi=DPI, layout="constrained", facecolor="white")
+    return Figure(figsize=(width, height), dpi=dpi, layout="constrained", facecolor="white")
 
 
 def grid_of_panels(count: int, columns: int, *, width: float, height: float = 1.55) -> tuple[Figure, list[Axes]]:
@@ -195,3 +224,31 @@ def _saved(figure: Figure, form: str, metadata: dict[str, None]) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format=form, dpi=DPI, metadata=metadata)
     return buffer.getvalue()
+
+
+def png(figure: Figure) -> bytes:
+    """The figure as a file, without the version of the library that drew it."""
+    buffer = io.BytesIO()
+    # Straight to the canvas: `savefig` would draw everything twice, once only to lay it out.
+    canvas: Any = FigureCanvasAgg(figure)  # matplotlib leaves print_png untyped
+    canvas.print_png(buffer, metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def file_name(*parts: object) -> str:
+    """Parts joined into a name that is safe on every file system.
+
+    >>> file_name("transfer", "timm/deit tiny", "4")
+    'transfer_timm-deit-tiny_4'
+    """
+    cleaned = (re.sub(r"[^A-Za-z0-9.-]+", "-", str(part)).strip("-.") for part in parts if str(part))
+    return "_".join(part for part in cleaned if part)
+
+
+def shortened(text: str, most: int) -> str:
+    """Text of at most `most` characters.
+
+    >>> shortened("great white shark", 10)
+    'great whi…'
+    """
+    return text if len(text) <= most else f"{text[: most - 1].rstrip()}…"

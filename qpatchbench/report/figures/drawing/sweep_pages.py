@@ -1,4 +1,4 @@
-"""Which rows of a leaderboard are the points of which curve against patch size, shift and rotation."""
+"""Points of the curves against patch size, shift and rotation, chosen from rows of a leaderboard."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from qpatchbench.report.figures.rows import FLOAT, SAME_NETWORK, bits_label, families
+from qpatchbench.report.figures.drawing.points import bits_label, families
 from qpatchbench.report.leaderboard.keys import FLOAT_BITS, bits_order
-from qpatchbench.report.leaderboard.published import Row
+from qpatchbench.report.leaderboard.row import FLOAT_MODE, SAME_NETWORK, Row, behind
 
 # What is varied, and what its axis says.
 AXES = {"size": "patch side (pixels)", "shift": "shift (rows, columns; pixels)", "rotation": "rotation (degrees)"}
@@ -45,18 +45,18 @@ class Page:
 
 def pages(rows: Sequence[Row]) -> Iterator[Page]:
     """Every picture that has a line of two points: the bit-widths of a defense, and the defenses at a bit-width."""
-    patches = [row for row in rows if row["source_model"] and row["asr"]]
+    patches = [row for row in rows if row.source_model and row.measured("asr")]
     for family, own in families(patches):
         yield from _pages(own, "target_bits", family.title, family.parts)
     networks = {_network(row) for row in patches}
     for network in sorted(networks, key=lambda key: (key[:-1], bits_order(key[-1]))):
         own = [row for row in patches if _network(row) == network]
-        if len({row["defense"] for row in own}) > 1:
+        if len({row.defense for row in own}) > 1:
             dataset, model, preprocessor, mode, bits = network
-            before = "" if preprocessor == "none" else f" + {preprocessor}"
-            width = "float" if mode == FLOAT else f"{bits_label(bits)} ({mode})"
-            parts = (dataset, model, before.removeprefix(" + "), mode, bits if mode != FLOAT else "")
-            yield from _pages(own, "defense", f"{model}{before}, {width} on {dataset}", parts)
+            told = "float" if mode == FLOAT_MODE else f"{bits_label(bits)} ({mode})"
+            before = behind(preprocessor)
+            parts = (dataset, model, before.removeprefix(" + "), mode, bits if mode != FLOAT_MODE else "")
+            yield from _pages(own, "defense", f"{model}{before}, {told} on {dataset}", parts)
 
 
 def place_of(row: Row, axis: str) -> str | None:
@@ -64,9 +64,9 @@ def place_of(row: Row, axis: str) -> str | None:
 
     A patch that was not moved is the origin of shifts and rotations; one that was moved is no point of the sizes.
     """
-    moved = row["transformation"]
+    moved = row.transformation
     if axis == "size":
-        return None if moved else row["patch_height"]
+        return None if moved else str(row.patch_height)
     if not moved:
         return _ORIGIN[axis]
     found = _MOVED.fullmatch(moved)
@@ -91,15 +91,15 @@ def _pages(rows: Sequence[Row], by: str, title: str, parts: tuple[str, ...]) -> 
     groups: dict[tuple[str, str, str], list[Row]] = defaultdict(list)
     for row in rows:
         for source in _sources(row):
-            groups[row["attack"], source, row["seen"]].append(row)
+            groups[row.attack, source, row.seen].append(row)
     for (attack, source, seen), own in sorted(groups.items()):
-        if source != WHITE_BOX and all(row["lineage"] == SAME_NETWORK for row in own):
+        if source != WHITE_BOX and all(row.lineage == SAME_NETWORK for row in own):
             continue  # already the white-box picture
         told = f"{attack}{f' ({seen})' if seen else ''}, {source}"
         for axis in AXES:
-            sizes = [""] if axis == "size" else sorted({row["size"] for row in own})
+            sizes = [""] if axis == "size" else sorted({row.size for row in own})
             for size in sizes:
-                lines = _lines([row for row in own if size in ("", row["size"])], by, axis)
+                lines = _lines([row for row in own if size in ("", row.size)], by, axis)
                 if max(map(len, lines.values()), default=0) > 1:
                     named = (axis, by.removeprefix("target_"), *parts, attack, seen, source, size)
                     yield Page(axis, by, lines, f"{title}\n{f'{size} ' if size else ''}{told}", named)
@@ -110,28 +110,25 @@ def _lines(rows: Sequence[Row], by: str, axis: str) -> dict[str, dict[str, Row]]
     for row in rows:
         place = place_of(row, axis)
         if place is not None:
-            found[row[by]].setdefault(place, row)
+            found[row.text(by)].setdefault(place, row)
     names = sorted(found, key=bits_order) if by == "target_bits" else [*found]
     return {name: {place: found[name][place] for place in ordered(found[name])} for name in names}
 
 
 def _sources(row: Row) -> Iterator[str]:
     """Where a patch is from, in words; one crafted at 32 bits on the float network itself counts twice."""
-    own_model, own_defense = row["source_model"] == row["model"], row["source_defense"] == row["defense"]
-    if row["lineage"] == SAME_NETWORK:
+    if row.lineage == SAME_NETWORK:
         yield WHITE_BOX
-        if row["source_bits"] != FLOAT_BITS:
+        if row.source_bits != FLOAT_BITS:
             return
-    owner = [] if own_model else [row["source_model"]]
-    owner += [] if own_defense else [f"defense {row['source_defense']}"]
-    # Rows from before sources had preprocessors lack the column.
-    before = row.get("source_preprocessor", row["preprocessor"])
-    owner += [] if before == row["preprocessor"] else [f"preprocessor {before}"]
-    mode = "" if row["source_quantization"] in (FLOAT, row["quantization"]) else f" ({row['source_quantization']})"
-    several = not any(letter.isdigit() for letter in row["source_bits"])  # an ensemble
-    width = "on several bit-widths" if several else f"at {row['source_bits']} bits{mode}"
-    yield " ".join(["crafted", width, *(["on", ", ".join(owner)] if owner else [])])
+    owner = [] if row.source_model == row.model else [row.source_model]
+    owner += [] if row.source_defense == row.defense else [f"defense {row.source_defense}"]
+    owner += [] if row.source_preprocessor == row.preprocessor else [f"preprocessor {row.source_preprocessor}"]
+    mode = "" if row.source_quantization in (FLOAT_MODE, row.quantization) else f" ({row.source_quantization})"
+    several = not any(letter.isdigit() for letter in row.source_bits)  # an ensemble
+    bits = "on several bit-widths" if several else f"at {row.source_bits} bits{mode}"
+    yield " ".join(["crafted", bits, *(["on", ", ".join(owner)] if owner else [])])
 
 
 def _network(row: Row) -> tuple[str, str, str, str, str]:
-    return row["dataset"], row["model"], row["preprocessor"], row["quantization"], row["target_bits"]
+    return row.dataset, row.model, row.preprocessor, row.quantization, row.target_bits

@@ -14,9 +14,9 @@ import numpy as np
 from qpatchbench.evaluation.checks.explanations import EXPLANATIONS
 from qpatchbench.report.leaderboard.board import Leaderboard
 from qpatchbench.report.leaderboard.counterparts import Comparisons
-from qpatchbench.report.leaderboard.keys import ROW_KEY
+from qpatchbench.report.leaderboard.keys import row_key
 from qpatchbench.report.leaderboard.rates import CONTROL
-from qpatchbench.report.page.tables import source_text
+from qpatchbench.report.leaderboard.row import Row
 from qpatchbench.report.trace.choose import ChosenRow
 from qpatchbench.report.trace.suite_lines import suite_lines
 from qpatchbench.runs.integrity import is_inside
@@ -28,10 +28,9 @@ from qpatchbench.statistics.intervals import Array, wilson
 FEW = 4  # images of a kind that are named
 
 
-def explained(run: Run, chosen: ChosenRow) -> str:
+def traced(run: Run, chosen: ChosenRow) -> str:
     """Several paragraphs of plain text."""
-    row = chosen.row
-    cells = [cell for cell in run.cells if not cell.control and _key(cell) == tuple(row[name] for name in ROW_KEY)]
+    cells = [cell for cell in run.cells if not cell.control and row_key(cell) == chosen.row.key]
     return "\n".join(_lines(run, chosen, sorted(cells, key=lambda cell: cell.seed))) + "\n"
 
 
@@ -39,10 +38,7 @@ def _lines(run: Run, chosen: ChosenRow, cells: Sequence[CellRecord]) -> Iterator
     row = chosen.row
     finished = [cell for cell in cells if cell.status == "ok"]
     yield f"Row {chosen.number} of {run.directory / 'leaderboard.csv'}"
-    before = "" if row["preprocessor"] == "none" else f" after {row['preprocessor']}"
-    target = f"{row['model']} {row['defense']} {row['quantization']}@{row['target_bits']}{before}"
-    moved = f", {row['transformation']}" if row["transformation"] else ""
-    yield f"  {row['attack']} {row['size']} crafted on {source_text(row)}, on {target}{moved}; {row['dataset']}"
+    yield f"  {row.attack} {row.moved_size} crafted on {row.source_text}, on {row.target}; {row.dataset}"
     for cell in cells:
         if cell.status != "ok":
             yield f"  seed {cell.seed} failed: {cell.error.strip().splitlines()[-1]}"
@@ -57,18 +53,19 @@ def _lines(run: Run, chosen: ChosenRow, cells: Sequence[CellRecord]) -> Iterator
         yield from _images(run, finished)
 
 
-def _number(run: Run, row: Mapping[str, str], cells: Sequence[CellRecord]) -> Iterator[str]:
+def _number(run: Run, row: Row, cells: Sequence[CellRecord]) -> Iterator[str]:
     outcomes = [run.outcomes(cell) for cell in cells]
     fooled = sum(int(each.fooled.sum()) for each in outcomes)
     eligible = sum(int(each.eligible.sum()) for each in outcomes)
     yield from ("", "Number")
-    yield f"  asr {row['asr'] or 'undefined'} %, 95 % interval [{row['asr_low']}, {row['asr_high']}]"
+    asr, *bounds = (row.text(name) for name in ("asr", "asr_low", "asr_high"))
+    yield f"  asr {asr or 'undefined'} %, 95 % interval [{', '.join(bounds)}]"
     rule = "right without the patch" + (", label other than the goal" if cells[0].goal_kind == "targeted" else "")
     rate = f" = {100 * fooled / eligible:.4f} %" if eligible else ""
     yield f"  counted again: {fooled} fooled of {eligible} eligible images ({rule}){rate}"
     low, high = (100 * bound for bound in wilson(fooled, eligible))
     single = len(cells) == 1 and len(cells[0].counts) == 1
-    agrees = [f"{bound:.4f}" for bound in (low, high)] == [row["asr_low"], row["asr_high"]]
+    agrees = [f"{bound:.4f}" for bound in (low, high)] == bounds
     kind = "the row's is a bootstrap over seeds, goals and images"
     if single:
         kind = "as in the row" if agrees else "the row says otherwise"
@@ -126,10 +123,9 @@ def _network(manifest: Mapping[str, Any], cell: CellRecord) -> Iterator[str]:
             yield f"    weights {made['model'].get('weights')}, not trained here"
 
 
-def _checks(run: Run, row: Mapping[str, str]) -> Iterator[str]:
+def _checks(run: Run, row: Row) -> Iterator[str]:
     board = Leaderboard(run)
-    keys = [tuple(str(value) for value in key) for key in board.frame[list(ROW_KEY)].itertuples(index=False)]
-    checks = board.checks[keys.index(tuple(row[name] for name in ROW_KEY))]
+    checks = board.checks[[each.key for each in board.rows].index(row.key)]
     yield from ("", "Checks")
     for check in checks:
         if check.verdict in ("fail", "warn"):
@@ -182,7 +178,3 @@ def _entry(manifest: Mapping[str, Any], section: str, name: str, key: str) -> Ma
 
 def _fields(fields: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} {value}" for name, value in fields.items() if value is not None and value != [])
-
-
-def _key(cell: CellRecord) -> tuple[str, ...]:
-    return tuple(str(getattr(cell, name)) for name in ROW_KEY)
