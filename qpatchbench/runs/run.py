@@ -20,8 +20,8 @@ from qpatchbench.labels import is_printable
 from qpatchbench.runs.layout import CELLS, EXAMPLES, MANIFEST, OUTCOMES
 from qpatchbench.runs.manifest import read_manifest
 from qpatchbench.runs.outcomes import Outcomes, StoredOutcomes, assert_identities
+from qpatchbench.runs.parquet_tables import damage, expect_modest, opened, read_rows
 from qpatchbench.runs.records import SCHEMA_VERSION, CellRecord
-from qpatchbench.runs.tables import damage, expect_modest, opened, read_rows
 from qpatchbench.statistics.intervals import Array
 
 _COUNTED = ("n_eligible", "n_fooled", "n_hit", "n_robust")

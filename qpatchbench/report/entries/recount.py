@@ -22,9 +22,9 @@ from qpatchbench.runs.integrity import file_findings, patch_findings
 from qpatchbench.runs.layout import CELLS, LEADERBOARD, MANIFEST
 from qpatchbench.runs.manifest import read_manifest
 from qpatchbench.runs.outcomes import StoredOutcomes
+from qpatchbench.runs.parquet_tables import read_rows
 from qpatchbench.runs.records import CellRecord, QueryCounts
 from qpatchbench.runs.run import Run
-from qpatchbench.runs.tables import read_rows
 
 
 def number_findings(folder: Path) -> tuple[str, ...]:

@@ -107,7 +107,7 @@ def _analysis(stem: Path) -> tuple[Mapping[str, Any], ...]:
     """Rows of an analysis; of the rounded .csv where that is all that was published."""
     whole, readable = stem.with_suffix(".parquet"), stem.with_suffix(".csv")
     if whole.is_file():
-        from qpatchbench.runs.tables import read_rows
+        from qpatchbench.runs.parquet_tables import read_rows
 
         return tuple(read_rows(whole))
     if not readable.is_file():

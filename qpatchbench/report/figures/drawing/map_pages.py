@@ -17,7 +17,7 @@ from qpatchbench.report.figures import Drawing
 from qpatchbench.report.figures.drawing.points import Family
 from qpatchbench.report.figures.drawing.style import file_name
 from qpatchbench.report.leaderboard.published import RunFolder
-from qpatchbench.runs.tables import read_rows
+from qpatchbench.runs.parquet_tables import read_rows
 from qpatchbench.statistics.intervals import Array
 
 MAPS = "maps.safetensors"

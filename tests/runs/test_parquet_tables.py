@@ -12,9 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from qpatchbench.errors import ArtifactError
-from qpatchbench.runs import tables
+from qpatchbench.runs import parquet_tables
 from qpatchbench.runs.manifest import read_manifest
-from qpatchbench.runs.tables import expect_modest, opened, read_rows
+from qpatchbench.runs.parquet_tables import expect_modest, opened, read_rows
 
 
 def repeated(text: str, rows: int) -> pa.Table:
@@ -56,7 +56,7 @@ def test_rows_without_bytes_are_counted(tmp_path: Path) -> None:
 def test_bytes_are_counted_by_the_footer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "cells.parquet"
     pq.write_table(pa.table({"name": ["x" * 5_000]}), path, compression="zstd")
-    monkeypatch.setattr(tables, "MOST_BYTES", 1_000)
+    monkeypatch.setattr(parquet_tables, "MOST_BYTES", 1_000)
     with opened(path) as file, pytest.raises(ArtifactError, match="expected at most 1,000 bytes at once, found 5,"):
         expect_modest(path, file, [0])
 
