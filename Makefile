@@ -2,8 +2,9 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+CACHE ?= $(HOME)/.cache/qpatchbench
 
-.PHONY: help demo test lint bench verify-entries clean
+.PHONY: help demo test test-portable lint bench quantizer-table verify-entries clean
 
 help:            ## show the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1: /p' $(MAKEFILE_LIST)
@@ -15,6 +16,10 @@ demo: $(VENV)/demo.done  ## the whole pipeline on real digits: leaderboard and p
 test: $(VENV)/test.done  ## all tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
+# SEEDS=5 adds five runs with other random numbers, as the margin of a new threshold is measured.
+test-portable: $(VENV)/test.done  ## the numerical tests under every instruction set of this processor, 1 and 2 threads
+	$(BIN)/python -m tests.portable --seeds $(or $(SEEDS),0) $(TESTS)
+
 lint: $(VENV)/dev.done   ## lint, format and types, as continuous integration checks them
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -22,6 +27,10 @@ lint: $(VENV)/dev.done   ## lint, format and types, as continuous integration ch
 
 bench: $(VENV)/test.done ## speed, as ratios measured side by side
 	$(BIN)/python -m tests.bench
+
+quantizer-table: $(VENV)/test.done ## clean accuracy of all quantizers, next to Brevitas: DATA=folder, WEIGHTS=a CIFAR-10 ResNet-20
+	$(BIN)/python -m tests.bench.quantizers --data-dir "$(DATA)" --cache-dir "$(CACHE)" \
+		--results "$(CACHE)/quantizer-table.json" $(if $(WEIGHTS),--cifar-weights "$(WEIGHTS)") --write docs/quantizers.md
 
 verify-entries: $(VENV)/test.done ## every number of the submitted entries again
 	@for entry in results/entries/*/; do [ ! -d "$$entry" ] || $(BIN)/qpatchbench verify "$$entry" || exit 1; done

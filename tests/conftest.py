@@ -1,3 +1,43 @@
-"""Fixtures that several folders of tests share."""
+"""What all tests share: run folders that are made up, and other seeds, so that a numerical margin can be measured."""
+
+from __future__ import annotations
+
+import pytest
+import torch
 
 pytest_plugins = ("tests.report.run_folders",)
+STRIDE = 1_000_003  # so that a shifted seed is not the next one, which a test may use as well
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--shift-seeds",
+        type=int,
+        default=0,
+        help="seed every generator elsewhere; with -m numerical, whose tests must hold whatever the seed",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    shift = config.getoption("--shift-seeds")
+    if shift:
+        _shift_seeds(shift * STRIDE)
+
+
+def _shift_seeds(by: int) -> None:
+    """From here on, in this process: of generators that are seeded, and of torch's global one."""
+    seed_global = torch.manual_seed
+
+    class Shifted(torch.Generator):
+        """Seeded elsewhere."""
+
+        def manual_seed(self, seed: int) -> torch.Generator:
+            """As asked, but moved."""
+            return super().manual_seed((seed + by) % 2**63)
+
+    def shifted(seed: int) -> torch.Generator:
+        return seed_global((seed + by) % 2**63)
+
+    torch.Generator = Shifted  # type: ignore[misc]  # every test makes its generators anew
+    torch.manual_seed = shifted
+    torch.random.manual_seed = shifted

@@ -30,6 +30,7 @@ LAYERS = {
     **dict.fromkeys(("importing", "origin", "unimported"), 2),
     "types": 1,
     "errors": 0,
+    "labels": 0,
 }
 FORBIDDEN = {"utils", "util", "common", "helpers", "helper", "manager", "misc"}
 

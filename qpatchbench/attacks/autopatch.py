@@ -5,12 +5,14 @@ the images that the ones before left unbroken; images that the network gets wron
 
     1. gap on the evaluated network                    universal, cheap, no search
     2. ensemble of all bit-widths of the backbone      universal; left out where there is one bit-width only
-    3. patch_apgd, cross-entropy                       per image, two starts
-    4. patch_apgd, difference of logits ratio          unmoved by the scale of the logits, which can starve 3
+    3. patch_apgd, cross-entropy                       per image, two starts at each of five places
+    4. patch_apgd, margin                              does not saturate on confident networks, which can starve 3
     5. sparse_rs                                       no gradient: what it adds, gradients were hiding
 
 The stages come back with the patch, and the harness flags a network on which the fifth adds much. All patches are
-squares of one size; `given` keeps every one at the suite's places, `searched` lets 3, 4 and 5 look for a better one.
+squares of one size; 3, 4 and 5 look for the worst place, and `given` keeps every patch at the suite's places, for
+paired comparisons. An image that nothing breaks keeps the patch that left the smallest margin; one that is not attacked
+keeps a universal patch, which costs nothing more. Any number of classes from 2 on will do.
 """
 
 from __future__ import annotations
@@ -26,11 +28,12 @@ from qpatchbench.attacks.base import Attack, GradientAttack
 from qpatchbench.component import create
 from qpatchbench.errors import AttackError
 from qpatchbench.ops.crafting import loops
+from qpatchbench.ops.crafting.judgement import Found, Judgement, judged_patches
 from qpatchbench.ops.crafting.loops import goal_by_goal
-from qpatchbench.ops.crafting.losses import goal_classes, succeeded
+from qpatchbench.ops.crafting.losses import goal_classes, margin
 from qpatchbench.ops.crafting.score_access import Scores
-from qpatchbench.ops.patches.pasting import paste, round_to_8_bit, to_float
-from qpatchbench.ops.randomness import forked
+from qpatchbench.ops.patches.pasting import to_float
+from qpatchbench.ops.randomness import ImageDraws, forked
 from qpatchbench.registry import ATTACKS
 from qpatchbench.types import CraftTask, ImageSet, Patch, Placement, Stage
 
@@ -56,14 +59,15 @@ class AutoPatch(GradientAttack):
 
     kind: ClassVar[Literal["universal", "per_image"]] = "per_image"
     wants_siblings: ClassVar[bool] = True
+    version: ClassVar[int] = 2
     trial: ClassVar[Mapping[str, Any]] = {"effort": "trial"}
 
     targets: Literal["all", "untargeted"] | tuple[int, ...] = Field(
         default="untargeted", description="untargeted (the standard), all classes, or a list of class ids"
     )
     location: Literal["given", "searched"] = Field(
-        default="given",
-        description="given: every patch at the suite's places; searched: per-image ones look for better",
+        default="searched",
+        description="searched: per-image patches look for the worst place; given: every patch at the suite's places",
     )
     effort: Literal["standard", "quick", "trial"] = Field(
         default="standard",
@@ -78,8 +82,7 @@ class AutoPatch(GradientAttack):
 
     def passes(self) -> float:
         """Forward passes per image and goal, a backward pass counted as two, if nothing breaks early."""
-        budget = BUDGETS[self.effort]
-        return 2 * 3.0 * budget.steps * budget.restarts + budget.queries
+        return sum(attack.passes() for attack, _ in self._stages(siblings=True) if attack.kind == "per_image")
 
     def craft(self, task: CraftTask) -> Patch:
         """One texture, and with `searched` one place, per goal and image."""
@@ -94,7 +97,7 @@ class AutoPatch(GradientAttack):
         if siblings:
             yield self._attack("ensemble", universal), True
         yield self._attack("patch_apgd", {**search, "loss": "cross_entropy"}), False
-        yield self._attack("patch_apgd", {**search, "loss": "dlr"}), False
+        yield self._attack("patch_apgd", {**search, "loss": "margin"}), False
         yield self._attack("sparse_rs", {"queries": budget.queries, "location": self.location}), False
 
     def _attack(self, name: str, fields: dict[str, Any]) -> Attack:
@@ -104,33 +107,33 @@ class AutoPatch(GradientAttack):
     def _for_one_goal(self, task: CraftTask) -> Patch:
         images, given = task.require_places()
         side, device = self.size.side(images.side), images.pixels.device
-        textures = torch.full((len(images), 3, side, side), 0.5, device=device)
-        placement = given.to(device)
-        placement = Placement(placement.rows.clone(), placement.columns.clone(), placement.angles, placement.scales)
-        open_ = ~self._broken(task, images, None, placement) & (images.labels != goal_classes(task.goals).to(device))
+        given, targets = given.to(device), goal_classes(task.goals).to(device)
+        attacked = self._right_when_clean(task, images) & (images.labels != targets)
         attacks = [*self._stages(bool(task.siblings))]
         # Drawn before anything depends on the number of images, so that an image's patch does not.
         generators = [forked(task.generator) for _ in attacks]
         seeds = torch.randint(2**62, (len(images),), generator=task.generator)
-        stages = []
+        noise = ImageDraws(seeds.to(device)).uniform(3, side, side)
+        best, stages = Found(noise, given, Judgement.worst(len(images), device)), []
+        open_ = attacked.clone()
         for index, ((attack, together), generator) in enumerate(zip(attacks, generators, strict=True)):
             chosen = open_.nonzero().flatten()
             own = task.part(index, len(attacks), generator=generator)
             if len(chosen):
-                patch = attack.craft(self._handed_on(own, attack, together, chosen, placement, seeds))
-                found = patch.placement.to(device) if patch.placement is not None else placement[chosen]
-                drawn = patch.textures.to(device).expand(len(chosen), -1, -1, -1)
-                won = self._broken(own, images.chosen(chosen), drawn, found)
-                textures[chosen[won]] = drawn[won]
-                placement.rows[chosen[won]], placement.columns[chosen[won]] = found.rows[won], found.columns[won]
-                open_[chosen[won]] = False
-            own.progress(1.0, {"asr": 100 * float((~open_).float().mean())})
-            stages.append(Stage(attack.name, attack.access, len(chosen), len(chosen) - int(open_[chosen].sum())))
+                patch = attack.craft(self._handed_on(own, attack, together, chosen, given, seeds))
+                shown = chosen if attack.kind == "per_image" else (open_ | ~attacked).nonzero().flatten()
+                places = patch.placement.to(device) if patch.placement is not None else given[shown]
+                textures = patch.textures.to(device).expand(len(shown), -1, -1, -1)
+                judgement = self._judged(own, images.chosen(shown), textures, places)
+                best = best.joined(shown, Found(textures, places, judgement))
+                open_ = attacked & ~best.judgement.success
+            own.progress(1.0, {"asr": 100 * (1 - int(open_.sum()) / max(1, int(attacked.sum())))})
+            stages.append(Stage(attack.name, attack.access, len(chosen), len(chosen) - int(open_.sum())))
         return Patch(
-            textures,
-            torch.ones_like(textures[:, :1]),
+            best.textures,
+            torch.ones_like(best.textures[:, :1]),
             task.goals,
-            placement=placement if self.location == "searched" else None,
+            placement=best.placement if self.location == "searched" else None,
             stages=tuple(stages),
         )
 
@@ -156,20 +159,25 @@ class AutoPatch(GradientAttack):
             seeds=seeds[chosen.cpu()] if alone else None,
         )
 
-    def _broken(
-        self, task: CraftTask, images: ImageSet, textures: torch.Tensor | None, places: Placement
-    ) -> torch.Tensor:
-        """Which images the textures break, rounded as they will be stored; without textures, which are wrong clean."""
-        target = -1 if textures is None else int(goal_classes(task.goals))
+    def _right_when_clean(self, task: CraftTask, images: ImageSet) -> torch.Tensor:
+        """Which images the network gets right without a patch."""
         found = []
         for part in loops.image_parts(len(images), images.side):
-            shown = to_float(images.pixels[part])
-            if textures is not None:
-                shown = paste(shown, round_to_8_bit(textures[part]), torch.ones_like(textures[:1, :1]), places[part])
             with torch.no_grad():
-                logits = task.network(shown)
+                logits = task.network(to_float(images.pixels[part]))
             if not bool(torch.isfinite(logits).all()):
                 raise AttackError("the network's logits are not finite")
-            labels = images.labels[part]
-            found.append(succeeded(logits, labels, torch.full_like(labels, target)))
+            found.append(logits.argmax(dim=1) == images.labels[part])
         return torch.cat(found)
+
+    def _judged(self, task: CraftTask, images: ImageSet, textures: torch.Tensor, places: Placement) -> Judgement:
+        """Margins and success of textures as they will be stored, rounded to 8 bits."""
+        found = []
+        for part in loops.image_parts(len(images), images.side):
+            pixels, labels = to_float(images.pixels[part]), images.labels[part]
+            targets = goal_classes(task.goals).to(labels.device).expand(len(labels))
+            with torch.no_grad():
+                judgement = judged_patches(task.network, margin, pixels, labels, targets, textures[part], places[part])
+            judgement.require_finite("of a finished patch")
+            found.append(judgement)
+        return Judgement(*(torch.cat(values) for values in zip(*found, strict=True)))

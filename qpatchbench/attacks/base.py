@@ -1,4 +1,4 @@
-"""What an attack is."""
+"""The contract of attacks: a task in, a patch out."""
 
 from __future__ import annotations
 
@@ -22,6 +22,8 @@ class Attack(Component, ABC):
         wants_siblings: whether it also uses the same backbone at the other bit-widths.
         covers: a square, or the whole image by small changes; the latter has no size to sweep and no random control.
         needs_attention: whether it works on vision transformers only.
+        second: module:Class of a second, independent implementation with the same fields, with which V14 compares this
+            very class; not inherited. Empty: there is none.
     """
 
     kind: ClassVar[Literal["universal", "per_image"]] = "universal"
@@ -31,6 +33,7 @@ class Attack(Component, ABC):
     wants_siblings: ClassVar[bool] = False
     covers: ClassVar[Literal["square", "image"]] = "square"
     needs_attention: ClassVar[bool] = False
+    second: ClassVar[str] = ""
 
     size: Size = Field(description="side of the square patch in pixels, or the share of the image it covers: 4%")
     targets: Literal["all", "untargeted"] | tuple[int, ...] = Field(
@@ -47,6 +50,11 @@ class Attack(Component, ABC):
     @property
     def follows_float(self) -> bool:
         """Whether gradients are those of the 32-bit path of the same weights."""
+        return False
+
+    @property
+    def follows_scales(self) -> bool:
+        """Whether gradients also pass through activation scales that are set at run time."""
         return False
 
     def passes(self) -> float:
@@ -69,13 +77,19 @@ class Attack(Component, ABC):
 class GradientAttack(Attack):
     """An attack that follows a gradient."""
 
-    backward: Literal["network", "float"] = Field(
+    backward: Literal["network", "float", "scales"] = Field(
         default="network",
-        description="whose gradient is followed: the network's own, or that of the 32-bit path of the same weights "
-        "behind the network's own output (BPDA, Athalye et al. 2018), for networks whose gradient is masked",
+        description="whose gradient is followed: the network's own; that of the 32-bit path of the same weights behind "
+        "the network's own output (BPDA, Athalye et al. 2018), for networks whose gradient is masked; or, with scales, "
+        "the network's own and through the activation scales that dynamic quantization takes from each image",
     )
 
     @property
     def follows_float(self) -> bool:
         """Whether gradients are those of the 32-bit path of the same weights."""
         return self.backward == "float"
+
+    @property
+    def follows_scales(self) -> bool:
+        """Whether gradients also pass through activation scales that are set at run time."""
+        return self.backward == "scales"

@@ -41,7 +41,7 @@ from qpatchbench.ops.crafting.deformable_patches import (
     start_rays,
 )
 from qpatchbench.ops.crafting.judgement import Judgement
-from qpatchbench.ops.crafting.losses import cross_entropy, goal_classes, logit_difference, succeeded
+from qpatchbench.ops.crafting.losses import cross_entropy, goal_classes, margin, succeeded
 from qpatchbench.ops.patches.pasting import to_float
 from qpatchbench.ops.randomness import ImageDraws, forked
 from qpatchbench.types import CraftTask, Network, Patch
@@ -61,7 +61,7 @@ class _Victims(NamedTuple):
     def judged(self, patched: torch.Tensor, where: str) -> Judgement:
         """The attack loss: the margin where there is no target, else the cross-entropy with it."""
         shown = self.network(patched).float(), self.labels, self.targets
-        losses = torch.where(self.targets < 0, logit_difference(*shown), cross_entropy(*shown))
+        losses = torch.where(self.targets < 0, margin(*shown), cross_entropy(*shown))
         judgement = Judgement(losses, succeeded(*shown))
         judgement.require_finite(where)
         return judgement

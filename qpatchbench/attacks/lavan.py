@@ -1,8 +1,9 @@
 """LaVAN: localized and visible adversarial noise (Karmon, Zoran, Goldberg 2018, arXiv 1801.02608).
 
-The objective of section 3 is a difference of logits: raise the target's and lower that of the label. The noise
-stays in the image domain, [0, 1]; the paper's network domain, where values may leave the range of an image,
-is not an input that a camera or a file can deliver.
+The objective of section 3 is a difference of logits: raise the target's and lower that of the label. It is left as the
+paper has it, although a third class may win meanwhile; the margin of `patch_apgd` excludes that, and so does the
+cross-entropy of `gap`. The noise stays in the image domain, [0, 1]; the paper's network domain, where values may leave
+the range of an image, is not an input that a camera or a file can deliver.
 
 Two regimes of the paper: noise that works on many images at random places (`Lavan`, the one that patch-transfer
 studies use), and noise for one image at a fixed place (`LavanPerImage`). The paper steps along the plain gradient,
@@ -27,6 +28,8 @@ from qpatchbench.types import CraftTask, Patch, Placement
 
 class Lavan(UniversalAttack):
     """Universal noise: one patch per goal, optimised over images and locations."""
+
+    second: ClassVar[str] = "qpatchbench.testing.reference_attacks:PlainLavan"
 
     def objective(self, logits: torch.Tensor, labels: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """z_label - z_target; the margin over the best other class when untargeted."""

@@ -5,9 +5,9 @@ Auto-PGD (Croce, Hein 2020, arXiv 2003.01690) has no step size to tune. The patc
 the margin, or the paper's cross-entropy or difference of logits ratio. Each iterate is judged, and its gradient
 taken, as it will be stored, rounded to 8 bits.
 
-Places: `given` attacks where the suite placed the patch, as every attack of a paired comparison does. `searched` is
-the worst case over places: the most sensitive window, found as for rectangular occlusion attacks (ROA; Wu, Tong,
-Vorobeychik 2020, arXiv 1909.09552), and random ones.
+Places: `searched` is the worst case over places: the most sensitive window, found as for rectangular occlusion attacks
+(ROA; Wu, Tong, Vorobeychik 2020, arXiv 1909.09552), and random ones. `given` attacks where the suite placed the patch,
+as every attack of a paired comparison does.
 
 Defaults: 100 steps and their schedule are the paper's, 20 candidate windows those of ROA's training; two restarts,
 four random places and the margin, which does not saturate on confident networks, are our own choice. As in the
@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -28,29 +28,33 @@ from qpatchbench.ops.crafting import loops
 from qpatchbench.ops.crafting.apgd import auto_pgd
 from qpatchbench.ops.crafting.judgement import Found, Judgement, judged_patches
 from qpatchbench.ops.crafting.loops import Objective
-from qpatchbench.ops.crafting.losses import cross_entropy, dlr, goal_classes, logit_difference
+from qpatchbench.ops.crafting.losses import cross_entropy, dlr, goal_classes, margin
 from qpatchbench.ops.patches.locating import allowed_places, most_sensitive_places, random_places
 from qpatchbench.ops.patches.pasting import round_to_8_bit, to_float
 from qpatchbench.ops.randomness import ImageDraws, forked
 from qpatchbench.types import CraftTask, Patch, Placement
 
-OBJECTIVES: Mapping[str, Objective] = {"margin": logit_difference, "cross_entropy": cross_entropy, "dlr": dlr}
+OBJECTIVES: Mapping[str, Objective] = {"margin": margin, "cross_entropy": cross_entropy, "dlr": dlr}
 
 
 class PatchApgd(GradientAttack):
     """Auto-PGD on one patch per image; per image the worst case over restarts and places."""
 
     kind: ClassVar[Literal["universal", "per_image"]] = "per_image"
+    version: ClassVar[int] = 2
+    trial: ClassVar[Mapping[str, Any]] = {"random_places": 1}
 
     steps: int = Field(default=100, gt=0, description="steps of one run's schedule; every one is taken")
     restarts: int = Field(default=2, gt=0, description="random starts per place")
     loss: Literal["margin", "cross_entropy", "dlr"] = Field(
         default="margin",
-        description="what is minimised; dlr, the difference of logits ratio, is a margin that does not depend on the "
-        "scale of the logits and needs 3 classes, 4 when targeted",
+        description="what is minimised; margin: the best logit of any other class less the one aimed for; dlr, the "
+        "difference of logits ratio of AutoAttack, does not depend on the scale of the logits and needs 3 classes, 4 "
+        "when targeted",
     )
     location: Literal["given", "searched"] = Field(
-        default="given", description="where the suite placed the patch, or the worst of the places searched"
+        default="searched",
+        description="the worst of the places searched, or where the suite placed the patch, for paired comparisons",
     )
     candidates: int = Field(
         default=20, gt=0, description="windows of largest gradient that the search compares with a grey patch"

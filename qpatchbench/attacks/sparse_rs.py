@@ -1,4 +1,4 @@
-"""Sparse-RS: random search for one image's patch from scores alone. What it finds and gradients do not, they hide.
+"""Sparse-RS, random search for one image's patch from scores alone: what it finds and gradients do not, they hide.
 
 Croce, Andriushchenko, Singh, Flammarion, Hein 2022 (arXiv 2006.12834), the section on image-specific patches.
 
@@ -29,7 +29,7 @@ from qpatchbench.attacks.base import Attack
 from qpatchbench.errors import AttackError
 from qpatchbench.ops.crafting import loops
 from qpatchbench.ops.crafting.loops import goal_by_goal
-from qpatchbench.ops.crafting.losses import cross_entropy, goal_classes, logit_difference, succeeded
+from qpatchbench.ops.crafting.losses import cross_entropy, goal_classes, margin, succeeded
 from qpatchbench.ops.patches.colour_squares import patchwork, with_another_colour, with_channel_flipped, with_square
 from qpatchbench.ops.patches.locating import upright
 from qpatchbench.ops.patches.pasting import paste, to_float
@@ -118,7 +118,7 @@ class SparseRs(Attack):
         images, _ = task.require_places()
         pixels, labels = to_float(images.pixels[index]), images.labels[index]
         target = int(goal_classes(task.goals))
-        objective = logit_difference if target < 0 else cross_entropy
+        objective = margin if target < 0 else cross_entropy
         found = tried = self._start(task, index, draws)
         sizes = self.square_sides(self.size.side(images.side), targeted=target >= 0)
         spent, history = torch.full_like(index, self.queries), list[float]()

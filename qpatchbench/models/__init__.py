@@ -16,7 +16,7 @@ DENSENET = "Huang, Liu, van der Maaten, Weinberger 2017, arXiv 1608.06993"
 MOBILENET = "Sandler, Howard, Zhu, Zhmoginov, Chen 2018, MobileNetV2, arXiv 1801.04381"
 SWIN = "Liu et al. 2021, Swin Transformer, arXiv 2103.14030"
 DEIT = "Touvron et al. 2021, Training data-efficient image transformers, arXiv 2012.12877"
-EFFICIENTNET = "Tan, Le 2019, EfficientNet, arXiv 1905.11946; Lite0: no squeeze-excite, ReLU6"
+EFFICIENTNET = "Tan, Le 2019, EfficientNet, arXiv 1905.11946; Lite: no squeeze-excite, ReLU6"
 
 CATALOGUE: dict[str, Entry] = {
     "alexnet": Entry(CIFAR, "AlexNet for small images, BatchNorm instead of LRN", ALEXNET),
@@ -33,6 +33,8 @@ CATALOGUE: dict[str, Entry] = {
     "resnet56": Entry(CIFAR, "ResNet-56 for small images, parameter-free shortcuts", HE),
     "swin_s": Entry(TIMM, "Swin-S, patch 4, window 7, 224 pixels", SWIN),
     "tf_efficientnet_lite0": Entry(TIMM, "EfficientNet-Lite0", EFFICIENTNET),
+    "tf_efficientnet_lite1": Entry(TIMM, "EfficientNet-Lite1, 240 pixels", EFFICIENTNET),
+    "tf_efficientnet_lite2": Entry(TIMM, "EfficientNet-Lite2, 260 pixels", EFFICIENTNET),
     "timm/<name>": Entry(TIMM, "any other timm architecture, for example timm/convnext_tiny"),
     "vgg16": Entry(CIFAR, "VGG-16 with BatchNorm for small images, one linear classifier", VGG),
     "vgg19": Entry(CIFAR, "VGG-19 with BatchNorm for small images, one linear classifier", VGG),

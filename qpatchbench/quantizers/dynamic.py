@@ -2,8 +2,8 @@
 
 Krishnamoorthi 2018, arXiv 1806.08342, section 2. Unlike torch.ao's dynamic mode, which quantizes linear layers
 only and takes one scale per batch, convolutions are included and an image's result does not depend on its batch. The
-scale is max|x| of the image and, like an observer's, receives no gradient. Whether a layer's codes are signed is
-fixed from the calibration images.
+scale is max|x| of the image and, like an observer's, receives no gradient unless an attack asks for it (`backward:
+scales`). Whether a layer's codes are signed is fixed from the calibration images.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 
 from qpatchbench.quantizers.base import Checkpoint, Quantizer
-from qpatchbench.quantizers.deploying import deploy_float, finished, float_network
+from qpatchbench.quantizers.frozen.deploying import deploy_float, finished, float_network
 from qpatchbench.types import FLOAT_BITS, Bits
 
 
@@ -24,10 +24,10 @@ class Dynamic(Quantizer):
         Raises:
             QPatchBenchError: no calibration images (for the signs), or the checkpoint has no float network.
         """
-        from qpatchbench.quantizers.frozen import freeze_static, reject_empty
-        from qpatchbench.quantizers.frozen_activation import FrozenActivation
-        from qpatchbench.quantizers.layers import quantizable
-        from qpatchbench.quantizers.observing import in_batches, observe_inputs
+        from qpatchbench.quantizers.frozen.activation import FrozenActivation
+        from qpatchbench.quantizers.frozen.network import freeze_static, reject_empty
+        from qpatchbench.quantizers.inspection.inputs import in_batches, observe_inputs
+        from qpatchbench.quantizers.trained.layers import quantizable
 
         if bits.is_float:
             return deploy_float(checkpoint, self.mode, calibration)

@@ -14,21 +14,22 @@ from pydantic import Field
 
 from qpatchbench.errors import QPatchBenchError
 from qpatchbench.quantizers.base import Checkpoint, Quantizer
-from qpatchbench.quantizers.deploying import deploy_float, finished, loaded
+from qpatchbench.quantizers.frozen.deploying import deploy_float, finished, loaded
 from qpatchbench.types import Bits
 
 
 class Qat(Quantizer):
     """Deploys one width of a network that was trained with switchable fake quantizers."""
 
+    version: ClassVar[int] = 2
     trained: ClassVar[bool] = True
     wants_trained: ClassVar[bool] = True
 
     scale: Literal["paper", "ema", "mse", "lsq", "min_max"] = Field(
         default="paper",
         description="how scales arise: ema (max-abs; moving average for activations), mse (least squared error), lsq "
-        "(learned), paper (lsq at 4 bits and below, else ema), min_max (asymmetric, from the smallest to the largest "
-        "value, as in the code of Double-Win Quant)",
+        "(learned, from the scale of least squared error on), paper (lsq at 4 bits and below, else ema), min_max "
+        "(asymmetric, from the smallest to the largest value, as in the code of Double-Win Quant)",
     )
     first_last: Literal["same", "eight", "float"] = Field(
         default="same",
@@ -45,8 +46,8 @@ class Qat(Quantizer):
         Raises:
             QPatchBenchError: the checkpoint has no quantizers, or none for `bits`.
         """
-        from qpatchbench.quantizers.frozen import freeze
-        from qpatchbench.quantizers.switchable import prepare, set_bits
+        from qpatchbench.quantizers.frozen.network import freeze
+        from qpatchbench.quantizers.trained.switchable import prepare, set_bits
 
         if bits.is_float and (checkpoint.quantizer is None or bits in checkpoint.bits):
             return deploy_float(checkpoint, self.mode, calibration)

@@ -240,7 +240,7 @@ def _calibrate(module: torch.nn.Module, added: tuple[Bits, ...], images: torch.T
     """Scales and BatchNorm statistics of widths that join; no weight changes."""
     if not added:
         return
-    from qpatchbench.quantizers.switchable import initialize, recalibrate_batch_norm
+    from qpatchbench.quantizers.trained.switchable import initialize, recalibrate_batch_norm
 
     initialize(module, images, added)
     for bits in added:
@@ -257,7 +257,7 @@ def _prepared(task: TrainingTask, calibration: ImageSet, device: torch.device) -
     # Convolutions are faster this way on CPU and GPU.
     module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's annotations
     if task.quantizer is not None:
-        from qpatchbench.quantizers.switchable import initialize, prepare
+        from qpatchbench.quantizers.trained.switchable import initialize, prepare
 
         prepare(module, task.bits, task.quantizer)
         initialize(module, to_float(calibration.pixels).to(device))
@@ -265,7 +265,11 @@ def _prepared(task: TrainingTask, calibration: ImageSet, device: torch.device) -
 
 
 def _parameter_groups(module: torch.nn.Module, weight_decay: float) -> list[dict[str, object]]:
-    """Learned quantizer scales are not decayed: shrinking a scale clips, it does not regularise."""
+    """Learned quantizer scales are not decayed: shrinking a scale clips, it does not regularise.
+
+    They share the learning rate of the weights. Started at least error, at 2 bits on CIFAR-10, a tenth or ten times of
+    it changed the accuracy after 60 steps by less than a point; a hundred times lets scales step over zero.
+    """
     scales = [value for name, value in module.named_parameters() if name.rpartition(".")[2].startswith("scale")]
     held = {id(scale) for scale in scales}
     weights = [value for value in module.parameters() if id(value) not in held]

@@ -189,6 +189,7 @@ def test_both_paste_the_same_pixels(subject: Subject) -> None:
     assert torch.allclose(pasted, ours, atol=1e-6)
 
 
+@pytest.mark.numerical
 @pytest.mark.parametrize(
     ("attack", "kind"),
     [(GapHere(name="gap", size=SIZE, rotation=0), Cleared), (LavanHere(name="lavan", size=SIZE), LogitDifference)],

@@ -71,6 +71,7 @@ def covered(patch: Patch, images: ImageSet) -> torch.Tensor:
     return paste(dark, torch.ones_like(patch.textures), patch.masks, patch.placement)[:, 0] > 0
 
 
+@pytest.mark.numerical
 @pytest.mark.parametrize("goal", [Targeted(1), Untargeted()], ids=str)
 @pytest.mark.parametrize("rays", [4, 7, 12])
 def test_the_optimum_under_the_final_mask_is_reached(goal: Goal, rays: int) -> None:
@@ -95,6 +96,7 @@ def bar(height: int, width: int, side: int = 32) -> torch.Tensor:
     return torch.stack([torch.zeros(look.numel()), look.flatten()])
 
 
+@pytest.mark.numerical
 @pytest.mark.parametrize(("height", "width"), [(4, 12), (12, 4)])
 @pytest.mark.parametrize("goal", [Targeted(1), Untargeted()], ids=str)
 @pytest.mark.parametrize("scale", [2e-4, 0.05])
@@ -130,6 +132,7 @@ def test_the_area_never_exceeds_the_budget(rays: int, size: int) -> None:
     assert ((patch.masks == 0) | (patch.masks == 1)).all()
 
 
+@pytest.mark.numerical
 def test_the_hinge_holds_the_area_before_it_is_cut() -> None:
     """Where every pixel pays, the soft area grows without the hinge and stays at the budget with it."""
     network = linear_network(0.01 * torch.stack([torch.zeros(PIXELS), torch.ones(PIXELS)])).requires_grad_(False)
@@ -195,6 +198,7 @@ def test_a_frozen_circle_is_an_attack_on_the_texture_alone() -> None:
     assert torch.equal(patch.textures, by_hand.textures)
 
 
+@pytest.mark.numerical
 def test_rays_without_a_step_size_stay() -> None:
     images, network = images_of(), random_network()
     moving, frozen, circle = (
@@ -265,6 +269,7 @@ def test_only_unbroken_images_are_tried_again() -> None:
     assert thrice.history == once.history, "that of the first run"
 
 
+@pytest.mark.numerical
 def test_restarts_begin_with_other_shapes_and_keep_the_best() -> None:
     """A network with a large margin, so that nothing breaks and every image is tried every time."""
     weight = 0.05 * torch.randn(4, PIXELS, generator=draws(8))
@@ -289,6 +294,7 @@ def test_restarts_begin_with_other_shapes_and_keep_the_best() -> None:
         assert torch.equal(losses(more)[same], losses(fewer)[same])
 
 
+@pytest.mark.numerical
 def test_batches_and_neighbours_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     network, attack, goals = random_network(), dpr(steps=12, texture_steps=8, restarts=2), (Targeted(1), Untargeted())
     whole = crafted(attack, network, images_of(), *goals)

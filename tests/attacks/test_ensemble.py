@@ -59,6 +59,7 @@ def test_a_network_counted_twice_is_gap_on_it(weighting: str) -> None:
     assert both.history == pytest.approx(alone.history, abs=1e-5)
 
 
+@pytest.mark.numerical
 def test_mean_and_worst_do_what_they_say() -> None:
     """Red helps a network that resists a little, and hurts one that is easily won by green a lot."""
     networks = (leaning(0.05, 0, 0), leaning(-0.4, 0.5, 0))
@@ -73,6 +74,7 @@ def test_mean_and_worst_do_what_they_say() -> None:
     assert max(losses["worst"]) < max(losses["mean"]) - 0.1
 
 
+@pytest.mark.numerical
 def test_a_patch_for_all_works_on_each_better_than_that_of_another() -> None:
     networks = (leaning(0.3, -0.2, 0), leaning(0, 0.3, -0.2), leaning(-0.2, 0, 0.3))
     together = crafted(attack(), networks)

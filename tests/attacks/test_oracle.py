@@ -62,6 +62,7 @@ def test_no_patch_beats_the_oracles() -> None:
     assert best > max(margin_gain(weight, texture, 0, 1, SIDE) for texture in random_patches)
 
 
+@pytest.mark.numerical
 @pytest.mark.parametrize("seed", [0, 1])
 @pytest.mark.parametrize(
     ("attack", "spread"),
@@ -83,6 +84,7 @@ def test_universal_attacks_reach_the_optimum(attack: Lavan | Gap, spread: float,
         assert gain >= 0.95 * best, f"{gain:.3f} of {best:.3f} possible"
 
 
+@pytest.mark.numerical
 def test_several_goals_each_reach_their_own_optimum() -> None:
     weight = torch.randn(4, PIXELS, generator=draws(20))
     goals = (Targeted(2), Targeted(1), Targeted(3))
@@ -94,6 +96,7 @@ def test_several_goals_each_reach_their_own_optimum() -> None:
         assert margin_gain(weight, texture, 0, goal.class_id, SIDE) >= 0.95 * best
 
 
+@pytest.mark.numerical
 @pytest.mark.parametrize("untargeted", [False, True])
 def test_per_image_attack_reaches_the_optimum_of_its_place(untargeted: bool) -> None:
     """With two classes the untargeted margin is the targeted one."""
@@ -238,6 +241,7 @@ def test_the_float_patch_is_optimal_at_every_width(matrix: Matrix, target: str) 
     assert matrix.measured("32", target) / best == pytest.approx(1.0, abs=1e-3)
 
 
+@pytest.mark.numerical
 def test_the_matrix_is_asymmetric(matrix: Matrix) -> None:
     """A 2-bit network is blind to many pixels that matter at 32 bits; a 32-bit one is blind to none."""
     blind = matrix.slope("w2a32").abs() < 1e-9

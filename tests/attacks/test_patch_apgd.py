@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from qpatchbench.attacks.patch_apgd import PatchApgd
 from qpatchbench.errors import AttackError
 from qpatchbench.ops.crafting import loops
-from qpatchbench.ops.crafting.losses import succeeded
+from qpatchbench.ops.crafting.losses import logit_difference, succeeded
 from qpatchbench.ops.patches.pasting import paste, round_to_8_bit, to_float
 from qpatchbench.ops.patches.placing import sample_placement
 from qpatchbench.testing.fixtures.oracles import linear_network
@@ -43,7 +43,8 @@ def right_images(network: Network, count: int = COUNT, seed: int = 0) -> ImageSe
 
 
 def apgd(**fields: object) -> PatchApgd:
-    return PatchApgd.model_validate({"name": "patch_apgd", "size": SIZE, "restarts": 1, **fields})
+    """One start where the suite placed the patch, unless told otherwise."""
+    return PatchApgd.model_validate({"name": "patch_apgd", "size": SIZE, "restarts": 1, "location": "given", **fields})
 
 
 def places(count: int = COUNT) -> Placement:
@@ -62,12 +63,20 @@ def logits_of(network: Network, images: ImageSet, patch: Patch) -> torch.Tensor:
         return network(paste(to_float(images.pixels), round_to_8_bit(patch.textures), patch.masks, place))
 
 
-def successes(network: Network, images: ImageSet, patch: Patch) -> torch.Tensor:
+def targets_of(images: ImageSet, patch: Patch) -> torch.Tensor:
     goal = patch.goals[0]
-    targets = torch.full_like(images.labels, goal.class_id if isinstance(goal, Targeted) else -1)
-    return succeeded(logits_of(network, images, patch), images.labels, targets)
+    return torch.full_like(images.labels, goal.class_id if isinstance(goal, Targeted) else -1)
 
 
+def successes(network: Network, images: ImageSet, patch: Patch) -> torch.Tensor:
+    return succeeded(logits_of(network, images, patch), images.labels, targets_of(images, patch))
+
+
+def margins(network: Network, images: ImageSet, patch: Patch) -> torch.Tensor:
+    return logit_difference(logits_of(network, images, patch), images.labels, targets_of(images, patch))
+
+
+@pytest.mark.numerical
 @pytest.mark.parametrize("loss", ["margin", "cross_entropy", "dlr"])
 @pytest.mark.parametrize("goal", [Targeted(2), Untargeted()], ids=str)
 def test_the_optimum_of_a_linear_network_is_reached(loss: str, goal: Goal) -> None:
@@ -121,23 +130,22 @@ def test_given_places_are_kept_and_searched_ones_returned() -> None:
     assert patch.placement.scales.eq(1).all()
 
 
+@pytest.mark.numerical
 @pytest.mark.parametrize("goal", [Targeted(1), Untargeted()], ids=str)
 @pytest.mark.parametrize("location", ["given", "searched"])
 def test_more_restarts_and_places_never_break_fewer_images(goal: Goal, location: str) -> None:
     network = bent_network(5)
     images = right_images(network)
     budgets = [(1, 0), (2, 0), (3, 0), (3, 2)] if location == "searched" else [(1, 0), (2, 0), (3, 0)]
-    broken = [
-        successes(
-            network,
-            images,
-            crafted(apgd(location=location, restarts=r, random_places=p, steps=4), network, images, goal),
-        )
+    patches = [
+        crafted(apgd(location=location, restarts=r, random_places=p, steps=4), network, images, goal)
         for r, p in budgets
     ]
+    broken = [successes(network, images, patch) for patch in patches]
     for fewer, more in zip(broken, broken[1:], strict=False):
         assert (more | ~fewer).all(), "an image broken with less was not broken with more"
-    assert int(broken[-1].sum()) > int(broken[0].sum()), "nothing was gained: the test is void"
+    lowest, highest = (margins(network, images, patches[budget]) for budget in (-1, 0))
+    assert int((lowest < highest - 1e-3).sum()) >= 3, "nothing was gained: the test is void"
 
 
 class Counter:
@@ -151,6 +159,7 @@ class Counter:
         return self.network(images)
 
 
+@pytest.mark.numerical
 def test_only_unbroken_images_are_attacked_again() -> None:
     counter = Counter(bent_network(5))
     images = right_images(counter.network)
@@ -171,6 +180,7 @@ def test_a_later_run_changes_nothing_for_images_already_broken() -> None:
     assert once.history == twice.history, "the history is that of the first run, of all images"
 
 
+@pytest.mark.numerical
 @pytest.mark.parametrize("location", ["given", "searched"])
 def test_batches_and_neighbours_change_nothing(location: str, monkeypatch: pytest.MonkeyPatch) -> None:
     network = bent_network(6).double()  # so that rounding does not flip the sign of a gradient
@@ -194,6 +204,7 @@ def test_batches_and_neighbours_change_nothing(location: str, monkeypatch: pytes
     assert torch.allclose(few.for_goal(1).textures, whole.for_goal(1).textures[:7], atol=1e-4)
 
 
+@pytest.mark.numerical
 def test_success_is_that_of_the_stored_patch() -> None:
     """The reported rate is what a measurement of the 8-bit patch from scratch gives."""
     told: list[tuple[float, Mapping[str, float]]] = []

@@ -55,6 +55,7 @@ def bright(pasted: torch.Tensor) -> torch.Tensor:
     return torch.stack([torch.full_like(most, 0.9), most], dim=1) * 10
 
 
+@pytest.mark.numerical
 @pytest.mark.parametrize(("agent", "network"), [("tpa", stripes), ("mpa", bright)])
 def test_a_planted_trigger_is_found_and_queries_are_counted(agent: str, network: Network) -> None:
     attacked = images(12)

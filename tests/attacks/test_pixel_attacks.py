@@ -15,11 +15,11 @@ import torch
 import torchattacks
 from pydantic import ValidationError
 
-from qpatchbench.attacks.autoattack import AutoAttack
-from qpatchbench.attacks.fgsm import Fgsm
-from qpatchbench.attacks.mifgsm import MiFgsm
-from qpatchbench.attacks.pgd import Pgd
-from qpatchbench.attacks.pixel import PixelAttack
+from qpatchbench.attacks.pixel.autoattack import AutoAttack
+from qpatchbench.attacks.pixel.base import PixelAttack
+from qpatchbench.attacks.pixel.fgsm import Fgsm
+from qpatchbench.attacks.pixel.mifgsm import MiFgsm
+from qpatchbench.attacks.pixel.pgd import Pgd
 from qpatchbench.errors import AttackError
 from qpatchbench.evaluation.measure import patched_predictions
 from qpatchbench.ops.crafting import loops
@@ -128,6 +128,7 @@ def ours(name: str, epsilon: float, steps: int, **fields: Any) -> PixelAttack:  
     return MiFgsm(name=name, epsilon=epsilon, step_size=epsilon / 10, steps=steps, **fields)
 
 
+@pytest.mark.numerical
 @pytest.mark.parametrize("target", [None, 2])
 @pytest.mark.parametrize("epsilon", EPSILONS)
 @pytest.mark.parametrize("name", ["pgd", "mifgsm"])
@@ -152,6 +153,7 @@ def test_every_iterate_is_that_of_torchattacks(
         assert torch.equal(fooled(network, images, spy.iterates[steps]), fooled(network, images, expected))
 
 
+@pytest.mark.numerical
 @pytest.mark.parametrize("target", [None, 2])
 def test_fgsm_is_that_of_torchattacks(target: int | None, network: torch.nn.Module, images: ImageSet) -> None:
     """At whole levels rounding changes nothing, so that the results are the same, not only the iterates."""
@@ -166,6 +168,7 @@ def test_fgsm_is_that_of_torchattacks(target: int | None, network: torch.nn.Modu
     assert torch.equal(fooled(network, images, found), fooled(network, images, expected))
 
 
+@pytest.mark.numerical
 @pytest.mark.parametrize("name", ["pgd", "mifgsm"])
 def test_the_best_iterate_succeeds_wherever_the_last_of_torchattacks_does(
     name: str, network: torch.nn.Module, images: ImageSet
@@ -209,6 +212,7 @@ def test_a_patch_is_the_whole_image_at_the_corner(
     assert torch.equal(measured != images.labels, fooled(network, images, patch.textures)), "as the harness sees it"
 
 
+@pytest.mark.numerical
 @pytest.mark.parametrize("attack", ATTACKS, ids=NAMES)
 def test_untargeted_raises_the_loss_of_the_label_and_targeted_lowers_that_of_the_target(
     attack: PixelAttack, network: torch.nn.Module, images: ImageSet
@@ -238,6 +242,7 @@ def test_fgsm_is_its_equation(network: torch.nn.Module, images: ImageSet) -> Non
     assert np.array_equal((found * 255).round().long().numpy(), expected)
 
 
+@pytest.mark.numerical
 @pytest.mark.parametrize("target", [None, 1])
 @pytest.mark.parametrize("attack", ATTACKS, ids=NAMES)
 def test_the_linear_optimum_is_reached(attack: PixelAttack, target: int | None) -> None:
@@ -259,6 +264,7 @@ def test_the_linear_optimum_is_reached(attack: PixelAttack, target: int | None) 
         assert torch.allclose(found, best, atol=1e-6)
 
 
+@pytest.mark.numerical
 @pytest.mark.parametrize("make", [Pgd, MiFgsm])
 def test_more_steps_are_not_worse(make: Callable[..., PixelAttack], network: torch.nn.Module, images: ImageSet) -> None:
     means = []
@@ -271,6 +277,7 @@ def test_more_steps_are_not_worse(make: Callable[..., PixelAttack], network: tor
     assert mean_losses[0] < mean_losses[1] < mean_losses[2] <= mean_losses[3] + 1e-3
 
 
+@pytest.mark.numerical
 def test_pgd_is_stronger_than_fgsm_and_a_random_start_still_draws_per_image(
     network: torch.nn.Module, images: ImageSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -302,6 +309,7 @@ def test_epsilon_0_leaves_the_image(attack: PixelAttack, network: torch.nn.Modul
     assert torch.equal((patch.textures * 255).round().to(torch.uint8), images.pixels)
 
 
+@pytest.mark.numerical
 def test_several_targets_each_have_their_own_image(network: torch.nn.Module, images: ImageSet) -> None:
     attack = Pgd(name="pgd", targets=(4, 0))
     patch = attack.craft(task_for(attack, network, images))
@@ -377,6 +385,7 @@ def worst_case(network: torch.nn.Module, images: ImageSet) -> Patch:
     return adversarial(AutoAttack(name="autoattack", epsilon=EPSILON, queries=100), network, images)
 
 
+@pytest.mark.numerical
 def test_autoattack_is_at_least_as_strong_as_pgd_on_each_image(
     worst_case: Patch, network: torch.nn.Module, images: ImageSet
 ) -> None:
@@ -419,6 +428,7 @@ def test_images_that_are_wrong_when_clean_are_not_attacked(network: torch.nn.Mod
     assert torch.equal(patch.textures[:20], to_float(images.pixels[:20]))
 
 
+@pytest.mark.numerical
 def test_autoattack_is_the_library_s_own_standard_evaluation(
     worst_case: Patch, network: torch.nn.Module, images: ImageSet
 ) -> None:
@@ -515,7 +525,9 @@ def test_a_part_may_write_into_the_logits_it_is_given(images: ImageSet) -> None:
         return inputs.flatten(1)[:, :CLASSES]
 
     own = labelled(view, images.pixels)
+    seen.clear()
     adversarial(AutoAttack(name="autoattack", epsilon=EPSILON, steps=2, queries=5), view, own)
+    assert seen, "the network was never asked"
     assert all(bool(torch.isfinite(inputs).all()) for inputs in seen)
 
 

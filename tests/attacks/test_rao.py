@@ -9,10 +9,12 @@ from pydantic import ValidationError
 from qpatchbench.attacks.rao import Rao
 from qpatchbench.errors import AttackError
 from qpatchbench.ops.crafting import loops
+from qpatchbench.ops.crafting.losses import succeeded
 from qpatchbench.ops.patches.locating import Box, allowed_places
+from qpatchbench.ops.patches.pasting import paste, to_float
 from qpatchbench.ops.patches.placing import sample_placement
 from qpatchbench.testing.fixtures.oracles import linear_network
-from qpatchbench.types import CraftTask, Goal, ImageSet, Network, Patch, Placement, Targeted, Untargeted
+from qpatchbench.types import CraftTask, Goal, ImageSet, Network, Patch, Placement, Size, Targeted, Untargeted
 
 SIDE, SIZE, COUNT = 10, 3, 20
 PIXELS = 3 * SIDE * SIDE
@@ -23,7 +25,7 @@ def draws(seed: int) -> torch.Generator:
 
 
 def rao(**fields: object) -> Rao:
-    return Rao.model_validate({"name": "rao", "size": SIZE, **fields})
+    return Rao.model_validate({"name": "rao", "size": SIZE, "restarts": 1, **fields})
 
 
 def images_of(count: int = COUNT, label: int = 0) -> ImageSet:
@@ -52,6 +54,7 @@ def hill(row: int, column: int) -> torch.Tensor:
     return torch.stack([torch.zeros(PIXELS), bump.expand(3, -1, -1).flatten()]) * 0.3
 
 
+@pytest.mark.numerical
 @pytest.mark.parametrize("goal", [Targeted(1), Untargeted()], ids=str)
 def test_the_optimum_of_a_fixed_place_is_reached(goal: Goal) -> None:
     weight = 0.1 * torch.randn(2, PIXELS, generator=draws(3))
@@ -64,6 +67,7 @@ def test_the_optimum_of_a_fixed_place_is_reached(goal: Goal) -> None:
         assert float((window * texture).sum()) >= 0.95 * float(window.clamp(min=0).sum())
 
 
+@pytest.mark.numerical
 @pytest.mark.parametrize(("row", "column"), [(0, 0), (7, 7), (3, 5)])
 @pytest.mark.parametrize(("location", "steps"), [("full", 40), ("random", 120)])
 def test_the_window_that_the_network_looks_at_is_found(row: int, column: int, location: str, steps: int) -> None:
@@ -76,6 +80,7 @@ def test_the_window_that_the_network_looks_at_is_found(row: int, column: int, lo
     assert patch.textures.min() >= 0.99, "every pixel of the window has a positive slope"
 
 
+@pytest.mark.numerical
 def test_moving_beats_staying() -> None:
     network = linear_network(hill(2, 6)).requires_grad_(False)
     lowest = [
@@ -128,6 +133,7 @@ def test_a_stride_of_zero_is_a_fixed_place(location: str) -> None:
     assert still.history == fixed.history
 
 
+@pytest.mark.numerical
 @pytest.mark.parametrize("location", ["fixed", "random", "full"])
 def test_batches_and_neighbours_change_nothing(location: str, monkeypatch: pytest.MonkeyPatch) -> None:
     network = linear_network(0.1 * torch.randn(4, PIXELS, generator=draws(5))).double().requires_grad_(False)
@@ -147,6 +153,57 @@ def test_batches_and_neighbours_change_nothing(location: str, monkeypatch: pytes
     few = crafted(attack, exact, images_of(6), Targeted(1), Untargeted())
     assert torch.allclose(few.for_goal(1).textures, whole.for_goal(1).textures[:6], atol=1e-4)
     assert torch.equal(where(few.for_goal(1)), where(whole.for_goal(1))[:6])
+
+
+def hard_images() -> tuple[Network, ImageSet]:
+    """A network of four classes whose images one start of few steps breaks in part."""
+    network = linear_network(0.35 * torch.randn(4, PIXELS, generator=draws(8))).requires_grad_(False)
+    pixels = images_of().pixels
+    labels = network(to_float(pixels)).argmax(dim=1)
+    return network, ImageSet(pixels, labels, tuple(map(str, range(COUNT))))
+
+
+def broken(network: Network, images: ImageSet, patch: Patch) -> torch.Tensor:
+    assert patch.placement is not None
+    logits = network(paste(to_float(images.pixels), patch.textures, patch.masks, patch.placement))
+    return succeeded(logits, images.labels, torch.full_like(images.labels, -1))
+
+
+def test_later_starts_break_more_and_leave_the_broken_alone() -> None:
+    network, images = hard_images()
+    seen: list[int] = []
+
+    def counted(shown: torch.Tensor) -> torch.Tensor:
+        seen.append(len(shown))
+        logits: torch.Tensor = network(shown)
+        return logits
+
+    attack = rao(steps=3, location="fixed")
+    once = crafted(attack, network, images, Untargeted())
+    many = crafted(rao(steps=3, location="fixed", restarts=6), counted, images, Untargeted())
+    first, all_ = broken(network, images, once), broken(network, images, many)
+    assert 0 < int(first.sum()) < int(all_.sum())
+    assert torch.equal(many.textures[first], once.textures[first])
+    assert torch.equal(where(many)[first], where(once)[first])
+    assert once.history == many.history, "the history is that of the first start, of all images"
+    assert seen[:8] == [COUNT] * 4 + [COUNT - int(first.sum())] * 4
+    assert seen == sorted(seen, reverse=True)
+
+
+def test_later_starts_lie_anywhere() -> None:
+    """On a network that nothing breaks, the best of many starts is where the network looks."""
+    network = linear_network(0.1 * hill(2, 6))
+    ahead = torch.tensor([6.0, 0.0])
+    patch = crafted(
+        rao(steps=10, location="fixed", restarts=60), lambda x: network(x) + ahead, images_of(), Untargeted()
+    )
+    start = torch.stack([places().rows, places().columns], dim=1).float()
+    middle = torch.tensor([2.0, 6.0])
+    assert (where(patch) - middle).norm(dim=1).mean() < 0.5 * (start - middle).norm(dim=1).mean()
+
+
+def test_the_authors_restarts_are_the_default() -> None:
+    assert Rao(name="rao", size=Size(SIZE)).restarts == 30
 
 
 @pytest.mark.parametrize(
@@ -170,6 +227,7 @@ def test_the_estimate_of_passes_is_the_count(location: str, stride: int, forward
     ("field", "value"),
     [
         ("steps", 0),
+        ("restarts", 0),
         ("step_size", 0),
         ("step_size", 1.5),
         ("stride", -1),

@@ -49,10 +49,11 @@ def trigger(pasted: torch.Tensor) -> torch.Tensor:
     return torch.stack([torch.full_like(most, 6.5), most], dim=1)
 
 
+@pytest.mark.numerical
 def test_a_planted_trigger_is_found_and_queries_are_counted() -> None:
     asked = task(trigger, Untargeted())
     patch = attack().craft(asked)
-    assert hits(trigger, patch, asked).all()
+    assert float(hits(trigger, patch, asked).float().mean()) > 0.9
     assert patch.queries is not None
     oracle = asked.network
     assert isinstance(oracle, Scores)
@@ -73,6 +74,7 @@ def test_an_image_that_resists_costs_the_whole_budget() -> None:
     assert len(patch.history) == 37
 
 
+@pytest.mark.numerical
 def test_success_within_more_queries_is_no_less() -> None:
     rates = []
     for queries in (10, 40, 160):
@@ -82,6 +84,7 @@ def test_success_within_more_queries_is_no_less() -> None:
     assert rates[0] < rates[-1]
 
 
+@pytest.mark.numerical
 @pytest.mark.parametrize("location", ["given", "searched"])
 def test_most_of_the_exact_optimum_of_a_linear_network_is_found(location: str) -> None:
     weight = torch.zeros(2, 3, SIDE, SIDE)
@@ -114,6 +117,7 @@ def test_places_reach_every_row_and_column() -> None:
     assert set(patch.placement.rows.tolist()) == set(patch.placement.columns.tolist()) == set(range(SIDE - SIZE + 1))
 
 
+@pytest.mark.numerical
 def test_it_finds_the_only_sensitive_window() -> None:
     def window(pasted: torch.Tensor) -> torch.Tensor:
         white = pasted[:, :, 6:9, 1:4].mean(dim=(1, 2, 3))
@@ -129,6 +133,7 @@ def test_it_finds_the_only_sensitive_window() -> None:
     assert ((patch.placement.columns - 1).abs()[found] <= 1).all()
 
 
+@pytest.mark.numerical
 def test_a_network_that_hides_its_gradient_falls_to_scores_only() -> None:
     """Rounded inputs have a gradient of zero everywhere: the gradient attack stays at its random start."""
     weight = torch.randn(3, 3 * SIDE * SIDE, generator=torch.Generator().manual_seed(3))

@@ -20,7 +20,9 @@ SECTIONS = {
     "images": attacks.image_by_image,
     "costs": attacks.costs,
     "defenses": defenses.costs,
-    "art": against_art.compare,
+    "autopatch": attacks.together,
+    "strength": against_art.strength,
+    "art": against_art.speed,
 }
 
 

@@ -6,22 +6,25 @@ from typing import Any
 
 import torch
 
+from qpatchbench.attacks.autopatch import AutoPatch
 from qpatchbench.attacks.base import Attack
 from qpatchbench.component import create
+from qpatchbench.evaluation.measure import clean_predictions, patched_predictions
 from qpatchbench.ops.crafting.score_access import Scores
 from qpatchbench.ops.patches.placing import sample_placement
 from qpatchbench.registry import ATTACKS
-from qpatchbench.types import CraftTask, ImageSet, Network, Untargeted
+from qpatchbench.types import CraftTask, ImageSet, Network, Placement, Size, Untargeted
 from tests.bench.subject import Subject
 from tests.bench.timing import Row, alternate, ratio, seconds
 
 SIDE, SIZE, IMAGES, STEPS = 32, 6, 32, 10
+SMALL = 3  # a patch that leaves some images unbroken
 # Short budgets; seconds per image are for these, and grow with steps and queries as the passes do.
 COSTED: dict[str, dict[str, Any]] = {
     "gap": {"steps": STEPS, "batch_size": IMAGES},
     "lavan_per_image": {"steps": STEPS},
-    "patch_apgd": {"steps": STEPS, "restarts": 1},
-    "rao": {"steps": STEPS},
+    "patch_apgd": {"steps": STEPS, "restarts": 1, "location": "given"},
+    "rao": {"steps": STEPS, "restarts": 1},
     "dpr": {"steps": STEPS, "texture_steps": STEPS, "restarts": 1},
     "sparse_rs": {"queries": 3 * STEPS},
     "pgd": {"steps": STEPS},
@@ -56,6 +59,27 @@ def costs(subject: Subject) -> list[Row]:
     return rows
 
 
+def together(subject: Subject) -> list[Row]:
+    """What autopatch breaks of the images that are right when clean, over what its parts break apart, together."""
+    attack = AutoPatch(name="autopatch", size=Size(SMALL), effort="quick")
+    everything = subject.splits.evaluation[: 2 * IMAGES]
+    right = clean_predictions(subject.deployed, everything, IMAGES).long() == everything.labels
+    images = everything.chosen(right)
+    places = _places(images, SMALL)
+
+    def broken(part: Attack) -> torch.Tensor:
+        patch = part.craft(_task(part, subject.deployed, images, SMALL))
+        where = patch.placement if patch.placement is not None else places
+        return patched_predictions(subject.deployed, images, patch, where, IMAGES)[0].long() != images.labels
+
+    whole = broken(attack)
+    parts = torch.stack([broken(part) for part, _ in attack._stages(siblings=False)])
+    each = ", ".join(str(int(part.sum())) for part in parts)
+    union = int(parts.any(dim=0).sum())
+    meaning = f"{int(whole.sum())} and {union} of {len(images)} images, {SMALL}x{SMALL}, quick; parts: {each}"
+    return [Row("autopatch / union of its parts", f"{int(whole.sum()) / max(1, union):.2f} x", meaning)]
+
+
 class _Counted:
     """A network that counts the images it saw, and those whose gradient was taken."""
 
@@ -83,8 +107,12 @@ def _images(subject: Subject) -> ImageSet:
     return subject.splits.evaluation[:IMAGES]
 
 
-def _task(attack: Attack, network: Network, images: ImageSet) -> CraftTask:
-    places = sample_placement(len(images), (SIDE, SIDE), (SIZE, SIZE), torch.Generator().manual_seed(1))
+def _places(images: ImageSet, size: int) -> Placement:
+    return sample_placement(len(images), (SIDE, SIDE), (size, size), torch.Generator().manual_seed(1))
+
+
+def _task(attack: Attack, network: Network, images: ImageSet, size: int = SIZE) -> CraftTask:
+    places = _places(images, size)
     alone = attack.kind == "per_image"
     return CraftTask(
         (Scores(network) if attack.access == "scores" else network,),

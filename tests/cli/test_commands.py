@@ -158,7 +158,7 @@ def test_a_range_and_a_unit_are_shown() -> None:
     assert 'size = "4%"' in invoke("describe", "defense", "qadtr").output, "as a suite writes it"
     text = invoke("describe", "quantizer", "ptq").output
     assert "  percentile = 99.99   (number; above 0, at most 100; %)\n" in text
-    assert '  calibration = "minmax"   (minmax | percentile)\n' in text
+    assert '  calibration = "minmax"   (minmax | percentile | mse)\n' in text
 
 
 @pytest.mark.parametrize(

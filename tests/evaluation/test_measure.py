@@ -76,6 +76,7 @@ def test_patched_predictions_equal_one_image_at_a_time(
     assert np.array_equal(predictions.numpy(), one_by_one(network, images, patch, placement))
 
 
+@pytest.mark.numerical
 @pytest.mark.parametrize("per_image", [False, True])
 def test_batches_do_not_matter(
     network: torch.nn.Module, images: ImageSet, placement: Placement, per_image: bool

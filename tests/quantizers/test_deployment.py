@@ -11,16 +11,17 @@ from torch import nn
 
 from qpatchbench.component import create
 from qpatchbench.errors import QPatchBenchError
-from qpatchbench.quantizers.audit import audit, unquantized_operations
 from qpatchbench.quantizers.base import Checkpoint, Quantizer
-from qpatchbench.quantizers.batch_norm_statistics import active_batch_norms, estimate_statistics
 from qpatchbench.quantizers.dynamic import Dynamic
 from qpatchbench.quantizers.fp import Fp
+from qpatchbench.quantizers.frozen.surrogate_gradients import with_scale_gradients
+from qpatchbench.quantizers.inspection.audit_layers import audit, unquantized_operations
 from qpatchbench.quantizers.ptq import Ptq
 from qpatchbench.quantizers.qat import Qat
-from qpatchbench.quantizers.switchable import float_part, initialize, prepare, set_bits
+from qpatchbench.quantizers.trained.batch_norm_statistics import active_batch_norms, estimate_statistics
+from qpatchbench.quantizers.trained.switchable import float_part, initialize, prepare, set_bits
 from qpatchbench.registry import QUANTIZERS
-from qpatchbench.types import FLOAT, Bits
+from qpatchbench.types import FLOAT, Bits, Network
 
 Build = Callable[[], nn.Module]
 FOUR, EIGHT, MIXED = Bits(4, 4), Bits(8, 8), Bits(4, 8)
@@ -126,6 +127,7 @@ def test_32_bits_of_every_quantizer_is_fp_bit_for_bit(build: Build, images: torc
         assert torch.equal(network(images), expected)
 
 
+@pytest.mark.numerical
 @pytest.mark.parametrize("bits", [FOUR, EIGHT, MIXED])
 def test_qat_deploys_what_was_trained(build: Build, images: torch.Tensor, bits: Bits) -> None:
     checkpoint = trained_checkpoint(build, images, FLOAT, FOUR, EIGHT, MIXED, first_last="eight")
@@ -197,6 +199,7 @@ def test_percentile_clips_outliers_and_averages_batches() -> None:
     assert found == pytest.approx(sorted(pixels)[math.ceil(0.99 * 100) - 1])
 
 
+@pytest.mark.numerical
 def test_dynamic_answers_an_image_alone_as_in_a_batch(build: Build, images: torch.Tensor) -> None:
     network = Dynamic(name="dynamic", bits=(FOUR,)).deploy(float_checkpoint(build), FOUR, images)
     scaled = images * torch.linspace(0.1, 1, len(images)).view(-1, 1, 1, 1)
@@ -213,6 +216,23 @@ def test_dynamic_by_hand() -> None:
     image = torch.tensor([0.9, 0.5, 0.2, 0.1]).view(1, 1, 2, 2).expand(1, 3, 2, 2)
     rounded = torch.tensor([0.9, 0.6, 0.3, 0.0]).sum()  # scale 0.9 / 3
     assert torch.allclose(network(image), torch.stack([0.9 * rounded, 4 * 0.25 - 0.1 * rounded])[None])
+
+
+def test_gradients_through_run_time_scales_change_no_answer_and_stay_off_otherwise(
+    build: Build, images: torch.Tensor
+) -> None:
+    def gradient(network: Network) -> torch.Tensor:
+        inputs = images.clone().requires_grad_()
+        return torch.autograd.grad(network(inputs).square().sum(), inputs)[0]
+
+    network = Dynamic(name="dynamic", bits=(FOUR,)).deploy(float_checkpoint(build), FOUR, images)
+    own, followed = gradient(network), gradient(with_scale_gradients(network, network))
+    assert torch.equal(with_scale_gradients(network, network)(images), network(images))
+    assert not torch.allclose(followed, own)
+    assert bool(followed.isfinite().all())
+    assert torch.equal(gradient(network), own)
+    static = quantizer("ptq", FOUR).deploy(float_checkpoint(build), FOUR, images)
+    assert torch.equal(gradient(with_scale_gradients(static, static)), gradient(static))
 
 
 def test_errors_name_what_is_available(build: Build, images: torch.Tensor) -> None:

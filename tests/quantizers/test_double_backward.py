@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from qpatchbench.quantizers.qat import Qat
-from qpatchbench.quantizers.switchable import initialize, prepare, set_bits
+from qpatchbench.quantizers.trained.switchable import initialize, prepare, set_bits
 from qpatchbench.types import FLOAT, Bits
 
 Mode = Literal["ema", "mse", "lsq"]
@@ -85,6 +85,7 @@ def test_second_order_gradient_at_32_bits_is_that_of_the_float_network(
         assert torch.equal(other, gradient)
 
 
+@pytest.mark.numerical
 def test_many_levels_approach_the_float_gradients(build: Callable[[], nn.Module], images: torch.Tensor) -> None:
     """At 16 bits rounding is negligible, so first and second derivatives are nearly the float network's."""
     reference, module, bits = build().double().eval(), build(), Bits(16, 16)

@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import nn
 
-from qpatchbench.quantizers.audit import audit, effective_bits, unquantized_operations
-from qpatchbench.quantizers.folding import fold_batch_norm
-from qpatchbench.quantizers.frozen import freeze, settle
-from qpatchbench.quantizers.frozen_activation import FrozenActivation
-from qpatchbench.quantizers.switchable import set_bits
+from qpatchbench.quantizers.frozen.activation import FrozenActivation
+from qpatchbench.quantizers.frozen.folding import fold_batch_norm
+from qpatchbench.quantizers.frozen.network import freeze, settle
+from qpatchbench.quantizers.inspection.audit_layers import audit, effective_bits, unquantized_operations
+from qpatchbench.quantizers.trained.switchable import set_bits
 from qpatchbench.types import Bits
 
 Make = Callable[..., nn.Module]
@@ -33,6 +33,7 @@ def test_freezing_changes_no_bit_of_the_answer(
     assert not any("at_bits" in name or "weight_quantizer" in name for name in module.state_dict())
 
 
+@pytest.mark.numerical
 @pytest.mark.parametrize("width", [8, 4, "w4a8"])
 def test_folding_keeps_predictions_and_codes(switchable: Make, images: torch.Tensor, width: object) -> None:
     module = switchable(32, width)
@@ -55,6 +56,7 @@ def _codes(module: nn.Module) -> list[torch.Tensor]:
     return [torch.stack([torch.unique(row, return_inverse=True)[1] for row in weight]) for weight in weights]
 
 
+@pytest.mark.numerical
 def test_folding_a_float_network_is_exact_to_rounding(build: Callable[[], nn.Module], images: torch.Tensor) -> None:
     module = build()
     settle(module)

@@ -12,10 +12,10 @@ from torch.nn import functional
 
 from qpatchbench.component import create
 from qpatchbench.errors import QPatchBenchError
-from qpatchbench.quantizers.folding import fold_batch_norm
-from qpatchbench.quantizers.frozen import freeze, settle
-from qpatchbench.quantizers.switchable import set_bits
-from qpatchbench.quantizers.tapping import Taps
+from qpatchbench.quantizers.frozen.folding import fold_batch_norm
+from qpatchbench.quantizers.frozen.network import freeze, settle
+from qpatchbench.quantizers.inspection.taps import Taps
+from qpatchbench.quantizers.trained.switchable import set_bits
 from qpatchbench.registry import MODELS
 from qpatchbench.types import Bits
 
@@ -123,6 +123,7 @@ def test_features_of_a_deployed_network_by_hand(deployed: nn.Module, images: tor
     assert len(torch.unique(features)) > 4
 
 
+@pytest.mark.numerical
 def test_deployment_changes_no_feature_but_by_rounding(switchable: Make, images: torch.Tensor) -> None:
     module = switchable(32, 4)
     set_bits(module, Bits(4, 4))

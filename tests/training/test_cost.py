@@ -299,6 +299,7 @@ def test_every_task_is_asked_for_the_same_steps(measure: Measure) -> None:
         assert torch.equal(mine.labels, theirs.labels)
 
 
+@pytest.mark.numerical
 def test_every_step_is_a_whole_one(measure: Measure, splits: Splits) -> None:
     """Augmented images of the training set in their order, gradients, and an update after which the loss is another."""
     defense = repeating()
@@ -337,6 +338,7 @@ def test_fewer_images_than_a_batch_are_counted_as_they_are(splits: Splits) -> No
     assert {len(batch.labels) for batch in defense._batches} == {10}
 
 
+@pytest.mark.numerical
 def test_steps_by_hand_train_as_the_loop_does(splits: Splits, quantizer: Qat) -> None:
     """`take_step` is what is measured; one after the other it must be the training, bit for bit."""
     settings = TrainingSettings(

@@ -22,7 +22,7 @@ from qpatchbench.errors import QPatchBenchError, TrainingError
 from qpatchbench.ops.patches.pasting import to_float
 from qpatchbench.quantizers.base import Checkpoint
 from qpatchbench.quantizers.qat import Qat
-from qpatchbench.quantizers.switchable import float_part
+from qpatchbench.quantizers.trained.switchable import float_part
 from qpatchbench.training.settings import TrainingSettings
 from qpatchbench.types import FLOAT, Bits, Losses
 from tests.training.conftest import SIDE, Run, TinyNet, same
@@ -202,6 +202,7 @@ class Still(Defense):
         return {"zero": 0 * network.at(step.bits[0])(batch.images).sum()}
 
 
+@pytest.mark.numerical
 def test_mixed_precision_is_close_to_full(run: Train, settings: TrainingSettings, splits: Splits) -> None:
     chosen = settings.model_copy(update={"epochs": 2})
     full = run(settings=chosen, build=WithoutDropout)
@@ -229,6 +230,7 @@ def accuracy(network: torch.nn.Module, splits: Splits) -> float:
     return float((predicted == splits.evaluation.labels).float().mean())
 
 
+@pytest.mark.numerical
 @pytest.mark.parametrize("augmentation", ["none", "crop", "crop_flip"])
 def test_a_learnable_task_is_learned(run: Train, splits: Splits, augmentation: str) -> None:
     settings = TrainingSettings(
@@ -246,6 +248,7 @@ def test_a_learnable_task_is_learned(run: Train, splits: Splits, augmentation: s
     assert accuracy(network, splits) > 0.8
 
 
+@pytest.mark.numerical
 def test_quantized_training_is_learned_at_every_width(run: Train, splits: Splits, quantizer: Qat) -> None:
     settings = TrainingSettings(epochs=12, batch_size=24, learning_rate=0.05, schedule="cosine", augmentation="none")
     task = {"defense": QuantizationAwareTraining(name="qat"), "quantizer": quantizer, "bits": quantizer.bits}

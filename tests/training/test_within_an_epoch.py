@@ -76,7 +76,9 @@ def test_the_state_of_generators_matters(splits: Splits, settings: TrainingSetti
 
 
 def test_nothing_is_saved_within_short_epochs(run: Callable[..., Run]) -> None:
-    assert all(snapshot.running is None for snapshot in run().snapshots.values())
+    snapshots = run().snapshots
+    assert snapshots, "nothing was saved at all"
+    assert all(snapshot.running is None for snapshot in snapshots.values())
 
 
 @pytest.mark.parametrize(("wanted", "steps"), [(None, 4), (24, 1), (50, 2), (1000, 4), (5, 1)])

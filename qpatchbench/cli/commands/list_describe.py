@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from qpatchbench.cli.commands.describe_network import Describe
 from qpatchbench.component import Component, PlainDefaults
 from qpatchbench.errors import PluginError, UnknownNameError, suggestion
 from qpatchbench.origin import source_hash
@@ -122,7 +123,7 @@ def _reasons(registry: Registry, name: str) -> list[str]:
 
 def _tables() -> list[dict[str, str]]:
     """The published tables, as `qpatchbench table` calls them."""
-    from qpatchbench.papers.printed.tables import CITATIONS, published_tables
+    from qpatchbench.papers.printed.published_tables import CITATIONS, published_tables
 
     return [
         {"name": name, "summary": table.caption, "reference": CITATIONS[table.paper], "plugin": BUILT_IN}
@@ -145,7 +146,10 @@ def _figures() -> list[dict[str, str]]:
 @click.argument("name")
 @click.option("--json", "as_json", is_flag=True, help="The component's JSON schema.")
 def describe(kind: str, name: str, as_json: bool) -> None:
-    """Show the fields of one component: type, default, range, unit and meaning."""
+    """Show the fields of one component: type, default, range, unit and meaning.
+
+    `describe network SUITE MODEL QUANTIZER BITS` shows how each tensor of a deployed network is rounded.
+    """
     registry = REGISTRIES[kind]
     try:
         entry = registry.entry(name)
@@ -201,4 +205,4 @@ def _type_of(facts: dict[str, Any], schema: dict[str, Any]) -> str:
     return {"null": "none", "boolean": "true | false"}.get(str(facts.get("type")), str(facts.get("type", "any")))
 
 
-COMMANDS = {"list": list_, "describe": describe}
+COMMANDS = {"list": list_, "describe": Describe(describe)}

@@ -137,7 +137,9 @@ def execute_suite(
     from qpatchbench.suite.plan.plan import make_plan
 
     keys = remembered_data_keys(suite, data_dir, cache)
-    weights = weights_keys(suite, source)  # before any image is decoded: missing weights are found in no time
+    weights = weights_keys(
+        suite, source, cache, fetch=True
+    )  # before any image is decoded: missing weights are found in no time
     plan = None if keys is None else make_plan(suite, keys, weights)
     if plan is not None and not fresh and is_complete(output, plan):
         click.echo(f"{suite.suite}: nothing to do, all {len(plan.jobs)} jobs and the report are done")
@@ -176,8 +178,11 @@ def _compute(
     if fresh:
         for job in plan.jobs:
             bench.store.remove(job.kind, job.key)
+    survey = suite.dataset.survey(data_dir)
     with writing_alone(output), make_display(display, plan, bench.store) as shown:
         claim(output, suite.suite)
+        for remark in survey.remarks if survey is not None else ():
+            shown.note(remark)
         execution = Execution(plan, bench.store, BenchWorker(bench), shown, time_limit=time_limit)
         execution.run()
         export(execution, bench, output, source.data)

@@ -1,6 +1,6 @@
-"""V11 and V12: an attack uses its budget, and follows the gradient that serves it best.
+"""V11, V12 and V14: an attack uses its budget, follows the gradient that serves it best, and does what it is said to.
 
-Both compare patches of one attack on the very network they were crafted on. Crafting is itself random, which an
+All compare patches of one attack on the very network they were crafted on. Crafting is itself random, which an
 interval over images does not cover: a difference has to be significant and of `LEAST_GAP` at least.
 """
 
@@ -10,10 +10,11 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from qpatchbench.evaluation.checks.paired import LEVEL, fools_more
-from qpatchbench.runs.records import Check
+from qpatchbench.runs.records import Check, Verdict
 from qpatchbench.statistics.intervals import Array, wilson
 
 LEAST_GAP = 0.05  # of the eligible images
+LEAST_DISAGREEMENT = 0.10  # the same between implementations, whose draws have nothing in common
 # Share of the images that a patch of the whole image has to fool. Any one answer to all of them fools 90 % of ten
 # classes, and few steps do not reach the target of every goal.
 LEAST_WHOLE = 0.95
@@ -101,12 +102,39 @@ def gradients_agree(own: str, variants: Mapping[str, Array], eligible: Array) ->
     return Check(id="V12", verdict="warn", message=message, figures=figures)
 
 
+def implementations_agree(own: Array, second: Array, eligible: Array) -> Check:
+    """V14: a second implementation of the row's attack, at the same fields, reaches its goals about as often.
+
+    Args:
+        own: (1, goals, images) boolean, where the row's patch reached its goal: the target, or any wrong answer.
+        second: the same for the patch of the second implementation.
+        eligible: (1, goals, images) boolean, the images that count.
+
+    Returns:
+        `fail` where the second reaches it significantly more often, and by `LEAST_DISAGREEMENT` at least: the row's
+        attack is wrong, or badly tuned. `warn` where it is the other way about: then nothing confirms the row.
+    """
+    total = int(eligible.sum())
+    if not total:
+        return Check(id="V14", verdict="not-run", message="no image is eligible")
+    ours, theirs = _count(own, eligible), _count(second, eligible)
+    figures = {"own": float(ours), "second": float(theirs), "eligible": float(total)}
+    more, evidence = _clearly_more(second, own, eligible, 2, LEAST_DISAGREEMENT)
+    fewer, other = _clearly_more(own, second, eligible, 2, LEAST_DISAGREEMENT)
+    verdict: Verdict = "fail" if more else "warn" if fewer else "pass"
+    message = f"a second implementation reaches the goal on {theirs} of {total}, the row's on {ours}"
+    found = f" ({evidence if more else other})" if more or fewer else ""
+    return Check(id="V14", verdict=verdict, message=message + found, figures=figures)
+
+
 def _count(fooled: Array, eligible: Array) -> int:
     return int((eligible & fooled).sum())
 
 
-def _clearly_more(first: Array, second: Array, eligible: Array, comparisons: int) -> tuple[bool, str]:
+def _clearly_more(
+    first: Array, second: Array, eligible: Array, comparisons: int, least: float = LEAST_GAP
+) -> tuple[bool, str]:
     """Whether `first` fools significantly more, and by enough to matter; the evidence in words."""
     gap = (_count(first, eligible) - _count(second, eligible)) / int(eligible.sum())
     more, evidence, _ = fools_more(first, second, eligible, LEVEL / max(1, comparisons))
-    return more and gap >= LEAST_GAP, evidence
+    return more and gap >= least, evidence

@@ -116,10 +116,12 @@ EXPLANATIONS: dict[str, Explanation] = {
     ),
     "V14": Explanation(
         "A second implementation agrees",
-        "the same attack from another library gives an ASR outside the joint interval",
+        "on 128 images of the network it was crafted on, a second implementation with the same fields, written apart "
+        "from the first, reaches the goal significantly more often, by 10 points at least; a warning where it does so "
+        "as much less often",
         "one of the two implementations is wrong or tuned differently",
-        "compare them step by step",
-        "no second implementation was run",
+        "compare them step by step; the second one is the class that the attack names as its `second`",
+        "needs evaluation.checks: full; white-box rows of attacks that have a second implementation: gap and lavan",
     ),
     "V15": Explanation(
         "The network has the bits it claims",
@@ -137,5 +139,13 @@ EXPLANATIONS: dict[str, Explanation] = {
         "simulated quantization does not describe the deployed network",
         "compare scales, zero points and rounding with the runtime's",
         "simulated only: no integer runtime was run",
+    ),
+    "V17": Explanation(
+        "A certificate holds",
+        "an image that is certified against patches of this size is classified wrongly, without the patch or with it",
+        "the certificate is wrong, or is for another network than the one that answers: certified_accuracy is no bound",
+        "look for a patch that no mask covers, and for a network that was changed after it was certified",
+        "nothing was certified against this patch: the preprocessor gives no certificate, the patch is larger than it "
+        "says, or it is turned",
     ),
 }

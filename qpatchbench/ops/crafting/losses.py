@@ -28,12 +28,26 @@ def logit_difference(logits: torch.Tensor, labels: torch.Tensor, targets: torch.
     """z_label - z_target, or the margin z_label - max_(k != label) z_k where the target is -1.
 
     Karmon et al. 2018 (LaVAN, arXiv 1801.02608), section 3: raise the target's logit and lower the source's.
-    It equals CE(target) - CE(label), whose log-sum-exp cancels. The margin is that of Carlini and Wagner 2017.
+    It equals CE(target) - CE(label), whose log-sum-exp cancels. With a target it may be as low as one likes while a
+    third class wins; `margin` may not.
     """
     source = logits.gather(1, labels.view(-1, 1)).squeeze(1)
     others = logits.scatter(1, labels.view(-1, 1), -torch.inf).amax(dim=1)
     aimed = logits.gather(1, targets.clamp(min=0).view(-1, 1)).squeeze(1)
     return source - torch.where(targets < 0, others, aimed)
+
+
+def margin(logits: torch.Tensor, labels: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """max_(k != target) z_k - z_target, or z_label - max_(k != label) z_k where the target is -1.
+
+    Carlini and Wagner 2017 (arXiv 1608.04644), f_6 of section V-A without its bound: below 0 exactly where the attack
+    succeeds, but for ties, whatever the number of classes.
+    """
+    untargeted = targets < 0
+    aim = torch.where(untargeted, labels, targets).view(-1, 1)
+    own = logits.gather(1, aim).squeeze(1)
+    others = logits.scatter(1, aim, -torch.inf).amax(dim=1)
+    return torch.where(untargeted, own - others, others - own)
 
 
 def dlr(logits: torch.Tensor, labels: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

@@ -2,7 +2,8 @@
 
 The search is that of the rectangular occlusion attack (ROA; Wu, Tong, Vorobeychik 2020, arXiv 1909.09552), by gradient:
 windows are ranked by the squared gradient that they hold, and the best few are compared with a mid-grey patch. Here
-every position is a candidate, the last row and column included.
+every position is a candidate, the last row and column included, and windows are kept half a patch apart: the best by
+energy alone are one window and its neighbours, which show a patch the same pixels over and over.
 """
 
 from __future__ import annotations
@@ -82,10 +83,34 @@ def window_energies(gradients: torch.Tensor, patch_size: tuple[int, int]) -> tor
     return pooled.squeeze(1)
 
 
+def spaced_peaks(energies: torch.Tensor, count: int, patch_size: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows and columns (B, n) of the windows of largest energy (B, R, C) that lie half a patch apart; n <= `count`.
+
+    Taken greedily: the largest, then the largest of those that are half a patch away from it in rows or in columns,
+    and so on. Where an image has no window left, its first is named again.
+    """
+    left, height, width = energies.clone(), *energies.shape[1:]
+    all_rows = torch.arange(height, device=energies.device).view(1, -1, 1)
+    all_columns = torch.arange(width, device=energies.device).view(1, 1, -1)
+    rows, columns = list[torch.Tensor](), list[torch.Tensor]()
+    while len(rows) < count:
+        highest, flat = left.flatten(1).max(dim=1)
+        some = highest >= 0  # a window that is taken, or next to one that is, counts as -1
+        if not bool(some.any()):
+            break
+        row, column = flat // width, flat % width
+        rows.append(torch.where(some, row, rows[0]) if rows else row)
+        columns.append(torch.where(some, column, columns[0]) if columns else column)
+        near = (all_rows - row.view(-1, 1, 1)).abs() * 2 < patch_size[0]
+        near = near & ((all_columns - column.view(-1, 1, 1)).abs() * 2 < patch_size[1])
+        left = left.masked_fill(near, -1)
+    return torch.stack(rows, dim=1), torch.stack(columns, dim=1)
+
+
 def most_sensitive_places(
     images: torch.Tensor, losses: Losses, patch_size: tuple[int, int], candidates: int
 ) -> Placement:
-    """The window in which a mid-grey patch lowers the loss most, among those of the largest squared gradient.
+    """The window in which a mid-grey patch lowers the loss most, among spaced ones of large squared gradient.
 
     Args:
         images: (B, 3, H, W) in [0, 1].
@@ -98,14 +123,12 @@ def most_sensitive_places(
     """
     inputs = images.detach().clone().requires_grad_()
     (gradients,) = torch.autograd.grad(_finite(losses(inputs)).sum(), inputs)
-    energies = window_energies(gradients, patch_size)
-    ranked = energies.flatten(1).topk(min(candidates, energies[0].numel()), dim=1).indices
-    rows, columns = ranked // energies.shape[2], ranked % energies.shape[2]
+    rows, columns = spaced_peaks(window_energies(gradients, patch_size), candidates, patch_size)
     grey = torch.full((1, images.shape[1], *patch_size), GREY, device=images.device)
     with torch.no_grad():
         tried = [
             _finite(losses(paste(images, grey, torch.ones_like(grey[:, :1]), upright(rows[:, rank], columns[:, rank]))))
-            for rank in range(ranked.shape[1])
+            for rank in range(rows.shape[1])
         ]
     best = torch.stack(tried, dim=1).argmin(dim=1, keepdim=True)
     return upright(rows.gather(1, best).squeeze(1), columns.gather(1, best).squeeze(1))

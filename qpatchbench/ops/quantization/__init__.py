@@ -1,1 +1,1 @@
-"""Fake quantization and its gradients."""
+"""Fake quantization, its gradients, ranges and rounding."""

@@ -1,7 +1,10 @@
 """Straight-through rounding as autograd functions whose backward passes can be differentiated again.
 
-`hardtanh_backward` is the vectorised kernel for "the gradient where the code is in range, else 0"; codes are
-integers, so half a step around the range decides exactly.
+A fixed scale rounds and then clips: the gradient passes where the rounded code is in range, up to half a step beyond
+the outermost points. A learned scale clips and then rounds (Esser et al. 2020, equation 1): it passes strictly between
+the outermost points, and what lies beyond them pulls at the scale.
+
+`hardtanh_backward` is the vectorised kernel for "the gradient strictly between two limits, else 0".
 """
 
 from __future__ import annotations
@@ -26,7 +29,9 @@ class FixedScale(torch.autograd.Function):
     def backward(ctx: FunctionCtx, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         """Gradient of values; the scale has none."""
         (codes,) = ctx.saved_tensors  # type: ignore[attr-defined]  # as above
-        return _where_in_range(gradients[0], codes, ctx), None, None, None
+        # Codes are integers, so that half a step around the range decides exactly.
+        low, high = ctx.qmin - 0.5, ctx.qmax + 0.5  # type: ignore[attr-defined]  # as above
+        return _where_between(gradients[0], codes, low, high), None, None, None
 
 
 class LearnedScale(torch.autograd.Function):
@@ -46,10 +51,10 @@ class LearnedScale(torch.autograd.Function):
         """Gradients of values and scale."""
         values, scale = ctx.saved_tensors  # type: ignore[attr-defined]  # as above
         steps = values * scale.reciprocal()
-        codes = steps.detach().round()
-        inside = _where_in_range(gradients[0], codes, ctx)
-        clamped = codes.clamp(ctx.qmin, ctx.qmax)  # type: ignore[attr-defined]  # as above
-        # In range: code - step; outside, where `inside` is 0: the nearest code.
+        fixed = steps.detach()
+        inside = _where_between(gradients[0], fixed, ctx.qmin, ctx.qmax)  # type: ignore[attr-defined]  # as above
+        clamped = fixed.round().clamp_(ctx.qmin, ctx.qmax)  # type: ignore[attr-defined]  # as above
+        # In range: code - step; from the outermost points on, where `inside` is 0: the outermost code.
         slope = (gradients[0] * clamped - inside * steps).sum_to_size(scale.shape)
         return inside, slope * ctx.factor, None, None, None  # type: ignore[attr-defined]  # as above
 
@@ -73,7 +78,6 @@ class Unclipped(torch.autograd.Function):
         return gradients[0], None, None, None
 
 
-def _where_in_range(gradient: torch.Tensor, codes: torch.Tensor, ctx: FunctionCtx) -> torch.Tensor:
-    low, high = ctx.qmin - 0.5, ctx.qmax + 0.5  # type: ignore[attr-defined]  # as above
-    masked: torch.Tensor = torch.ops.aten.hardtanh_backward(gradient, codes, low, high)
+def _where_between(gradient: torch.Tensor, values: torch.Tensor, low: float, high: float) -> torch.Tensor:
+    masked: torch.Tensor = torch.ops.aten.hardtanh_backward(gradient, values, low, high)
     return masked

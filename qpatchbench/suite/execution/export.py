@@ -31,7 +31,10 @@ from qpatchbench.suite.work.evaluate import record_of
 from qpatchbench.suite.work.workbench import Workbench
 
 SHOWN = 8  # images kept for galleries
-MEASURED = ("n_images", "n_clean_correct", "counts", "queries", "queries_median", "places", "checks")
+MEASURED = (
+    *("n_images", "n_clean_correct", "n_certified", "counts", "queries", "queries_median"),
+    *("forward_passes", "backward_passes", "places", "checks"),
+)
 
 
 def export(execution: Execution, bench: Workbench, output: Path, typed: Mapping[str, Any]) -> None:
@@ -68,7 +71,7 @@ def _record(
         return failed.model_copy(update={"status": "error", "error": execution.errors[job.key]})
     record = CellRecord.model_validate(artifact.facts["record"])
     # Labels are for people and no part of a key: the same cell may be known by other names in another suite.
-    named = record_of(job, bench.suite, record.dataset)
+    named = record_of(job, bench.suite, bench.dataset_title(job.target.checkpoint.model))
     measured = {name: getattr(record, name) for name in MEASURED}
     measured["checks"] = merged([*record.checks, *later.of(job)])
     return named.model_copy(update=measured)

@@ -1,4 +1,4 @@
-"""Checks that need more than one artifact: V5 of every patch's history, V11 and V12 of the audits.
+"""Checks that need more than one artifact: V5 of every patch's history, V11, V12 and V14 of the audits.
 
 They are made of what jobs left behind whenever results are written, so that no job depends on them.
 """
@@ -13,7 +13,7 @@ from qpatchbench.suite.jobs.evaluate import EvaluateJob
 from qpatchbench.suite.jobs.pipeline import CraftJob
 from qpatchbench.suite.work.audit import audit_check
 
-_CHECKS = {"ladder": "V11", "gradients": "V12"}
+_CHECKS = {"ladder": "V11", "gradients": "V12", "second": "V14"}
 
 
 class LaterChecks:

@@ -1,6 +1,6 @@
 """Jobs of the full checks: the attack of a white-box cell again, with other budgets and other gradients.
 
-They are no cells: no row, no plot and no table shows them. Their outcomes decide V11 and V12 of the cell.
+They are no cells: no row, no plot and no table shows them. Their outcomes decide V11, V12 and V14 of the cell.
 """
 
 from __future__ import annotations
@@ -13,16 +13,17 @@ from typing import Any, ClassVar, Literal
 from pydantic import ValidationError
 
 from qpatchbench.attacks.base import Attack
+from qpatchbench.importing import component_class
 from qpatchbench.suite.jobs.base import Job, Sizes
 from qpatchbench.suite.jobs.evaluate import EvaluateJob
 from qpatchbench.suite.jobs.pipeline import CraftJob, float_deployment
 from qpatchbench.types import Size
 
 AUDITED_IMAGES = 128
-WHOLE, IDENTITY = "whole", "identity"
+WHOLE, IDENTITY, SECOND = "whole", "identity", "second"
 
 # Bumped when the runner itself changes what is found.
-AUDIT_VERSIONS = {"ladder": 1, "gradients": 1}
+AUDIT_VERSIONS = {"ladder": 1, "gradients": 1, "second": 1}
 
 
 @dataclass(frozen=True)
@@ -48,18 +49,19 @@ class AuditJob(Job):
 
     Attributes:
         cell: the white-box cell, whose patch has one source.
-        question: ladder: other budgets (V11); gradients: other gradients (V12).
+        question: ladder: other budgets (V11); gradients: other gradients (V12); second: another implementation (V14).
     """
 
     cell: EvaluateJob
-    question: Literal["ladder", "gradients"]
+    question: Literal["ladder", "gradients", "second"]
 
     kind: ClassVar[str] = "audit"
 
     @cached_property
     def variants(self) -> tuple[Variant, ...]:
         """What the cell's own patch is compared with."""
-        return tuple((_budgets if self.question == "ladder" else _gradients)(self.cell.patch))
+        made = {"ladder": _budgets, "gradients": _gradients, "second": _second}
+        return tuple(made[self.question](self.cell.patch))
 
     def identity(self) -> dict[str, Any]:
         """The cell, the variants and the number of images."""
@@ -73,7 +75,7 @@ class AuditJob(Job):
     @property
     def label(self) -> str:
         """What it works on."""
-        names = {"ladder": "other budgets", "gradients": "other gradients"}
+        names = {"ladder": "other budgets", "gradients": "other gradients", "second": "a second implementation"}
         return f"{names[self.question]} for {self.cell.patch.label}"
 
     @property
@@ -93,7 +95,7 @@ def audit_jobs(cells: Sequence[EvaluateJob]) -> Iterator[AuditJob]:
         own = cell.lineage == "same-network" and not str(cell.transformation) and len(cell.patch.sources) == 1
         if cell.control or not own or cell.patch.attack.access != "gradient":
             continue
-        jobs = (AuditJob(cell, "ladder"), AuditJob(cell, "gradients"))
+        jobs = (AuditJob(cell, "ladder"), AuditJob(cell, "gradients"), AuditJob(cell, "second"))
         yield from (job for job in jobs if job.variants)
 
 
@@ -128,8 +130,20 @@ def _gradients(patch: CraftJob) -> Iterator[Variant]:
     yield from own or [Variant(IDENTITY, IDENTITY, patch)]
 
 
+def _second(patch: CraftJob) -> Iterator[Variant]:
+    """Another implementation at the same fields, if the attack's own class names one: a subclass computes otherwise."""
+    attack = patch.attack
+    named = vars(type(attack)).get("second", "")
+    if named:
+        other = component_class(named, f"the second implementation of {attack.name}")
+        made = other.model_validate(attack.model_dump())
+        yield Variant(SECOND, "the second implementation", replace(patch, attack=made))
+
+
 def own_gradient(attack: Attack) -> str:
     """Name of the gradient that an attack follows."""
+    if attack.follows_scales:
+        return "scales"
     return "float" if attack.follows_float else "network"
 
 

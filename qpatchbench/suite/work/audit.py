@@ -9,13 +9,21 @@ import numpy as np
 import torch
 
 from qpatchbench.errors import QPatchBenchError
-from qpatchbench.evaluation.checks.budgets import Rung, budget_is_used, gradients_agree
+from qpatchbench.evaluation.checks.budgets import Rung, budget_is_used, gradients_agree, implementations_agree
 from qpatchbench.evaluation.measure import fooled_images, patched_predictions
 from qpatchbench.ops.patches.pasting import to_uint8
-from qpatchbench.quantizers.backward import identity_gradients
+from qpatchbench.quantizers.frozen.surrogate_gradients import identity_gradients
 from qpatchbench.runs.records import Check
 from qpatchbench.statistics.intervals import Array
-from qpatchbench.suite.jobs.audit import AUDITED_IMAGES, IDENTITY, WHOLE, AuditJob, Variant, own_gradient
+from qpatchbench.suite.jobs.audit import (
+    AUDITED_IMAGES,
+    IDENTITY,
+    SECOND,
+    WHOLE,
+    AuditJob,
+    Variant,
+    own_gradient,
+)
 from qpatchbench.suite.store.store import Artifact
 from qpatchbench.suite.work.craft import patch_of
 from qpatchbench.suite.work.workbench import Workbench
@@ -58,7 +66,7 @@ def audited(bench: Workbench, job: AuditJob, progress: Progress) -> Artifact:
 
 
 def audit_check(job: AuditJob, artifact: Artifact) -> Check:
-    """V11 or V12 of the cell, from what the job left."""
+    """V11, V12 or V14 of the cell, from what the job left."""
     labels, clean = artifact.arrays["labels"], artifact.arrays["clean"]
     goals = job.cell.patch.goals
     targets = np.array([goal.class_id if isinstance(goal, Targeted) else -1 for goal in goals])
@@ -75,6 +83,15 @@ def audit_check(job: AuditJob, artifact: Artifact) -> Check:
         if not others:
             return Check(id="V12", verdict="not-run", message="the network has no other gradient to follow")
         return gradients_agree(name, {name: fooled("own"), **others}, eligible)
+    if job.question == "second":
+        if not crafted:
+            return Check(id="V14", verdict="not-run", message=found[SECOND]["error"])
+
+        def hit(name: str) -> Array:
+            predicted = artifact.arrays[name]
+            return np.asarray(np.where(targets[:, None] < 0, predicted != labels, predicted == targets[:, None]))[None]
+
+        return implementations_agree(hit("own"), hit(f"variant/{SECOND}"), eligible)
     rungs = [
         Rung(variant.text, fooled(f"variant/{variant.name}"), variant.less, found[variant.name]["same"])
         for variant in crafted

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
@@ -12,8 +13,10 @@ from qpatchbench.errors import AttackError
 from qpatchbench.evaluation.checks import artifacts
 from qpatchbench.ops.crafting.bpda import with_gradient_of
 from qpatchbench.ops.crafting.score_access import Scores
+from qpatchbench.ops.passes import Passes, counted_passes
 from qpatchbench.ops.patches.pasting import to_float, to_uint8
 from qpatchbench.ops.randomness import derive_generator
+from qpatchbench.quantizers.frozen.surrogate_gradients import with_scale_gradients
 from qpatchbench.runs.patch_file import StoredPatch
 from qpatchbench.runs.records import Check
 from qpatchbench.suite.guards.returned_patch import require_patch
@@ -39,7 +42,8 @@ def crafted(bench: Workbench, job: CraftJob, progress: Progress) -> Artifact:
     modules = [bench.answering(source, "craft", job.key) for source in (*job.sources, *job.siblings)]
     before = [artifacts.state_hash(module.state_dict()) for module in modules]
     attacked = bench.evaluation_images(model) if job.attack.kind == "per_image" else None
-    patch = patch_of(bench, job, attacked, progress)
+    with counted_passes(_asked(bench, job)) as passes:
+        patch = patch_of(bench, job, attacked, progress)
     found: list[Check] = []
     if bench.suite.evaluation.checks != "off":
         after = [artifacts.state_hash(module.state_dict()) for module in modules]
@@ -48,7 +52,7 @@ def crafted(bench: Workbench, job: CraftJob, progress: Progress) -> Artifact:
         found += _vet(bench, job, attacked if attacked is not None else learnt, patch)
         found.append(artifacts.storage_is_faithful(patch.textures, to_uint8(patch.textures)))
     facts = {"history": list(patch.history), "checks": [check.model_dump() for check in artifacts.merged(found)]}
-    return _artifact(patch, facts)
+    return _artifact(patch, facts, passes)
 
 
 def patch_of(bench: Workbench, job: CraftJob, attacked: ImageSet | None, progress: Progress) -> Patch:
@@ -95,7 +99,20 @@ def _as_seen(bench: Workbench, job: CraftJob, source: DeployJob) -> Network:
     shadow = _float_sibling(bench, source) if job.attack.follows_float else None
     # A vote or a random draw has no useful gradient; its expectation has.
     followed: Network = getattr(network, "expected", network)
+    if job.attack.follows_scales:
+        return with_scale_gradients(network, followed)
     return with_gradient_of(followed, shadow) if shadow is not None else followed
+
+
+def _asked(bench: Workbench, job: CraftJob) -> Iterator[torch.nn.Module]:
+    """The modules that answer while a job's patch is crafted."""
+    for source in (*job.sources, *job.siblings):
+        network = bench.network(source)
+        followed = getattr(network, "expected", network) if job.attack.access != "scores" else network
+        yield followed if isinstance(followed, torch.nn.Module) else network
+        shadow = _float_sibling(bench, source) if job.attack.follows_float else None
+        if isinstance(shadow, torch.nn.Module):
+            yield shadow
 
 
 def _control(bench: Workbench, job: CraftJob) -> Artifact:
@@ -106,7 +123,7 @@ def _control(bench: Workbench, job: CraftJob) -> Artifact:
     require_patch(job.title, patch, job.goals, len(job.goals), job.side, side)
     checked = bench.suite.evaluation.checks != "off"
     found = [artifacts.patch_is_valid(patch, job.side, 0, 0)] if checked else []
-    return _artifact(patch, {"history": [], "checks": [check.model_dump() for check in found]})
+    return _artifact(patch, {"history": [], "checks": [check.model_dump() for check in found]}, Passes())
 
 
 def _vet(bench: Workbench, job: CraftJob, images: ImageSet, patch: Patch) -> list[Check]:
@@ -173,14 +190,15 @@ def stored_patch(stored: StoredPatch) -> Patch:
     return patch_from(Artifact(arrays, facts))
 
 
-def _artifact(patch: Patch, facts: dict[str, Any]) -> Artifact:
+def _artifact(patch: Patch, facts: dict[str, Any], passes: Passes) -> Artifact:
     arrays = {"textures": to_uint8(patch.textures).numpy(), "masks": patch.masks.to(torch.uint8).numpy()}
     if patch.placement is not None:
         arrays |= {"rows": patch.placement.rows.numpy(), "columns": patch.placement.columns.numpy()}
     if patch.queries is not None:
         arrays["queries"] = patch.queries.numpy()
     goals = json.dumps([str(goal) for goal in patch.goals])
-    return Artifact(arrays, {**facts, "goals": goals, "stages": [asdict(stage) for stage in patch.stages]})
+    stages = [asdict(stage) for stage in patch.stages]
+    return Artifact(arrays, {**facts, "goals": goals, "stages": stages, "passes": asdict(passes)})
 
 
 def _on_cpu(patch: Patch) -> Patch:

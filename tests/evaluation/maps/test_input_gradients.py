@@ -41,6 +41,7 @@ def test_the_gradient_of_a_linear_network() -> None:
     torch.testing.assert_close(found.gradient, (error @ network.weight).view_as(pixels), rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.numerical
 def test_pgd_stays_within_eight_levels_and_fools() -> None:
     network, images = Linear(0), image_set(40)
     found = pgd_images(network, images, derive_generator(0, "test"))
@@ -71,6 +72,7 @@ def test_equal_networks_agree_and_scaled_ones_point_the_same_way() -> None:
         assert row.corrected == (row.value if row.metric == "cosine" else None)
 
 
+@pytest.mark.numerical
 def test_independent_networks_are_at_chance() -> None:
     images = image_set(64)
     pixels = to_float(images.pixels)

@@ -92,6 +92,7 @@ def two(first: nn.Module, second: nn.Module) -> dict[Bits, nn.Module]:
     return {EIGHT: first, FOUR: second}
 
 
+@pytest.mark.numerical
 def test_a_network_is_like_itself() -> None:
     rows = measure_similarity(two(Small(0), Small(0)), random_images(6, side=16))
     assert {row.layer for row in rows} == {"conv", INPUT_GRADIENT}
@@ -106,6 +107,7 @@ def test_a_network_is_like_itself() -> None:
             assert row.corrected == pytest.approx(1, abs=1e-5)
 
 
+@pytest.mark.numerical
 def test_independent_gradients_are_at_the_level_of_chance() -> None:
     generator = torch.Generator().manual_seed(0)
     images = random_images(96, side=16, classes=96)
@@ -140,7 +142,9 @@ def test_chance_is_the_same_on_every_call() -> None:
 
 
 def test_correction_by_hand() -> None:
-    for row in measure_similarity(two(Small(0), Small(1)), random_images(5)):
+    rows = measure_similarity(two(Small(0), Small(1)), random_images(5))
+    assert {row.metric for row in rows} > {"mse"}
+    for row in rows:
         if row.metric == "mse":
             assert (row.chance, row.corrected) == (None, None)
         else:
@@ -227,6 +231,7 @@ def test_gradients_by_hand() -> None:
     assert found["mse"].value == pytest.approx(0.25 * (0.4**2 + 0.8**2) / (3 * 8 * 8))
 
 
+@pytest.mark.numerical
 @pytest.mark.parametrize("lead", [0, 30, 300])
 def test_gradients_of_confident_networks_keep_their_direction(lead: int) -> None:
     generator = torch.Generator().manual_seed(2)
@@ -289,10 +294,12 @@ def test_the_order_of_networks_does_not_matter() -> None:
     assert alone == [row for row in rows if (row.first_bits, row.second_bits) == ("32", "4")]
 
 
+@pytest.mark.numerical
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 7])
 def test_batches_do_not_matter(batch_size: int) -> None:
     networks, images = two(Small(0), Small(1)), random_images(7, side=16)
     whole = measure_similarity(networks, images, batch_size=64)
+    assert whole, "nothing was compared"
     for split, expected in zip(measure_similarity(networks, images, batch_size=batch_size), whole, strict=True):
         assert split.value == pytest.approx(expected.value, abs=1e-5)
         assert split.standard_error == pytest.approx(expected.standard_error, abs=1e-5)
@@ -370,6 +377,7 @@ def test_votes_are_followed_by_what_attacks_follow() -> None:
     one, other = Small(0), Small(1)
     votes = measure_similarity(two(VotingNetwork([one]), VotingNetwork([other])), images, layers=())
     plain = measure_similarity(two(one, other), images, layers=())
+    assert plain, "nothing was compared"
     for found, expected in zip(votes, plain, strict=True):
         assert found.value == pytest.approx(expected.value, abs=1e-4)
 
@@ -381,6 +389,7 @@ def deployments(images: ImageSet) -> Mapping[Bits, nn.Module]:
     return {bits: quantizer.deploy(checkpoint, bits, to_float(images.pixels)) for bits in quantizer.bits}
 
 
+@pytest.mark.numerical
 def test_deployed_widths_drift_apart() -> None:
     images = random_images(24, side=16)
     rows = measure_similarity(deployments(images), images, batch_size=16)

@@ -59,6 +59,7 @@ def test_checkpoints_are_those_of_the_paper() -> None:
     assert checkpoints(1) == (1,)
 
 
+@pytest.mark.numerical
 @pytest.mark.parametrize("seed", range(4))
 def test_every_point_visited_is_that_of_torchattacks(seed: int) -> None:
     """On a whole image whose ball is the box [0, 1]: 101 points for each of 8 images, bit for bit."""
@@ -119,6 +120,7 @@ def test_steps_that_improve_are_never_halved() -> None:
     assert float(run.best) == visited[-1]
 
 
+@pytest.mark.numerical
 @pytest.mark.parametrize("share", [0.7, 0.8])
 def test_a_step_is_halved_below_three_quarters_of_improvements(share: float) -> None:
     """The first window of 220 steps improves in the given share of them, on a schedule of losses made by hand."""
@@ -139,6 +141,7 @@ def test_a_step_is_halved_below_three_quarters_of_improvements(share: float) -> 
     assert (lengths == {1.0}) == (share > 0.75)
 
 
+@pytest.mark.numerical
 def test_the_optimum_of_a_linear_loss_is_reached_exactly() -> None:
     slope = torch.randn(6, 3, 4, 4, generator=draws(1))
     start, zeros = torch.rand(6, 3, 4, 4, generator=draws(2)), torch.zeros(6, 3, 4, 4)
@@ -148,6 +151,7 @@ def test_the_optimum_of_a_linear_loss_is_reached_exactly() -> None:
     assert torch.equal(up.best, (slope > 0).float()), "a negated loss is maximised"
 
 
+@pytest.mark.numerical
 def test_a_valley_inside_the_box_is_found() -> None:
     """Steps as long as the box jump over it for ever; halving must close in."""
     valley = torch.rand(20, 10, generator=draws(3))

@@ -10,7 +10,8 @@ import torch
 from qpatchbench.errors import AttackError
 from qpatchbench.ops.crafting import loops
 from qpatchbench.ops.crafting.loops import Crafted, per_image_patches, universal_patches
-from qpatchbench.ops.crafting.losses import cross_entropy, logit_difference
+from qpatchbench.ops.crafting.losses import cross_entropy, goal_classes, logit_difference
+from qpatchbench.ops.patches.pasting import paste, to_float
 from qpatchbench.ops.patches.placing import sample_placement
 from qpatchbench.ops.randomness import forked
 from qpatchbench.types import (
@@ -106,6 +107,7 @@ def two_class(images: ImageSet) -> ImageSet:
     return ImageSet(images.pixels, torch.zeros(len(images), dtype=torch.int64), images.ids)
 
 
+@pytest.mark.numerical
 def test_per_image_keeps_the_best_iterate_not_the_last(images: ImageSet) -> None:
     """Steps of 0.4 jump between the two slopes of the valley for ever; the best visit is what must be kept."""
     images, network = two_class(images), Valley()
@@ -131,6 +133,7 @@ def test_per_image_keeps_the_best_iterate_not_the_last(images: ImageSet) -> None
     assert float(kept.mean()) < 0.9 * float(loss(last).mean()), "the last iterate is as good: the test is void"
 
 
+@pytest.mark.numerical
 def test_success_counts_before_loss(images: ImageSet) -> None:
     """An iterate that succeeds is kept although a failing one has a lower loss."""
     images = two_class(images)[:2]
@@ -212,13 +215,26 @@ def test_a_goal_among_others_is_the_goal_alone_given_its_draws(
     assert torch.allclose(crafted((goal, Targeted(1), Targeted(3)))[0], alone[0], atol=1e-4)
 
 
+@pytest.mark.numerical
 def test_untargeted_and_targeted_crafting_lower_their_loss(network: torch.nn.Module, images: ImageSet) -> None:
     for goal in (Targeted(1), Untargeted()):
-        history = universal(network, images, (goal,), steps=60).history
-        assert len(history) == 60
-        assert sum(history[-10:]) < sum(history[:10])
+        crafted = universal(network, images, (goal,), steps=60)
+        assert len(crafted.history) == 60
+        found = loss_at_fixed_places(network, images, goal, crafted.textures)
+        for seed in range(5):
+            noise = torch.rand(crafted.textures.shape, generator=draws(seed))
+            assert found < loss_at_fixed_places(network, images, goal, noise)
 
 
+def loss_at_fixed_places(network: Network, images: ImageSet, goal: Goal, texture: torch.Tensor) -> float:
+    """Of all images, so that no draw of a batch decides."""
+    places = anywhere(len(images), draws(9))
+    textures = texture.expand(len(images), -1, -1, -1)
+    pasted = paste(to_float(images.pixels), textures, torch.ones_like(textures[:, :1]), places)
+    return float(cross_entropy(network(pasted), images.labels, goal_classes((goal,)).expand(len(images))).mean())
+
+
+@pytest.mark.numerical
 def test_per_image_results_do_not_depend_on_batching(
     network: torch.nn.Module, images: ImageSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -230,6 +246,7 @@ def test_per_image_results_do_not_depend_on_batching(
         assert split.history == pytest.approx(whole.history, abs=1e-5)
 
 
+@pytest.mark.numerical
 def test_per_image_patches_are_independent_of_the_other_images(network: torch.nn.Module, images: ImageSet) -> None:
     """Changing one image changes one patch."""
     changed = images.pixels.clone()

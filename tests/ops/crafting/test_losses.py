@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional
 
 from qpatchbench.errors import AttackError
-from qpatchbench.ops.crafting.losses import cross_entropy, dlr, goal_classes, logit_difference, succeeded
+from qpatchbench.ops.crafting.losses import cross_entropy, dlr, goal_classes, logit_difference, margin, succeeded
 from qpatchbench.types import Targeted, Untargeted
 
 UNTARGETED = -1
@@ -45,14 +45,32 @@ def test_untargeted_margin_equals_numpy() -> None:
     for row, label in zip(logits.numpy(), labels.numpy(), strict=True):
         others = np.delete(row, label)
         expected.append(row[label] - others.max())
-    margin = logit_difference(logits, labels, torch.full_like(labels, UNTARGETED))
-    assert np.array_equal(margin.numpy(), np.asarray(expected))
+    untargeted = torch.full_like(labels, UNTARGETED)
+    for objective in (logit_difference, margin):
+        assert np.array_equal(objective(logits, labels, untargeted).numpy(), np.asarray(expected))
 
 
 def test_untargeted_margin_is_negative_exactly_on_success() -> None:
     logits, labels, _ = batch(2)
     untargeted = torch.full_like(labels, UNTARGETED)
     assert torch.equal(logit_difference(logits, labels, untargeted) < 0, succeeded(logits, labels, untargeted))
+
+
+@pytest.mark.parametrize("classes", [2, 3, 10])
+def test_the_margin_is_negative_exactly_on_success(classes: int) -> None:
+    """Targeted and untargeted, for images of the target class too, where LaVAN's difference would be 0."""
+    generator = torch.Generator().manual_seed(classes)
+    logits = torch.randn(500, classes, generator=generator)
+    labels, targets = torch.randint(classes, (2, 500), generator=generator)
+    for aim in (targets, torch.full_like(labels, UNTARGETED)):
+        assert torch.equal(margin(logits, labels, aim) < 0, succeeded(logits, labels, aim))
+
+
+def test_a_third_class_satisfies_lavan_and_not_the_margin() -> None:
+    logits, label, target = torch.tensor([[0.0, 1.0, 5.0]]), torch.tensor([0]), torch.tensor([1])
+    assert logit_difference(logits, label, target).tolist() == [-1.0]
+    assert margin(logits, label, target).tolist() == [4.0]
+    assert not succeeded(logits, label, target).any()
 
 
 def test_success_is_the_target_or_anything_but_the_label() -> None:
@@ -64,7 +82,7 @@ def test_success_is_the_target_or_anything_but_the_label() -> None:
 def test_objectives_may_be_mixed_in_one_batch() -> None:
     logits, labels, targets = batch(3)
     mixed = torch.where(torch.arange(len(labels)) % 2 == 0, UNTARGETED, targets)
-    for objective in (cross_entropy, logit_difference):
+    for objective in (cross_entropy, logit_difference, margin):
         together = objective(logits, labels, mixed)
         alone = torch.stack(
             [objective(logits[i : i + 1], labels[i : i + 1], mixed[i : i + 1])[0] for i in range(len(labels))]

@@ -83,6 +83,7 @@ def crops(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return corner, torch.stack(cut)
 
 
+@pytest.mark.numerical
 @pytest.mark.parametrize("directions", [1, 4])
 def test_content_moves_bit_for_bit_and_never_for_the_worse(directions: int) -> None:
     recorder, labels, moved = Recorder(network_of(4)), torch.arange(COUNT) % 3, 0

@@ -101,6 +101,7 @@ def test_sequences_come_as_often_as_their_probabilities_say() -> None:
     assert expected.max() > 1.5 * expected.min(), "a uniform policy would pass without looking at the weights"
 
 
+@pytest.mark.numerical
 def test_a_bandits_best_arm_is_found_by_every_policy() -> None:
     """Each image has another best arm; noise on the rewards, of any scale, does not hide it."""
     own = draws(12)
@@ -116,6 +117,7 @@ def test_a_bandits_best_arm_is_found_by_every_policy() -> None:
     assert ((last == best.view(-1, 1)).float().mean(dim=1) > 0.95).all()
 
 
+@pytest.mark.numerical
 def test_a_choice_may_depend_on_the_one_before() -> None:
     """The reward is for agreement only: no choice is good by itself, so a policy without memory earns one half."""
     own = draws(8)

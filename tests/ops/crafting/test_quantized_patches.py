@@ -164,6 +164,7 @@ def textured_loss(network: Recorder, texture: torch.Tensor, bits: Bits) -> float
     return float(torch.stack(losses).mean().detach())
 
 
+@pytest.mark.numerical
 def test_the_texture_raises_the_loss_at_every_width() -> None:
     network = Recorder()
     start, end = (ascended_texture(network.at, images(), labels(), ascent(steps=steps), draws()) for steps in (0, 20))
@@ -207,12 +208,14 @@ def test_every_step_draws_a_width_and_places() -> None:
 def test_what_is_shown_is_quantized_at_the_width_of_the_step() -> None:
     network = Recorder()
     ascended_texture(network.at, images(), labels(), ascent(part="image"), draws())
+    assert {bits.is_float for bits in network.asked} == {False, True}
     for bits, batch in zip(network.asked, network.shown, strict=True):
         if not bits.is_float:
             assert torch.equal(quantize_pixels(batch, bits), batch)
             assert len(torch.unique(batch)) <= 2**bits.activation
 
 
+@pytest.mark.numerical
 def test_the_direction_is_followed() -> None:
     """The opposite one lowers the loss; it is told the width of each step."""
     network, told = Recorder(), []

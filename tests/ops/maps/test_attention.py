@@ -124,6 +124,7 @@ NETWORKS: dict[str, Callable[[], torch.nn.Module]] = {
 }
 
 
+@pytest.mark.numerical
 @pytest.mark.parametrize("kind", NETWORKS)
 def test_the_recorded_attention_is_the_networks_own(kind: str, images: torch.Tensor, others: torch.Tensor) -> None:
     network = NETWORKS[kind]()
@@ -192,6 +193,7 @@ def test_attention_that_underflows_still_has_a_finite_gradient(images: torch.Ten
     assert bool((gradient.flatten(1).abs().amax(dim=1) > 0).all())
 
 
+@pytest.mark.numerical
 def test_following_the_gradient_draws_attention(images: torch.Tensor) -> None:
     inputs, tokens = images.clone().requires_grad_(), torch.full((COUNT, 1), 6)
     with attending(transformer(), images) as seen:

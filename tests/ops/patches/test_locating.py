@@ -16,6 +16,7 @@ from qpatchbench.ops.patches.locating import (
     beside_the_box,
     most_sensitive_places,
     random_places,
+    spaced_peaks,
     upright,
     window_energies,
 )
@@ -129,6 +130,21 @@ def test_the_only_sensitive_window_is_found_wherever_it_is(candidates: int) -> N
     # The brighter the window, the higher the loss: all of it covered by grey is the lowest.
     found = most_sensitive_places(images, lambda x: (windows * x).flatten(1).sum(1), (SIZE, SIZE), candidates)
     assert torch.equal(found.rows * last + found.columns, torch.arange(len(windows)))
+
+
+@pytest.mark.parametrize("patch", [(3, 3), (4, 2)])
+def test_candidates_are_the_greedy_choice_of_windows_half_a_patch_apart(patch: tuple[int, int]) -> None:
+    """Against a loop over sorted windows in plain Python."""
+    energies = torch.rand(5, 6, 7, generator=torch.Generator().manual_seed(7)).double()
+    rows, columns = spaced_peaks(energies, 6, patch)
+    for image, energy in enumerate(energies.tolist()):
+        ranked = sorted(((value, r, c) for r, row in enumerate(energy) for c, value in enumerate(row)), reverse=True)
+        taken: list[tuple[int, int]] = []
+        for _, r, c in ranked:
+            if all(2 * abs(r - row) >= patch[0] or 2 * abs(c - column) >= patch[1] for row, column in taken):
+                taken.append((r, c))
+        taken = (taken + [taken[0]] * 6)[:6]
+        assert list(zip(rows[image].tolist(), columns[image].tolist(), strict=True)) == taken
 
 
 def test_grey_decides_between_candidates() -> None:

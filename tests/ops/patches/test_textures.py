@@ -124,6 +124,7 @@ def test_every_response_has_a_mean_square_of_one(images: ImageSet, bank: Bank) -
         assert torch.allclose(gram.diagonal(), torch.ones(58), atol=1e-4)
 
 
+@pytest.mark.numerical
 def test_parts_change_nothing(images: ImageSet, bank: Bank, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = texture_dictionary(images, (0, 2), per_class=2, steps=3, generator=draws())
     monkeypatch.setattr(textures, "CHUNK", 5 * SIDE * SIDE)
@@ -163,6 +164,7 @@ def test_there_are_no_more_clusters_than_styles(images: ImageSet, bank: Bank) ->
     assert sorted(found.nearest.tolist()) == [0, 1]
 
 
+@pytest.mark.numerical
 def test_textures_come_close_to_their_centre(images: ImageSet, bank: Bank) -> None:
     """Closer than noise, than the images of other classes, and than the image that they started from."""
     for class_id in (HORIZONTAL, VERTICAL, BLOBS):
@@ -186,6 +188,7 @@ def test_a_texture_is_its_classs_and_no_others(images: ImageSet, bank: Bank) -> 
     assert torch.equal(table.argmin(dim=1), torch.arange(3))
 
 
+@pytest.mark.numerical
 def test_noise_can_be_a_start_too(bank: Bank, images: ImageSet) -> None:
     centre = styles_of(of_class(images, VERTICAL), bank).mean(dim=0, keepdim=True)
     noise = torch.rand(1, 3, SIDE, SIDE, generator=draws(6))

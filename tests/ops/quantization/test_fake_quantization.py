@@ -8,8 +8,8 @@ import torch
 from qpatchbench.ops.quantization.fake_quantization import (
     code_range,
     fake_quantize,
+    fake_quantize_by_image,
     fake_quantize_learned,
-    lsq_initial_scale,
     max_scale,
     mse_scale,
 )
@@ -113,7 +113,7 @@ def test_bfloat16_is_computed_in_float32() -> None:
 
 def test_all_zero_tensors_have_a_positive_scale_and_stay_zero() -> None:
     zeros = torch.zeros(2, 8)
-    for scale in (max_scale(zeros, 7, 0), lsq_initial_scale(zeros, 7, 0), mse_scale(zeros, -7, 7, 0)):
+    for scale in (max_scale(zeros, 7, 0), mse_scale(zeros, -7, 7, 0)):
         assert scale.shape == (2,)
         assert bool((scale > 0).all())
         assert torch.equal(fake_quantize(zeros, scale, -7, 7, channel_axis=0), zeros)
@@ -124,11 +124,11 @@ def test_scales_by_hand() -> None:
     assert max_scale(values, 3).item() == 1.0
     assert max_scale(values, 3, channel_axis=0).tolist() == [1.0, pytest.approx(0.5 / 3)]
     assert max_scale(values, 3, channel_axis=1).tolist() == [pytest.approx(1 / 3), 1.0]
-    assert lsq_initial_scale(values, 4).item() == pytest.approx(2 * 4.75 / 4 / 2)
     # Ternary codes of (1, 3, 3) that minimise the error: (0, 1, 1) at 3, not the mean.
     assert mse_scale(torch.tensor([1.0, 3.0, -3.0]), -1, 1).item() == pytest.approx(3.0)
 
 
+@pytest.mark.numerical
 @pytest.mark.parametrize("bits", [2, 3, 4, 5, 8])
 @pytest.mark.parametrize("distribution", ["gaussian", "laplace", "relu", "outlier"])
 def test_mse_scale_is_as_good_as_a_dense_grid(bits: int, distribution: str) -> None:
@@ -152,6 +152,7 @@ def test_mse_scale_per_channel_is_the_scale_of_each_channel() -> None:
     assert torch.allclose(mse_scale(values.T, -3, 3, channel_axis=1), each)
 
 
+@pytest.mark.numerical
 def test_error_does_not_increase_with_bits() -> None:
     values = randn(2000)
     errors = []
@@ -179,13 +180,63 @@ def test_learned_scale_gradient_is_the_closed_form(channel_axis: int | None) -> 
             at = () if channel_axis is None else ((i, j)[channel_axis],)
             step = (values[i, j] / scale[at]).item()
             code = round(step)
-            inside = qmin <= code <= qmax
+            inside = qmin < step < qmax
             slope = code - step if inside else float(min(max(code, qmin), qmax))
             expected_scale[at] += upstream[i, j].item() * slope
             assert grad_values[i, j].item() == (upstream[i, j].item() if inside else 0.0)
     shared = values.numel() // max(1, scale.numel())
     assert torch.allclose(grad_scale, expected_scale / math.sqrt(shared * qmax), atol=1e-5)
     assert bool((values.abs() / 0.4 > 3.5).any())  # both branches were met
+
+
+@pytest.mark.parametrize(("qmin", "qmax"), [(-1, 1), (0, 3), (-7, 7), (0, 255)])
+def test_learned_scale_agrees_with_autograd_of_clip_then_round(qmin: int, qmax: int) -> None:
+    """Equation 1 of Esser et al. written out: only the rounding is straight-through, the rest is torch's own."""
+    values = (randn(400, seed=qmax) * qmax).requires_grad_()
+    scale = torch.tensor(0.7, requires_grad=True)
+    upstream = randn(400, seed=1)
+    clipped = (values / scale).clamp(qmin, qmax)
+    expected = (clipped + (clipped.round() - clipped).detach()) * scale
+    found = fake_quantize_learned(values, scale, qmin, qmax, elements=1)
+    assert torch.allclose(found, expected, rtol=1e-6)
+    theirs = torch.autograd.grad(expected, [values, scale], upstream)
+    ours = torch.autograd.grad(found, [values, scale], upstream)
+    assert torch.allclose(ours[0], theirs[0], rtol=1e-6)
+    assert torch.allclose(ours[1] * math.sqrt(qmax), theirs[1], rtol=1e-4, atol=1e-4 * qmax)
+    beyond = (values / scale > qmax) | (values / scale < qmin)
+    assert bool(beyond.any())
+    assert not bool(ours[0][beyond].any())
+
+
+def test_learned_scale_gradient_on_the_outermost_points_and_the_ties_beside_them() -> None:
+    """At the outermost points the gradient ends, as equation 3 of Esser et al. has it."""
+    values = torch.tensor([-2.0, -1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0]).requires_grad_()
+    scale = torch.tensor(0.5, requires_grad=True)
+    passed = torch.autograd.grad(fake_quantize_learned(values, scale, -3, 3).sum(), values)[0]
+    assert passed.tolist() == [0, 0, 1, 1, 1, 1, 1, 0, 0]
+    slope = [float(torch.autograd.grad(fake_quantize_learned(v, scale, -3, 3, elements=1), scale)[0]) for v in values]
+    assert slope == pytest.approx([part / math.sqrt(3) for part in (-3, -3, 0, 0, 0, 0, 0, 3, 3)])
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+@pytest.mark.parametrize("signed", [True, False])
+def test_scales_of_images_have_the_gradient_that_euler_demands(bits: int, signed: bool) -> None:
+    """Q(c v) = c Q(v) per image, hence <grad f, v> = f, to which a gradient that holds the scale constant is blind."""
+    qmin, qmax = code_range(bits, signed)
+    values = randn(5, 3, 17, seed=bits).double()
+    values = (values if signed else values.relu()).requires_grad_()
+    upstream = randn(5, 3, 17, seed=1).double()
+    constant = fake_quantize(values, max_scale(values, qmax, 0), qmin, qmax, 0)
+    followed = fake_quantize_by_image(values, qmin, qmax)
+    assert torch.equal(followed, constant)
+    exact = (followed.detach() * upstream).flatten(1).sum(1)
+    gaps = []
+    for output in (followed, constant):
+        gradient = torch.autograd.grad(output, values, upstream)[0]
+        gaps.append(((gradient * values.detach()).flatten(1).sum(1) - exact).abs().max())
+    assert float(gaps[0]) < 1e-9
+    assert float(gaps[1]) > 1e-3
+    assert torch.equal(fake_quantize_by_image(torch.zeros(2, 3), qmin, qmax), torch.zeros(2, 3))
 
 
 def test_elements_sets_the_gradient_factor() -> None:
@@ -222,9 +273,10 @@ def test_learned_scale_backward_is_differentiated_correctly() -> None:
     assert torch.autograd.gradcheck(backward, (values, scale, upstream), eps=1e-6)
 
 
+@pytest.mark.numerical
 def test_learned_scale_reaches_the_least_squares_scale() -> None:
     values = randn(4000)
-    scale = lsq_initial_scale(values, 3).requires_grad_()
+    scale = max_scale(values, 3).requires_grad_()
     optimizer = torch.optim.SGD([scale], lr=0.2)
     for _ in range(400):
         optimizer.zero_grad()

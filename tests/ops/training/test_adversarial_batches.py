@@ -154,6 +154,7 @@ def test_ascent_reaches_the_optimum_of_a_linear_network(images: torch.Tensor, we
     assert not found.requires_grad
 
 
+@pytest.mark.numerical
 def test_ascent_raises_the_loss_at_every_step(images: torch.Tensor, labels: torch.Tensor, weight: torch.Tensor) -> None:
     losses: list[torch.Tensor] = []
 

@@ -47,6 +47,7 @@ def test_every_derivative_is_that_of_torch(dtype: torch.dtype, shape: tuple[int,
     assert torch.equal(found[0], expected[0]), "the forward pass is the same kernel"
 
 
+@pytest.mark.numerical
 def test_sixteen_bit_features_with_single_precision_weights() -> None:
     expected = second_order(nullcontext(), torch.bfloat16, (8, 4, 4, 4), "inputs")
     found = second_order(FastSecondDerivative(), torch.bfloat16, (8, 4, 4, 4), "inputs")

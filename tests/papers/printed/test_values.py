@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 import random
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from qpatchbench.errors import UnknownNameError
 from qpatchbench.papers.printed.contradictions import contradictions
-from qpatchbench.papers.printed.settings import PAPERS, figures, hyperparameters, setup
-from qpatchbench.papers.printed.tables import PublishedTable, published_table, published_tables
+from qpatchbench.papers.printed.published_tables import Block, PublishedTable, published_table, published_tables
 from qpatchbench.papers.printed.values import FACETS, PublishedValue, published_values
 
 # Numbers in the tables 1, 2, 3, ... of each paper, counted in the papers.
@@ -43,18 +43,25 @@ def test_the_layouts_hold_every_number_once() -> None:
     assert set(placed) == set(published_values())
 
 
-@pytest.mark.parametrize("table", TABLES, ids=lambda table: table.name)
-def test_a_number_stands_in_its_printed_row_and_column(table: PublishedTable) -> None:
-    for block in table.blocks:
-        assert len(set(block.row_names)) == len(block.rows)
-        assert len(set(block.column_names)) == len(block.columns)
-        for key, (name, row) in zip(block.rows, block.grid(), strict=True):
-            for across, column, value in zip(block.columns, block.column_names, row, strict=True):
-                if value is not None:
-                    assert (value.key(table.index), value.key(table.across)) == (key, across)
-                    assert value.printed_row in name
-                    assert value.printed_column in f"{name} {column}"
-                    assert (value.paper, value.table) == (table.paper, table.number)
+def test_a_number_stands_in_its_printed_row_and_column(subtests: pytest.Subtests) -> None:
+    for table in TABLES:
+        with subtests.test(table.name):
+            looked_at = [value for block in table.blocks for value in stands_where_it_is_printed(table, block)]
+            assert len(looked_at) == len(table.values)
+
+
+def stands_where_it_is_printed(table: PublishedTable, block: Block) -> Iterator[PublishedValue]:
+    """The numbers of a block, each after it was looked at."""
+    assert len(set(block.row_names)) == len(block.rows)
+    assert len(set(block.column_names)) == len(block.columns)
+    for key, (name, row) in zip(block.rows, block.grid(), strict=True):
+        for across, column, value in zip(block.columns, block.column_names, row, strict=True):
+            if value is not None:
+                assert (value.key(table.index), value.key(table.across)) == (key, across)
+                assert value.printed_row in name
+                assert value.printed_column in f"{name} {column}"
+                assert (value.paper, value.table) == (table.paper, table.number)
+                yield value
 
 
 def test_blocks_are_full_but_for_the_table_of_latencies() -> None:
@@ -108,9 +115,14 @@ def test_facets_have_a_closed_vocabulary() -> None:
     assert all(0 <= value.value <= 100 for value in values if value.metric in ("asr", "clean_accuracy"))
 
 
-@pytest.mark.parametrize("value", drawn(), ids=lambda value: f"{value.paper}.{value.table} {value.value_printed}")
-def test_numbers_drawn_at_random_pivot_back_and_stand_in_the_paper(value: PublishedValue) -> None:
+def test_numbers_drawn_at_random_pivot_back_and_stand_in_the_paper(subtests: pytest.Subtests) -> None:
     """With QPATCHBENCH_PAPERS=folder of triqdef.txt and qadtr.txt, their line in the paper is looked up too."""
+    for value in drawn():
+        with subtests.test(f"{value.paper}.{value.table} {value.value_printed}"):
+            pivots_back_and_stands_in_the_paper(value)
+
+
+def pivots_back_and_stands_in_the_paper(value: PublishedValue) -> None:
     table = published_table(f"{value.paper}.{value.table}")
     homes = [block for block in table.blocks if value.key(table.index) in block.rows]
     found = [block.cells.get((value.key(table.index), value.key(table.across))) for block in homes]
@@ -160,32 +172,6 @@ def test_a_contradiction_is_in_the_numbers_that_it_names() -> None:
     assert clean("qadtr.9") == ["81.5"]
 
 
-@pytest.mark.parametrize("paper", PAPERS)
-def test_settings(paper: str) -> None:
-    known = hyperparameters(paper)
-    assert len(known) > 10
-    assert all(each.symbol and each.meaning and each.where for each in known)
-    assert setup(paper)["main_models"]["ImageNet"] == "ResNet-34"
-
-
-def test_hyperparameters_are_those_of_the_table_that_prints_them() -> None:
-    stated = {each.symbol: each.value for each in hyperparameters("qadtr") if each.where.startswith("table 17")}
-    printed = {each.param: each.value for each in published_table("qadtr.17").values}
-    assert set(printed) == set(stated)
-    assert printed.pop("f_g") == 100 * stated.pop("f_g")
-    assert printed == stated
-
-
-def test_figures() -> None:
-    assert [(each.paper, each.number) for each in figures()] == [
-        *(("triqdef", number) for number in (1, 2, 3)),
-        *(("qadtr", number) for number in (1, 2, 3, 4)),
-    ]
-    quoted = figures()[-1].numbers
-    assert {"attack": "lavan", "metric": "cosine", "bits": 8, "value": 0.2842} in quoted
-    assert all(not each.data for each in figures() if each.kind == "diagram")
-
-
 def test_a_table_of_words() -> None:
     table = published_table("qadtr.1")
     assert table.blocks == ()
@@ -206,8 +192,3 @@ def test_an_unknown_table_names_the_nearest(name: str, message: str) -> None:
     with pytest.raises(UnknownNameError) as caught:
         published_table(name)
     assert str(caught.value).startswith(message)
-
-
-def test_an_unknown_paper_names_the_nearest() -> None:
-    with pytest.raises(UnknownNameError, match="unknown paper 'quadtr'. Did you mean: qadtr"):
-        hyperparameters("quadtr")

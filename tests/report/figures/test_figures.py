@@ -18,8 +18,8 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
 from qpatchbench.report.figures import CATALOGUE, Drawing, drawings
+from qpatchbench.report.figures.drawing.style import beside, bits_styles, name_styles
 from qpatchbench.report.figures.pixel_attacks import strengths
-from qpatchbench.report.figures.style import beside, bits_styles, name_styles
 from qpatchbench.report.leaderboard.published import read_folder
 from qpatchbench.statistics.intervals import Array, wilson
 from tests.report.made_up_runs import cost, pixel_attack, pixel_row, row, similarities, write_run
@@ -197,6 +197,7 @@ def test_many_layers_fill_several_pages_and_defenses_have_their_own(tmp_path: Pa
 def test_a_single_image_has_no_interval(tmp_path: Path) -> None:
     [drawing] = drawn("similarity", write_run(tmp_path, similarity=similarities(["conv1"], standard_error=None)))
     line = lines(panels(drawing.figure)[0])["clean"]
+    assert len(line.y) > 0, "nothing was drawn"
     assert all(low == high == value for value, (low, high) in zip(line.y, line.bars, strict=True))
 
 

@@ -30,6 +30,7 @@ def executed(plan: Plan, folder: Path, history: list[float]) -> Execution:
 def test_convergence_is_read_from_the_history_of_the_patch(plan_of: MakePlan, tmp_path: Path) -> None:
     plan = plan_of()
     later = LaterChecks(executed(plan, tmp_path, list(np.linspace(1, 0, 100))))
+    assert {cell.control for cell in plan.cells} == {False, True}
     for cell in plan.cells:
         found = [(check.id, check.verdict) for check in later.of(cell)]
         assert found == ([] if cell.control else [("V5", "warn")])
@@ -43,6 +44,7 @@ def test_a_failed_audit_is_told_and_fails_nothing_else(plan_of: MakePlan, tmp_pa
         ("V5", "not-run", "0 steps were recorded, expected at least 50"),
         ("V11", "not-run", "its job failed: MemoryError: too large"),
         ("V12", "not-run", "its job failed: MemoryError: too large"),
+        ("V14", "not-run", "its job failed: MemoryError: too large"),
     ]
 
 

@@ -82,7 +82,9 @@ def test_similarity_of_every_backbone(plan_of: MakePlan) -> None:
 
 def test_similarity_with_the_first_patch_of_the_pool(plan_of: MakePlan) -> None:
     pool = {"seen": [{"name": "lavan", "size": 4}, {"name": "gap", "size": 6}]}
-    for job in similarity_jobs(plan_of(**SECTIONS, pool=pool)):
+    jobs = similarity_jobs(plan_of(**SECTIONS, pool=pool))
+    assert jobs, "no job was planned"
+    for job in jobs:
         assert job.patch is not None
         assert (job.patch.attack.name, job.patch.side) == ("lavan", 4)
         assert job.patch in job.upstream

@@ -16,10 +16,10 @@ def test_full_checks_add_jobs_and_change_no_other(plan_of: MakePlan) -> None:
     assert full.cells == fast.cells
     # White box at 32 and at 4 bits; a float network has but one gradient.
     assert [(job.question, str(job.cell.target.bits)) for job in full.audits] == [
-        ("ladder", "32"), ("ladder", "4"), ("gradients", "4"),
+        ("ladder", "32"), ("second", "32"), ("ladder", "4"), ("gradients", "4"), ("second", "4"),
     ]  # fmt: skip
     assert all(job.upstream == (job.cell,) for job in full.audits)
-    assert len({job.key for job in full.audits}) == 3
+    assert len({job.key for job in full.audits}) == 5
     assert "other budgets for lavan 4x4 on resnet20 qat qat@4, seed 0" in {job.label for job in full.audits}
 
 
@@ -54,6 +54,18 @@ def test_gradients_are_those_that_an_attack_does_not_follow(plan_of: MakePlan) -
 
     assert names() == [["float", "identity"]]
     assert names(backward="float") == [["network", "identity"]]
+
+
+@pytest.mark.parametrize(("attack", "second"), [("lavan", "PlainLavan"), ("gap", "PlainGap"), ("patch_apgd", None)])
+def test_second_implementations_are_asked_for_the_same(plan_of: MakePlan, attack: str, second: str | None) -> None:
+    plan = plan_of(attacks=[{"name": attack, "size": 4, "steps": 7}], evaluation={"checks": "full"})
+    jobs = [job for job in plan.audits if job.question == "second"]
+    assert len(jobs) == (2 if second else 0)
+    for job in jobs:
+        (variant,) = job.variants
+        assert type(variant.patch.attack).__name__ == second
+        assert variant.patch.attack.model_dump() == job.cell.patch.attack.model_dump()
+        assert variant.patch.key != job.cell.patch.key
 
 
 def test_a_network_without_a_float_path_has_no_float_gradient(plan_of: MakePlan) -> None:

@@ -65,6 +65,7 @@ def test_without_a_pool_it_is_the_first_universal_patch_of_the_backbone_itself(p
         {"name": "lavan", "size": 4},
     ]
     jobs = maps_jobs(plan_of(**{**SECTIONS, "defenses": ["qat", "any_precision"]}, attacks=attacks))
+    assert jobs, "no job was planned"
     for job in jobs:
         assert job.patch is not None
         assert (job.patch.attack.name, job.patch.side) == ("gap", 5)

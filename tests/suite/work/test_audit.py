@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Literal
+from typing import ClassVar, Literal
 
 import pytest
 import torch
 
 from qpatchbench.attacks.base import Attack
 from qpatchbench.attacks.dpr import Dpr
+from qpatchbench.attacks.gap import Gap
 from qpatchbench.attacks.lavan import Lavan, LavanPerImage
 from qpatchbench.attacks.patch_apgd import PatchApgd
-from qpatchbench.attacks.pgd import Pgd
+from qpatchbench.attacks.pixel.pgd import Pgd
 from qpatchbench.errors import AttackError
 from qpatchbench.quantizers.base import Checkpoint
 from qpatchbench.quantizers.dynamic import Dynamic
-from qpatchbench.quantizers.frozen_activation import FrozenActivation
+from qpatchbench.quantizers.frozen.activation import FrozenActivation
 from qpatchbench.runs.records import Check
 from qpatchbench.suite.file.load import load_with_source
 from qpatchbench.suite.jobs.audit import AUDITED_IMAGES, AuditJob
@@ -108,10 +109,12 @@ def work(bench: Workbench, job: Job) -> None:
 
 @pytest.fixture(scope="module")
 def audit(bench: Workbench, plan: Plan) -> Audit:
-    """V11 or V12 of an attack on the small network, as deployed by `quantizer`."""
+    """V11, V12 or V14 of an attack on the small network, as deployed by `quantizer`."""
     cell = plan.audits[0].cell
 
-    def audited(attack: Attack, kind: Literal["ladder", "gradients"], quantizer: type[Dynamic] = Dynamic) -> Check:
+    def audited(
+        attack: Attack, kind: Literal["ladder", "gradients", "second"], quantizer: type[Dynamic] = Dynamic
+    ) -> Check:
         target = dataclasses.replace(cell.target, quantizer=quantizer(name="dynamic", bits=(Bits(4, 4),)))
         patch = dataclasses.replace(cell.patch, attack=attack, goals=attack.goals(4), sources=(target,))
         job = AuditJob(dataclasses.replace(cell, patch=patch, target=target), kind)
@@ -125,6 +128,7 @@ def per_image(kind: type[Attack], **fields: object) -> Attack:
     return kind.model_validate({"name": "per_image", "size": 2, "targets": "untargeted", **fields})
 
 
+@pytest.mark.numerical
 @pytest.mark.parametrize(
     "attack",
     [
@@ -168,6 +172,7 @@ def test_honest_networks_have_no_better_gradient(audit: Audit) -> None:
         assert set(check.figures) == {"network", "float", "identity", "eligible"}
 
 
+@pytest.mark.numerical
 def test_a_network_that_kills_gradients_is_caught(audit: Audit) -> None:
     attack = per_image(LavanPerImage, size=4, steps=8)
     check = audit(attack, "gradients", KillsGradients)
@@ -179,6 +184,53 @@ def test_a_network_that_kills_gradients_is_caught(audit: Audit) -> None:
     assert "the gradient is zero" in ladder.message
     follows = audit(attack.model_copy(update={"backward": "float"}), "gradients", KillsGradients)
     assert follows.figures["network"] == check.figures["network"]
+
+
+class Backwards(Lavan):
+    """Steers away from the target: a sign error."""
+
+    second: ClassVar[str] = Lavan.second
+
+    def objective(self, logits: torch.Tensor, labels: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return -super().objective(logits, labels, targets)
+
+
+class NamesWeakSecond(Lavan):
+    """Compares itself with a class that has a sign error."""
+
+    second: ClassVar[str] = f"{__name__}:Backwards"
+
+
+def universal(kind: type[Attack], **fields: object) -> Attack:
+    named = {"name": "lavan", "size": 6, "targets": [1, 2], "steps": 60, "batch_size": 16}
+    return kind.model_validate({**named, **fields})
+
+
+@pytest.mark.parametrize("kind", [Lavan, Gap])
+def test_second_implementations_agree_with_honest_attacks(audit: Audit, kind: type[Attack]) -> None:
+    check = audit(universal(kind), "second")
+    assert (check.id, check.verdict) == ("V14", "pass"), check
+    assert check.figures["eligible"] >= 50
+    assert min(check.figures["own"], check.figures["second"]) > 0.5 * check.figures["eligible"], "else all is noise"
+
+
+def test_a_sign_error_is_caught_by_the_second_implementation(audit: Audit) -> None:
+    check = audit(universal(Backwards), "second")
+    assert check.verdict == "fail"
+    assert "a second implementation reaches the goal on" in check.message
+    assert audit(universal(NamesWeakSecond), "second").verdict == "warn", "nothing confirms the row"
+
+
+def test_a_rotated_patch_has_no_second_implementation(audit: Audit) -> None:
+    check = audit(universal(Gap, rotation=10, steps=2), "second")
+    assert check.verdict == "not-run"
+    assert "expected rotation 0" in check.message
+
+
+def test_an_attack_may_follow_the_scales_of_dynamic_quantization(audit: Audit) -> None:
+    attack = per_image(LavanPerImage, steps=8, backward="scales")
+    check = audit(attack, "gradients")
+    assert set(check.figures) == {"scales", "float", "identity", "eligible"}
 
 
 def test_an_audit_leaves_the_network_as_it_was(bench: Workbench, plan: Plan, audit: Audit) -> None:
