@@ -56,7 +56,8 @@ def _require_figures(title: str, patch: Patch, count: int) -> None:
         # A NaN is an honest answer of a loss; text is none.
         if isinstance(loss, bool) or not isinstance(loss, int | float):
             raise AttackError(f"{title}: expected a history of numbers, found {loss!r} at step {step}")
-    for name, value in (("queries", patch.queries), ("rows", patch.placement and patch.placement.rows)):
+    rows = None if patch.placement is None else patch.placement.rows
+    for name, value in (("queries", patch.queries), ("rows", rows)):
         if value is not None and tuple(value.shape) != (count,):
             raise AttackError(f"{title}: expected {count} {name}, found {tuple(value.shape)}")
     for stage in patch.stages:

@@ -125,8 +125,8 @@ class Workbench:
             if parts:
                 changed.append(f"a network it was given, in {len(parts)} parts, the first: {parts[0]}")
         self._lent.clear()
-        for (decoding, part), kept in self._image_prints.items():
-            if images_fingerprint(getattr(self._splits[decoding], part)) != kept:
+        for (decoding, part), loaded in self._image_prints.items():
+            if images_fingerprint(getattr(self._splits[decoding], part)) != loaded:
                 changed.append(f"the {part} images")
         if changed:  # others may hold the same tensors, so nothing in memory is trusted
             self._networks.clear()
