@@ -133,7 +133,6 @@ class Workbench:
             self._network_prints.clear()
             self._splits.clear()
             self._evaluation.clear()
-            self._fitted.clear()
             self._image_prints.clear()
         return changed
 
