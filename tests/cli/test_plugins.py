@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
 import os
 import shutil
@@ -91,15 +90,11 @@ def test_list_says_where_components_come_from(site: Path) -> None:
 
 def test_list_marks_what_is_broken_and_shows_the_rest(site: Path) -> None:
     lines = invoke("list", "defenses").output.splitlines()
-    cannot = "of wrong-plugin cannot be imported from"
-    broken = {
-        line.split()[0]: after.removeprefix("    broken: ")
-        for line, after in itertools.pairwise(lines)
-        if "[wrong-plugin 0.1]" in line
-    }
-    assert broken == {
+    own = [index for index, line in enumerate(lines) if "[wrong-plugin 0.1]" in line]
+    cannot, place = "of wrong-plugin cannot be imported from", f"{site}/broken.py:4"
+    assert {lines[index].split()[0]: lines[index + 1].removeprefix("    broken: ") for index in own} == {
         "absent": f"defense 'absent' {cannot} absent:Thing: there is no module 'absent' on the Python path",
-        "broken": f"defense 'broken' of wrong-plugin: expected the method loss in Broken ({site}/broken.py:4), found none",
+        "broken": f"defense 'broken' of wrong-plugin: expected the method loss in Broken ({place}), found none",
         "malformed": f"defense 'malformed' {cannot} malformed:Thing: {site}/malformed.py:2: SyntaxError: '(' was never "
         "closed",
     }
