@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, TypeVar
+from typing import Annotated, Any, ClassVar, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from pydantic.json_schema import GenerateJsonSchema
 
+from qpatchbench.labels import checked_label
 from qpatchbench.origin import is_outside, source_hash
 from qpatchbench.registry import Registry
 from qpatchbench.types import Written
@@ -36,7 +37,7 @@ class Component(BaseModel):
     reference: ClassVar[str] = ""
 
     name: str = Field(description="name under which the component is registered")
-    label: str | None = Field(
+    label: Annotated[str, AfterValidator(checked_label)] | None = Field(
         default=None, min_length=1, description="name shown in results, where one component is used twice"
     )
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+from qpatchbench.labels import shown
+
 
 class QPatchBenchError(Exception):
     """Base of every error that is the user's to solve; the command line prints it without a traceback.
@@ -14,6 +16,10 @@ class QPatchBenchError(Exception):
     """
 
     exit_code = 2
+
+    def __str__(self) -> str:
+        """The text, of which no terminal gets a control character, whoever wrote the file that it is about."""
+        return shown(super().__str__())
 
 
 class UnknownNameError(QPatchBenchError):
@@ -28,7 +34,7 @@ class SuiteError(QPatchBenchError):
     """A suite file that cannot be run; holds every problem found, each with its position."""
 
     def __init__(self, problems: Iterable[str]) -> None:
-        self.problems = tuple(problems)
+        self.problems = tuple(map(shown, problems))
         super().__init__("\n".join(self.problems))
 
 
@@ -50,8 +56,20 @@ class StorageError(QPatchBenchError):
     exit_code = 1
 
 
+class OutputError(QPatchBenchError):
+    """A folder for results that belongs to somebody else, or that another run is writing."""
+
+
 class PluginError(QPatchBenchError):
     """A plugin that cannot be imported or does not keep its contract."""
+
+
+class SharedStateError(QPatchBenchError):
+    """A job that changed what other jobs use: a network, images, or the state of the process."""
+
+
+class TimeLimitError(QPatchBenchError):
+    """A job that took longer than it may."""
 
 
 class TrainingError(QPatchBenchError):

@@ -1,15 +1,21 @@
 """The place of a component's code from outside, and the SHA-256 that identifies it.
 
 Hashed is the Python source of the class and of every component that it inherits from, as far as it lies outside of
-qpatchbench: of a module that stands alone, its file; of a module of a package, every .py file of the top-level package.
+qpatchbench: of a module that stands alone, its file and the files beside it whose names stand in it as text; of a
+module of a package, every file of the top-level package. So are the modules in the same folder, and of the same
+distribution, that any of these imports, and what they import in turn.
 One file has the SHA-256 of its bytes; several have that of the lines "<SHA-256>  <path>" that `sha256sum` would print
-for them, sorted. What a plugin imports from other distributions, and data files, are not part of it.
+for them, sorted. What a plugin imports from other distributions, and files that it finds by other
+means, are not part of it.
 """
 
 from __future__ import annotations
 
+import ast
 import functools
 import hashlib
+import importlib.metadata
+import importlib.util
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,17 +42,76 @@ def source_hash(component: type[Any]) -> str:
 def _sources(component: type[Any]) -> Iterator[tuple[str, Path]]:
     """Path relative to the folder that is on the Python path, and file."""
     # The classes it inherits from that are components too have a `version`.
-    names = {cls.__module__ for cls in component.__mro__ if is_outside(cls) and hasattr(cls, "version")}
-    for name in names:
-        file = getattr(sys.modules.get(name), "__file__", None)
-        if file is None or not Path(file).is_file():
+    names = [cls.__module__ for cls in component.__mro__ if is_outside(cls) and hasattr(cls, "version")]
+    seen: set[str] = set()
+    while names:
+        name = names.pop()
+        file = _file_of(name)
+        if name in seen or file is None:
             continue
-        root = _top_folder(Path(file), name)
-        if root is None:
-            yield Path(file).name, Path(file)
+        seen.add(name)
+        root = _top_folder(file, name)
+        if root is not None:
+            found = [path for path in root.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
         else:
-            for path in root.rglob("*.py"):
-                yield path.relative_to(root.parent).as_posix(), path
+            found = [file, *_data_beside(file)]
+        for path in found:
+            yield path.relative_to((root or file).parent).as_posix(), path
+            if path.suffix == ".py":
+                names += _imported_beside((root or file).parent, path, name.partition(".")[0])
+
+
+def _file_of(name: str) -> Path | None:
+    """The source of a module, imported or not yet."""
+    file = getattr(sys.modules.get(name), "__file__", None)
+    if file is None and name not in sys.modules:
+        try:
+            spec = importlib.util.find_spec(name)
+        except (ImportError, ValueError):
+            return None
+        file = spec.origin if spec is not None else None
+    return Path(file) if file is not None and Path(file).is_file() else None
+
+
+def _imported_beside(folder: Path, file: Path, own: str) -> Iterator[str]:
+    """Top-level modules that a source imports anywhere and that belong to it: in its folder, of its distribution."""
+    for node in ast.walk(_tree(file)):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        if isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names = [node.module]
+        for name in {name.partition(".")[0] for name in names} - {own, OURS}:
+            beside = (folder / f"{name}.py").is_file() or (folder / name / "__init__.py").is_file()
+            if beside and _distributions(name) == _distributions(own):
+                yield name if (folder / f"{name}.py").is_file() else f"{name}.__init__"
+
+
+def _data_beside(file: Path) -> Iterator[Path]:
+    """Files that lie beside a module, or below, and whose names stand in it as text."""
+    for node in ast.walk(_tree(file)):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and 0 < len(node.value) < 200:
+            try:
+                path = (file.parent / node.value).resolve()
+                if path.is_file() and path.is_relative_to(file.parent.resolve()) and path != file.resolve():
+                    yield file.parent / path.relative_to(file.parent.resolve())
+            except (OSError, ValueError):  # no name of a file at all
+                continue
+
+
+def _tree(file: Path) -> ast.AST:
+    try:
+        return ast.parse(file.read_bytes())
+    except (SyntaxError, ValueError):
+        return ast.Module([], [])
+
+
+def _distributions(name: str) -> frozenset[str]:
+    """Distributions that install a top-level module; none for one that merely lies on the path."""
+    return frozenset(_installed().get(name, ()))
+
+
+@functools.cache
+def _installed() -> dict[str, list[str]]:
+    return {name: list(found) for name, found in importlib.metadata.packages_distributions().items()}
 
 
 def _top_folder(file: Path, name: str) -> Path | None:

@@ -20,6 +20,7 @@ from typing import Any
 
 from qpatchbench.errors import PluginError, UnknownNameError, suggestion
 from qpatchbench.importing import component_class, imported, imported_file, place_of, require_complete
+from qpatchbench.labels import EXPECTED, is_label, is_printable
 
 BUILT_IN = "built-in"
 
@@ -137,7 +138,24 @@ def _installed(group: str) -> Iterator[tuple[str, Entry]]:
     """Components that installed distributions name in their entry points."""
     for point in entry_points(group=group):
         plugin, version = (point.dist.name, point.dist.version) if point.dist is not None else ("unknown", "")
-        yield point.name, Entry(point.value.partition("[")[0].strip(), "", plugin=plugin, version=version)
+        entry = Entry(point.value.partition("[")[0].strip(), "", plugin=plugin, version=version)
+        _expect_shown(point.name, entry, f"plugin {ascii(plugin)}")
+        yield point.name, entry
+
+
+def _expect_shown(name: str, entry: Entry, who: str) -> None:
+    """Check what lists and results show of a plugin.
+
+    Raises:
+        PluginError: its name, its version or that of a component could be taken for something else there.
+    """
+    shown = {"name of a component": name.removesuffix("/<name>"), "name": entry.plugin, "version": entry.version or "0"}
+    for what, text in shown.items():
+        if not is_label(text):
+            raise PluginError(f"{who}: expected as {what} {EXPECTED}, found {ascii(text)}")
+    for text in (entry.summary, entry.reference):
+        if not is_printable(text):
+            raise PluginError(f"{who}: {name}: expected a printable line about it, found {ascii(text)}")
 
 
 ATTACKS = Registry("attack", "qpatchbench.attacks", "qpatchbench.attacks.base:Attack")
@@ -178,7 +196,9 @@ def load_plugin(target: str) -> None:
                 f"plugin {target}: unknown kind {kind!r} in CATALOGUES.{suggestion(str(kind), REGISTRIES)}"
             )
         for name, entry in _checked(entries, kind, target):
-            REGISTRIES[kind].add(name, replace(entry, plugin=module.__name__, version=version))
+            listed = replace(entry, plugin=module.__name__, version=version)
+            _expect_shown(name, listed, f"plugin {target}")
+            REGISTRIES[kind].add(name, listed)
 
 
 def _loaded(target: str) -> Any:  # noqa: ANN401 (a module, whose attributes are its own)

@@ -27,9 +27,10 @@ LAYERS = {
     "ops": 4,
     "scaffold": 4,
     **dict.fromkeys(("component", "runs", "statistics", "registry"), 3),
-    **dict.fromkeys(("importing", "origin", "unimported"), 2),
+    **dict.fromkeys(("importing", "origin"), 2),
     "types": 1,
     "errors": 0,
+    "labels": 0,
 }
 FORBIDDEN = {"utils", "util", "common", "helpers", "helper", "manager", "misc"}
 

@@ -46,7 +46,7 @@ def test_a_package_has_the_hash_of_what_sha256sum_prints(folder: Path) -> None:
         "several_plugin/deep/part.py": SMALL,
         "several_plugin/arithmetic.py": "x = 1\n",
     }
-    write(folder, {**files, "several_plugin/README.md": "no source", "other.py": "x = 1\n"})
+    write(folder, {**files, "other.py": "x = 1\n"})
     lines = [f"{sha256(text.encode())}  {path}\n" for path, text in sorted(files.items())]
     expected = sha256("".join(lines).encode())
     assert source_hash(loaded("several_plugin.deep.part")) == expected
@@ -102,3 +102,32 @@ def test_built_in_components_are_identified_by_their_version_alone(kind: str) ->
         component = cls(**{field: given[field] for field, facts in cls.model_fields.items() if facts.is_required()})
         assert component.identity()["class"].startswith("qpatchbench.")
         assert "source hash" not in component.identity()
+
+
+@pytest.mark.parametrize(
+    ("files", "edited"),
+    [
+        ({"main_plugin.py": f"import helping\n{SMALL}", "helping.py": "x = 1\n"}, "helping.py"),
+        (
+            {"main_plugin.py": f"import helping\n{SMALL}", "helping.py": "import deeper\n", "deeper.py": "x = 1\n"},
+            "deeper.py",
+        ),
+        (
+            {"main_plugin.py": f"from parts.one import x\n{SMALL}", "parts/__init__.py": "", "parts/one.py": "x = 1\n"},
+            "parts/one.py",
+        ),
+        ({"main_plugin.py": f"def late():\n    import helping\n\n\n{SMALL}", "helping.py": "x = 1\n"}, "helping.py"),
+        ({"main_plugin.py": f"TABLE = 'tables/steps.csv'\n{SMALL}", "tables/steps.csv": "1\n"}, "tables/steps.csv"),
+        ({"main_plugin/__init__.py": SMALL, "main_plugin/steps.json": "[1]"}, "main_plugin/steps.json"),
+    ],
+)
+def test_what_a_plugin_uses_of_its_own_identifies_it_too(folder: Path, files: dict[str, str], edited: str) -> None:
+    write(folder, {**files, "unrelated.py": "x = 1\n"})
+    component = loaded("main_plugin")
+    before = source_hash(component)
+    write(folder, {"unrelated.py": "x = 2\n"})
+    source_hash.cache_clear()
+    assert source_hash(component) == before
+    write(folder, {edited: f"{files[edited]}\n"})
+    source_hash.cache_clear()
+    assert source_hash(component) != before

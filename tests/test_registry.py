@@ -131,3 +131,36 @@ def test_a_plugin_without_a_catalogue_says_what_is_expected(tmp_path: Path) -> N
     wrong.write_text("CATALOGUES = {'atacks': {}}\n")
     with pytest.raises(PluginError, match=r"unknown kind 'atacks' in CATALOGUES. Did you mean: attacks\?"):
         load_plugin(str(wrong))
+
+
+@pytest.mark.parametrize("name", ["=1+1", "a\x1b[2J", "![x](y)", " a", "a\nb", "x" * 101])
+@pytest.mark.parametrize("place", ["name", "version", "summary"])
+def test_what_a_plugin_is_called_can_be_shown(name: str, place: str, tmp_path: Path) -> None:
+    if place == "summary" and name.isprintable():
+        name = "a\x07"
+    entry = {"name": "louder", "version": "2.5", "summary": "noise", place: name}
+    source = PLUGIN.partition("CATALOGUES")[0].replace('"2.5"', repr(entry["version"]))
+    catalogue = f'{{{entry["name"]!r}: Entry("odd:Louder", {entry["summary"]!r})}}'
+    write(tmp_path, {"odd.py": f"{source}\nCATALOGUES = {{'attacks': {catalogue}}}\n"})
+    with as_if_started_now(), pytest.raises(PluginError) as caught:
+        load_plugin(str(tmp_path / "odd.py"))
+    what = {"name": "name of a component ", "version": "version "}.get(place, "")
+    assert str(caught.value).startswith(f"plugin {tmp_path}/odd.py: ")
+    assert f"expected as {what}" in str(caught.value) or "expected a printable line about it" in str(caught.value)
+    assert str(caught.value).endswith(f"found {ascii(name)}")
+
+
+def test_a_family_of_a_plugin_has_a_name_that_can_be_shown(tmp_path: Path) -> None:
+    catalogue = "{'family/<name>': Entry('odd:Louder', 'noise')}"
+    write(tmp_path, {"odd.py": f"{PLUGIN.partition('CATALOGUES')[0]}\nCATALOGUES = {{'attacks': {catalogue}}}\n"})
+    with as_if_started_now():
+        load_plugin(str(tmp_path / "odd.py"))
+        assert ATTACKS.entry("family/member").plugin == "odd"
+
+
+def test_an_installed_plugin_has_names_that_can_be_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path, {"soft.py": SOFT})
+    distribution(tmp_path, "soft-plugin", "1.2", "defenses", {"<b>soft": "soft:Soft"})
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with as_if_started_now(), pytest.raises(PluginError, match="plugin 'soft-plugin': expected as name of a component"):
+        defenses().entries  # noqa: B018 (the property does the work)

@@ -1,8 +1,4 @@
-"""One word for each thing, as CONTRIBUTING has them, held where a machine can tell.
-
-`TO_RENAME` holds what is still called otherwise, by the path of its module: it may shrink, and an entry that has been
-renamed is an error, so that it does.
-"""
+"""One word for each thing, as CONTRIBUTING has them, held where a machine can tell."""
 
 from __future__ import annotations
 
@@ -22,8 +18,9 @@ PACKAGE = Path(qpatchbench.__file__).parent
 
 # Widths that are of pixels or columns of text, each with what it measures.
 WIDTHS_OF_SOMETHING_ELSE = {
-    "types:Patch.width": "columns of a patch, pixels",
+    "types/patches:Patch.width": "columns of a patch, pixels",
     "runs/records:CellRecord.patch_width": "columns of a patch, pixels",
+    "report/leaderboard/row:Row.patch_width": "columns of a patch, pixels",
     "runs/records:CellRecord.image_width": "columns of an image, pixels",
     "ops/patches/locating:Box.width": "columns of a box, pixels",
     "cli/print_leaderboard:PIPED_WIDTH": "columns of text",
@@ -42,54 +39,6 @@ SAME_THING = {
     **dict.fromkeys(("qat", "none", "cifar"), "a name in two registries, or an architecture for a dataset"),
     "pixel_attacks": "their arithmetic, and the figure of what they do",
     "source": "where images come from and where a suite's lines come from; modules of data/ keep their paths",
-}
-
-# Still called otherwise. Whoever renames one takes it out; nothing is added.
-TO_RENAME_STEMS = {"texts", "files", "settings", "tables", "drawing"}
-TO_RENAME_CLASSES = {"Box", "Finding", "Group", "Measured", "Source"}
-TO_RENAME_NAMES = {
-    "defenses/base:FixedWidthDefense",
-    "defenses/dwq:DoubleWinQuant.width",
-    "defenses/qadtr:Qadtr.widths",
-    "quantizers/fake_quantizers:ActivationQuantizer.width",
-}
-TO_RENAME_DOCSTRINGS = {
-    "attacks/__init__",
-    "attacks/base",
-    "attacks/controls",
-    "attacks/patch_fool",
-    "attacks/pixel",
-    "attacks/sparse_rs",
-    "attacks/universal",
-    "defenses/__init__",
-    "defenses/base",
-    "defenses/none",
-    "papers/claims/hypotheses",
-    "papers/claims/select",
-    "papers/matching",
-    "papers/tables/verdicts",
-    "papers/vocabulary",
-    "preprocessors/__init__",
-    "preprocessors/base",
-    "preprocessors/none",
-    "quantizers/__init__",
-    "quantizers/audit",
-    "quantizers/backward",
-    "quantizers/base",
-    "quantizers/deploying",
-    "quantizers/observing",
-    "quantizers/tapping",
-    "report/compare/manifests",
-    "report/figures/__init__",
-    "report/figures/map_pages",
-    "report/figures/style",
-    "report/figures/sweep_pages",
-    "report/leaderboard/counterparts",
-    "report/leaderboard/published",
-    "report/leaderboard/rates",
-    "report/page/analyses",
-    "report/page/definitions",
-    "report/trace/choose",
 }
 
 
@@ -141,12 +90,6 @@ def says(name: str, *words: str) -> bool:
     return not set(re.split(r"_|(?<=[a-z])(?=[A-Z])", name.lower() if "_" in name else name)).isdisjoint(words)
 
 
-def agree(found: set[str], to_rename: set[str]) -> None:
-    """Nothing that is not listed, and nothing listed that is renamed."""
-    assert sorted(found - to_rename) == [], "against the vocabulary of CONTRIBUTING"
-    assert sorted(to_rename - found) == [], "renamed, or gone: take it out of the list"
-
-
 def test_bits_are_called_bits() -> None:
     widths = {
         each.where
@@ -156,7 +99,7 @@ def test_bits_are_called_bits() -> None:
     }
     widths = {where for where in widths if not where.startswith(PICTURES)}
     assert set(WIDTHS_OF_SOMETHING_ELSE) <= widths, "the list of other widths has something that is gone"
-    agree(widths - set(WIDTHS_OF_SOMETHING_ELSE), TO_RENAME_NAMES)
+    assert sorted(widths - set(WIDTHS_OF_SOMETHING_ELSE)) == []
 
 
 def test_steps_are_called_steps() -> None:
@@ -177,7 +120,7 @@ def test_a_file_stem_stands_for_one_thing() -> None:
         if not stem.startswith("__"):
             places[stem].append(folder)
     repeated = {stem for stem, folders in places.items() if len(folders) > 1}
-    agree(repeated - set(SAME_THING), TO_RENAME_STEMS)
+    assert sorted(repeated - set(SAME_THING)) == []
     assert set(SAME_THING) <= repeated, "the list of stems has one that stands once"
 
 
@@ -187,12 +130,12 @@ def test_a_class_name_stands_for_one_thing() -> None:
         for node in tree.body:
             if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
                 places[node.name].append(module)
-    agree({name for name, found in places.items() if len(found) > 1}, TO_RENAME_CLASSES)
+    assert {name: found for name, found in places.items() if len(found) > 1} == {}
 
 
 def test_a_first_line_says_what_a_module_is() -> None:
-    wrong = {module for module, tree in modules().items() if complaint(ast.get_docstring(tree) or "")}
-    agree(wrong, TO_RENAME_DOCSTRINGS)
+    found = {module: complaint(ast.get_docstring(tree) or "") for module, tree in modules().items()}
+    assert {module: wrong for module, wrong in found.items() if wrong} == {}
 
 
 def complaint(docstring: str) -> str:

@@ -1,4 +1,4 @@
-"""Attacks. Adding one is a new file here and one line below."""
+"""Catalogue of attacks: adding one is a new file here and one line below."""
 
 from qpatchbench.registry import Entry
 
@@ -20,7 +20,7 @@ SPARSE_RS = "Croce, Andriushchenko, Singh, Flammarion, Hein 2022, Sparse-RS, arX
 
 CATALOGUE: dict[str, Entry] = {
     "autoattack": Entry(
-        "qpatchbench.attacks.autoattack:AutoAttack",
+        "qpatchbench.attacks.pixel.autoattack:AutoAttack",
         "whole image within epsilon, worst case of four attacks, by pyautoattack",
         APGD,
     ),
@@ -33,14 +33,16 @@ CATALOGUE: dict[str, Entry] = {
     "ensemble": Entry(
         "qpatchbench.attacks.ensemble:Ensemble", "universal patch on several networks or bit-widths at once", MIN_MAX
     ),
-    "fgsm": Entry("qpatchbench.attacks.fgsm:Fgsm", "whole image within epsilon, one step", FGSM),
+    "fgsm": Entry("qpatchbench.attacks.pixel.fgsm:Fgsm", "whole image within epsilon, one step", FGSM),
     "gap": Entry("qpatchbench.attacks.gap:Gap", "universal patch, expectation over location, rotation, scale", GAP),
     "grey": Entry("qpatchbench.attacks.controls:Grey", "control: a mid-grey square of the same area"),
     "lavan": Entry("qpatchbench.attacks.lavan:Lavan", "universal noise patch, target logit against label logit", LAVAN),
     "lavan_per_image": Entry(
         "qpatchbench.attacks.lavan:LavanPerImage", "one noise patch per image at a fixed location", LAVAN
     ),
-    "mifgsm": Entry("qpatchbench.attacks.mifgsm:MiFgsm", "whole image within epsilon, steps with momentum", MIFGSM),
+    "mifgsm": Entry(
+        "qpatchbench.attacks.pixel.mifgsm:MiFgsm", "whole image within epsilon, steps with momentum", MIFGSM
+    ),
     "patch_apgd": Entry(
         "qpatchbench.attacks.patch_apgd:PatchApgd",
         "Auto-PGD on one patch per image, worst of restarts and places",
@@ -56,7 +58,7 @@ CATALOGUE: dict[str, Entry] = {
         "a policy learns from scores alone where to put which piece of a texture",
         PATCHATTACK,
     ),
-    "pgd": Entry("qpatchbench.attacks.pgd:Pgd", "whole image within epsilon, projected gradient descent", PGD),
+    "pgd": Entry("qpatchbench.attacks.pixel.pgd:Pgd", "whole image within epsilon, projected gradient descent", PGD),
     "random": Entry("qpatchbench.attacks.controls:Random", "control: uniform noise of the same area"),
     "sparse_rs": Entry(
         "qpatchbench.attacks.sparse_rs:SparseRs", "random search from scores alone, patch and place", SPARSE_RS

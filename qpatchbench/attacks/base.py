@@ -1,4 +1,4 @@
-"""What an attack is."""
+"""The contract of attacks: a task in, a patch out."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Controls: patches that are not optimised. What they do to a network is occlusion, not an attack."""
+"""Controls, patches that are not optimised: occlusion, not an attack."""
 
 from __future__ import annotations
 

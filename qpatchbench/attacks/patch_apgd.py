@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -42,6 +42,7 @@ class PatchApgd(GradientAttack):
 
     kind: ClassVar[Literal["universal", "per_image"]] = "per_image"
     version: ClassVar[int] = 2
+    trial: ClassVar[Mapping[str, Any]] = {"random_places": 1}
 
     steps: int = Field(default=100, gt=0, description="steps of one run's schedule; every one is taken")
     restarts: int = Field(default=2, gt=0, description="random starts per place")

@@ -1,5 +1,4 @@
-"""Patch-Fool: a patch that draws a vision transformer's attention to itself (Fu, Zhang, Wu, Wan, Lin 2022,
-arXiv 2203.08392).
+"""Patch-Fool, a patch that draws attention to itself (Fu, Zhang, Wu, Wan, Lin 2022, arXiv 2203.08392).
 
 Section 3. The patch lies on whole tokens, where the clean image's attention in one layer, averaged over heads and
 queries, is largest. Two things are raised: the cross-entropy of the label (lowered for a target), and the attention

@@ -1,4 +1,4 @@
-"""Sparse-RS: random search for one image's patch from scores alone. What it finds and gradients do not, they hide.
+"""Sparse-RS, random search for one image's patch from scores alone: what it finds and gradients do not, they hide.
 
 Croce, Andriushchenko, Singh, Flammarion, Hein 2022 (arXiv 2006.12834), the section on image-specific patches.
 

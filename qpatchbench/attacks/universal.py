@@ -1,4 +1,4 @@
-"""What universal gradient attacks share: they differ in their objective and in where and how the patch may lie."""
+"""Base of universal gradient attacks, which differ in their objective and in where and how the patch may lie."""
 
 from __future__ import annotations
 

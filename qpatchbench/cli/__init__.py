@@ -23,12 +23,15 @@ COMMANDS = {
     "list": ("qpatchbench.cli.commands.list_describe", "List components, suites, plugins or the papers' tables."),
     "describe": ("qpatchbench.cli.commands.list_describe", "Show the fields of one component."),
     "report": ("qpatchbench.cli.commands.report", "Write leaderboards, plots and the HTML report of a run again."),
-    "table": ("qpatchbench.cli.commands.table", "Print a table of the papers, measured values beside the published."),
+    "table": (
+        "qpatchbench.cli.commands.papers.table",
+        "Print a table of the papers, measured values beside the published.",
+    ),
     "figure": (
-        "qpatchbench.cli.commands.figure",
+        "qpatchbench.cli.commands.papers.figure",
         "Draw a figure of the papers from what runs measured, as PDF and PNG.",
     ),
-    "claims": ("qpatchbench.cli.commands.claims", "Test the papers' claims on what runs measured."),
+    "claims": ("qpatchbench.cli.commands.papers.claims", "Test the papers' claims on what runs measured."),
     "compare": ("qpatchbench.cli.commands.compare", "Compare two runs row by row, paired on the same images."),
     "verify": ("qpatchbench.cli.commands.verify", "Recompute every number of a run or an entry from its bytes."),
     "explain": (

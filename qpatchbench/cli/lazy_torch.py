@@ -21,7 +21,9 @@ class _Deferred(ModuleType):
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401 (any attribute of any module)
         if sys.modules.get(self.__name__) is self:
             del sys.modules[self.__name__]
-        return getattr(importlib.import_module(self.__name__), name)
+        found = getattr(importlib.import_module(self.__name__), name)
+        self.__dict__[name] = found  # whoever imported the stand-in keeps it: the next look costs no import
+        return found
 
 
 def defer(name: str) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from qpatchbench.data.splitting import HASH_BYTES, pixel_hashes
-from qpatchbench.errors import StorageError
+from qpatchbench.errors import DataError, StorageError
 from qpatchbench.runs.files import replacing, sha256_of
 from qpatchbench.types import ImageSet
 
@@ -19,7 +21,9 @@ if TYPE_CHECKING:
     import numpy as np
 
 TENSORS, META = "images.safetensors", "meta.json"
-FORMAT = 1
+SEAL = "seal"  # key of the hash of everything else in a JSON file
+FORMAT = 2
+GIGABYTE = 1_000_000_000
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,25 @@ class Pools:
 
     pools: Mapping[str, Pool]
     class_names: tuple[str, ...]
+
+
+def expect_memory(dataset: str, count: int, side: int) -> None:
+    """Check that decoded images can fit into this machine before any is decoded.
+
+    Args:
+        dataset: name for messages.
+        count: number of images.
+        side: height and width, pixels.
+
+    Raises:
+        DataError: they cannot.
+    """
+    wanted, there = 3 * count * side * side, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if wanted > there:
+        raise DataError(
+            f"{dataset}: {count:,} images of {side}x{side} pixels take {wanted / GIGABYTE:.1f} GB, this machine has "
+            f"{there / GIGABYTE:.1f} GB. Ask for fewer or smaller ones"
+        )
 
 
 def make_pool(pixels: np.ndarray[Any, Any], labels: list[int], ids: list[str], content: list[bytes]) -> Pool:
@@ -90,7 +113,7 @@ def write_pools(folder: Path, content: Pools) -> None:
         "class_names": content.class_names,
         "ids": {name: pool.images.ids for name, pool in content.pools.items()},
     }
-    write_json(folder / META, meta)
+    write_sealed(folder / META, meta)
 
 
 def read_pools(folder: Path) -> Pools | None:
@@ -112,27 +135,36 @@ def read_pools(folder: Path) -> Pools | None:
     return Pools(pools, tuple(meta["class_names"]))
 
 
-def looks_intact(folder: Path) -> bool:
-    """Whether the cache is there and its tensor file has the right size; reads no images."""
-    return _intact_meta(folder) is not None
+def stated_hash(folder: Path) -> str | None:
+    """SHA-256 of the cache's images as they were written, if they are there and of the right size; reads none."""
+    meta = _intact_meta(folder)
+    return None if meta is None else str(meta["sha256"])
 
 
-def write_json(path: Path, data: Mapping[str, Any]) -> None:
-    """Write `data` all or nothing.
+def write_sealed(path: Path, data: Mapping[str, Any]) -> None:
+    """Write `data` all or nothing, with the hash that `read_sealed` compares.
 
     Raises:
         StorageError: the disk refuses.
     """
-    _replace(path, lambda temporary: temporary.write_text(json.dumps(data), encoding="utf-8"))
+    text = json.dumps({**data, SEAL: _seal(data)})
+    _replace(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
-def read_json(path: Path) -> dict[str, Any] | None:
-    """The object in `path`, or None where there is none."""
+def read_sealed(path: Path) -> dict[str, Any] | None:
+    """What `write_sealed` wrote; None where there is nothing, or something else."""
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
-    return data if isinstance(data, dict) else None
+    if not isinstance(data, dict):
+        return None
+    seal = data.pop(SEAL, None)
+    return data if seal == _seal(data) else None
+
+
+def _seal(data: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
 
 
 def _hash_rows(hashes: list[bytes]) -> torch.Tensor:
@@ -140,7 +172,7 @@ def _hash_rows(hashes: list[bytes]) -> torch.Tensor:
 
 
 def _intact_meta(folder: Path) -> dict[str, Any] | None:
-    meta = read_json(folder / META)
+    meta = read_sealed(folder / META)
     path = folder / TENSORS
     if meta is None or meta.get("format") != FORMAT or not path.is_file():
         return None

@@ -13,18 +13,20 @@ from pydantic import Field
 from qpatchbench.data.base import Decoding
 from qpatchbench.data.cache import Pool, Pools, make_pool
 from qpatchbench.data.cifar_files import SIDE, BatchFile, CifarBatch, read_binary, read_python
+from qpatchbench.data.fitting import exactly
 from qpatchbench.data.folders import (
     class_folders,
     decode_files,
-    exactly,
     file_listing,
     list_images,
     match_classes,
+    skipped_text,
 )
 from qpatchbench.data.looking import not_found, search_roots
 from qpatchbench.data.source import CachedSource, Origin
 from qpatchbench.data.splitting import pixel_hashes
 from qpatchbench.errors import DataError
+from qpatchbench.runs.reading import identity_of
 
 POOLS = ("train", "test")
 
@@ -158,8 +160,7 @@ class _Cifar(CachedSource):
         absent = [file.name for file in files if not (folder / file.name).is_file()]
         if absent:
             raise DataError(f"{self.name}: {folder} is incomplete, expected also {', '.join(absent)}")
-        states = {file.name: (folder / file.name).stat() for file in files}
-        listing = tuple(f"{name}\t{state.st_size}\t{state.st_mtime_ns}" for name, state in states.items())
+        listing = tuple(f"{file.name}\t{identity_of((folder / file.name).stat())}" for file in files)
 
         def read() -> Pools:
             pools = {
@@ -168,7 +169,7 @@ class _Cifar(CachedSource):
             }
             return Pools(pools, self.class_names)
 
-        return Origin(listing, {"layout": folder.name}, read)
+        return Origin(listing, {"layout": folder.name}, read, class_names=self.class_names)
 
     def _folder_origin(self, root: Path) -> Origin:
         for pool in POOLS:
@@ -182,7 +183,9 @@ class _Cifar(CachedSource):
         listing = sum((file_listing(self.name, part) for part in files.values()), ())
         # The published images never went through JPEG: accuracy on such copies is a few points lower.
         compressed = any(line.partition("\t")[0].lower().endswith((".jpg", ".jpeg")) for line in listing)
-        return Origin(listing, {"layout": "class folders"}, read, note="jpeg" if compressed else "")
+        note = "jpeg" if compressed else ""
+        remarks = sum((skipped_text(self.name, root / pool, self.class_names) for pool in POOLS), ())
+        return Origin(listing, {"layout": "class folders"}, read, note, self.class_names, remarks)
 
     def _absent(self, data_dir: Path) -> DataError:
         layouts = (self.published.python_folder, self.published.binary_folder, "train/<class> and test/<class>")

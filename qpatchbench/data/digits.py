@@ -7,16 +7,20 @@ values 0..16. The set has no test part; 500 images, 50 of each class, are made o
 from __future__ import annotations
 
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 
 from pydantic import Field
 
 from qpatchbench.data.base import Decoding
-from qpatchbench.data.cache import Pool, Pools, make_pool
+from qpatchbench.data.cache import Pool, Pools, expect_memory, make_pool
 from qpatchbench.data.source import CachedSource, Origin
 from qpatchbench.data.splitting import Keys, content_hash, interleave
+from qpatchbench.runs.reading import identity_of
 
 CLASSES = 10
+CLASS_NAMES = tuple(str(digit) for digit in range(CLASSES))
+IMAGES = "datasets/data/digits.csv.gz"  # in the package
 TEST_IMAGES = 500
 BRIGHTEST = 16  # value of a white pixel
 POOL_SEED = 0  # which images are the test pool never depends on split_seed
@@ -48,10 +52,14 @@ class Digits(CachedSource):
     def locate(self, data_dir: Path, decoding: Decoding) -> Origin:
         """The installed scikit-learn; `data_dir` is not looked at."""
         try:
-            listing = (f"scikit-learn {version('scikit-learn')}",)
+            listing = [f"scikit-learn {version('scikit-learn')}"]
         except PackageNotFoundError:
-            listing = ("scikit-learn",)  # importing it will say what is wrong
-        return Origin(listing, {"image_size": self.image_size}, self._read)
+            listing = ["scikit-learn"]  # importing it will say what is wrong
+        package = find_spec("sklearn")
+        for folder in (package.submodule_search_locations or ()) if package is not None else ():
+            file = Path(folder, IMAGES)
+            listing += [identity_of(file.stat())] if file.is_file() else []
+        return Origin(tuple(listing), {"image_size": self.image_size}, self._read, class_names=CLASS_NAMES)
 
     def _read(self) -> Pools:
         import numpy as np
@@ -59,6 +67,7 @@ class Digits(CachedSource):
         from sklearn.datasets import load_digits
 
         loaded = load_digits()
+        expect_memory(self.name, len(loaded.images), self.image_size)
         grey = np.round(loaded.images * (255 / BRIGHTEST)).astype(np.uint8)
         labels = [int(label) for label in loaded.target]
         size = (self.image_size, self.image_size)
@@ -79,4 +88,4 @@ class Digits(CachedSource):
             )
 
         pools = {"train": pool("train", order[TEST_IMAGES:]), "test": pool("test", order[:TEST_IMAGES])}
-        return Pools(pools, tuple(str(digit) for digit in range(CLASSES)))
+        return Pools(pools, CLASS_NAMES)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import Field
 
 from qpatchbench.data.base import Decoding
-from qpatchbench.data.cache import Pool, Pools, make_pool
+from qpatchbench.data.cache import Pool, Pools, expect_memory, make_pool
 from qpatchbench.data.source import CachedSource, Origin
 from qpatchbench.data.splitting import pixel_hashes
 
@@ -59,11 +59,16 @@ class Fake(CachedSource):
             mode="json",
             include={"classes", "image_size", "train_pool", "test_pool", "noise", "content_seed"},
         )
-        return Origin((), recipe, self._read)
+        return Origin((), recipe, self._read, class_names=self._class_names)
+
+    @property
+    def _class_names(self) -> tuple[str, ...]:
+        return tuple(f"class{index}" for index in range(self.classes))
 
     def _read(self) -> Pools:
         import numpy as np
 
+        expect_memory(self.name, self.train_pool + self.test_pool, self.image_size)
         patterns = np.stack(
             [_pattern(np.random.default_rng([self.content_seed, c]), self.image_size) for c in range(self.classes)]
         )
@@ -78,7 +83,7 @@ class Fake(CachedSource):
             return make_pool(pixels, labels, ids, pixel_hashes(pixels))
 
         pools = {"train": pool("train", self.train_pool, 0), "test": pool("test", self.test_pool, 1)}
-        return Pools(pools, tuple(f"class{index}" for index in range(self.classes)))
+        return Pools(pools, self._class_names)
 
 
 def _pattern(generator: np.random.Generator, side: int) -> np.ndarray[Any, Any]:

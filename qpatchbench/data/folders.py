@@ -3,30 +3,29 @@
 from __future__ import annotations
 
 import hashlib
-import io
-import math
 import os
-from collections.abc import Callable, Iterable, Sequence
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
-from qpatchbench.data.cache import Pool, make_pool
+from qpatchbench.data.cache import Pool, expect_memory, make_pool
+from qpatchbench.data.fitting import Fit
+from qpatchbench.data.pictures import MOST_BYTES, SUFFIXES, opened
 from qpatchbench.data.splitting import content_hash
 from qpatchbench.errors import DataError, suggestion
+from qpatchbench.labels import EXPECTED, is_label, is_printable, shown
+from qpatchbench.runs.reading import expect_regular, identity_of, read_whole
 
 if TYPE_CHECKING:
     import numpy as np
-    from PIL.Image import Image
 
-SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 # Decoding a small image holds the interpreter lock for most of its time; long chunks keep threads from
 # fighting over it (2 cores, 32x32 JPEG: 4,900 images/s one by one, 7,000 in chunks).
 CHUNK = 200
-
-# From an RGB image of any size to one of the dataset's side.
-Fit: TypeAlias = "Callable[[Image], Image]"
 
 
 @dataclass(frozen=True)
@@ -39,11 +38,61 @@ class ClassFile:
 
 
 def class_folders(folder: Path) -> list[str]:
-    """Sorted names of the folders in `folder`, hidden ones left out; empty where there is no such folder."""
+    """Names of the folders in `folder` in natural order, hidden ones left out; empty where there is no such folder."""
     if not folder.is_dir():
         return []
     with os.scandir(folder) as entries:
-        return sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+        names = [entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(".")]
+    return sorted(names, key=natural)
+
+
+def natural(name: str) -> tuple[list[tuple[int, int, str]], str]:
+    """Sort key by which numbers come in the order of their values.
+
+    >>> sorted(["10", "2", "b", "a12", "a3"], key=natural)
+    ['2', '10', 'a3', 'a12', 'b']
+    """
+    parts = re.findall(r"[0-9]+|[^0-9]+", name)
+    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts], name
+
+
+def skipped(folder: Path, class_names: Sequence[str]) -> Counter[str]:
+    """What lies in `folder` and its class folders and is not read, by the ending of its name; hidden files apart."""
+    found: Counter[str] = Counter()
+    for place in (folder, *(folder / name for name in class_names)):
+        with os.scandir(place) as entries:
+            for entry in entries:
+                if place == folder and entry.name in class_names:
+                    continue
+                if entry.is_dir():
+                    found["folder"] += 1
+                elif entry.name.startswith("."):
+                    found["hidden file"] += 1
+                elif place == folder or not _is_image(entry.name):
+                    found[shown(os.path.splitext(entry.name)[1].lower()) or "file without an ending"] += 1
+    return found
+
+
+def skipped_text(dataset: str, folder: Path, class_names: Sequence[str]) -> tuple[str, ...]:
+    """One line for people about what `skipped` finds; none where everything is read."""
+    counts = skipped(folder, class_names)
+    if not counts:
+        return ()
+    listed = ", ".join(f"{count} {ending}" for ending, count in sorted(counts.items()))
+    return (f"{dataset}: not read in {folder}, since only images directly in class folders are: {listed}",)
+
+
+def expect_labels(dataset: str, folder: Path, class_names: Iterable[str]) -> None:
+    """Check that tables can show the names of classes.
+
+    Raises:
+        DataError: names the first that they cannot.
+    """
+    for name in class_names:
+        if not is_label(name):
+            raise DataError(
+                f"{dataset}: {folder}: class folder {ascii(name)}: expected as its name {EXPECTED}; rename it"
+            )
 
 
 def match_classes(dataset: str, folder: Path, class_names: Sequence[str]) -> None:
@@ -75,7 +124,7 @@ def list_images(
         images_per_class: keep at most this many, chosen by the hash of the file name.
 
     Raises:
-        DataError: a class folder holds no image.
+        DataError: a class folder holds no image, or one whose name cannot be shown.
     """
     files: list[ClassFile] = []
     for label, class_name in enumerate(class_names):
@@ -83,6 +132,12 @@ def list_images(
         if not names:
             raise DataError(
                 f"{dataset}: expected images ({', '.join(sorted(SUFFIXES))}) in {folder / class_name}, found none"
+            )
+        odd = next((name for name in names if not is_printable(name)), None)
+        if odd is not None:
+            raise DataError(
+                f"{dataset}: {folder / class_name}: expected file names of printable characters, found {ascii(odd)}; "
+                "rename it"
             )
         if images_per_class is not None:
             names = sorted(names, key=_name_hash)[:images_per_class]
@@ -94,18 +149,20 @@ def list_images(
 
 
 def file_listing(dataset: str, files: Iterable[ClassFile]) -> tuple[str, ...]:
-    """One line per file: id, size and modification time.
+    """One line per file: id and what changes whenever its content does.
 
     Raises:
-        DataError: a file cannot be looked at, for example a link to nowhere.
+        DataError: a file cannot be looked at, for example a link to nowhere, or is a pipe or a device.
     """
     lines = []
     for file in files:
         try:
             status = os.stat(file.path)
+            expect_regular(status, MOST_BYTES)
         except OSError as error:
-            raise DataError(f"{dataset}: cannot read the image {file.path}: {error.strerror}") from error
-        lines.append(f"{file.id}\t{status.st_size}\t{status.st_mtime_ns}")
+            reason = error.strerror or error
+            raise DataError(f"{dataset}: cannot read the image {file.path}: {reason}") from error
+        lines.append(f"{file.id}\t{identity_of(status)}")
     return tuple(lines)
 
 
@@ -123,13 +180,14 @@ def decode_files(dataset: str, files: Sequence[ClassFile], side: int, fit: Fit) 
     """
     import numpy as np
 
+    expect_memory(dataset, len(files), side)
     pixels = np.empty((len(files), 3, side, side), dtype=np.uint8)
 
     def decode_chunk(start: int) -> list[bytes]:
         hashes = []
         for index in range(start, min(start + CHUNK, len(files))):
             try:
-                data = Path(files[index].path).read_bytes()
+                data = read_whole(files[index].path, MOST_BYTES)
                 pixels[index] = decode_image(data, fit)
             except Exception as error:  # Pillow's decoders raise many kinds; all mean this file
                 raise DataError(f"{dataset}: cannot read the image {files[index].path}: {error}") from error
@@ -143,59 +201,19 @@ def decode_files(dataset: str, files: Sequence[ClassFile], side: int, fit: Fit) 
 
 
 def decode_image(data: bytes, fit: Fit) -> np.ndarray[Any, Any]:
-    """Bytes of an image file -> (3, H, W) uint8, RGB."""
+    """Bytes of an image file -> (3, H, W) uint8, RGB; see `pictures.opened`."""
     import numpy as np
-    from PIL import Image
 
-    with Image.open(io.BytesIO(data)) as image:
-        return np.asarray(fit(image.convert("RGB"))).transpose(2, 0, 1)
-
-
-def exactly(side: int) -> Fit:
-    """A fit that refuses every image that is not side x side."""
-
-    def fit(image: Image) -> Image:
-        if image.size != (side, side):
-            raise ValueError(f"expected {side}x{side} pixels, found {image.width}x{image.height}")
-        return image
-
-    return fit
-
-
-def resized_and_cropped(side: int, crop_fraction: float, interpolation: str) -> Fit:
-    """A fit that resizes the shorter side to floor(side / crop_fraction), then crops the centre.
-
-    Rounds as torchvision's Resize and CenterCrop do with timm's evaluation sizes, so that pretrained
-    networks see the pixels they were evaluated on.
-    """
-    from PIL.Image import Resampling
-
-    filters = {"bilinear": Resampling.BILINEAR, "bicubic": Resampling.BICUBIC}
-    if interpolation not in filters:
-        raise DataError(f"unknown interpolation {interpolation!r} for image files.{suggestion(interpolation, filters)}")
-    if not 0 < crop_fraction <= 1:
-        raise DataError(f"expected a crop_fraction in (0, 1], found {crop_fraction}")
-    short = math.floor(side / crop_fraction)
-
-    def fit(image: Image) -> Image:
-        width, height = image.size
-        tall = width <= height
-        size = (short, int(short * height / width)) if tall else (int(short * width / height), short)
-        if size != image.size:
-            image = image.resize(size, filters[interpolation])
-        left, top = round((size[0] - side) / 2), round((size[1] - side) / 2)
-        return image.crop((left, top, left + side, top + side))
-
-    return fit
+    return np.asarray(fit(opened(data))).transpose(2, 0, 1)
 
 
 def _image_names(folder: Path) -> list[str]:
     with os.scandir(folder) as entries:
-        return [
-            entry.name
-            for entry in entries
-            if not entry.name.startswith(".") and os.path.splitext(entry.name)[1].lower() in SUFFIXES
-        ]
+        return [entry.name for entry in entries if _is_image(entry.name) and not entry.is_dir()]
+
+
+def _is_image(name: str) -> bool:
+    return not name.startswith(".") and os.path.splitext(name)[1].lower() in SUFFIXES
 
 
 def _name_hash(name: str) -> bytes:

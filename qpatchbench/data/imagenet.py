@@ -9,25 +9,28 @@ from __future__ import annotations
 import re
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 
 from qpatchbench.data.base import Decoding
 from qpatchbench.data.cache import Pools
+from qpatchbench.data.fitting import resized_and_cropped
 from qpatchbench.data.folders import (
     class_folders,
     decode_files,
+    expect_labels,
     file_listing,
     list_images,
     match_classes,
-    resized_and_cropped,
+    skipped_text,
 )
 from qpatchbench.data.looking import not_found, search_roots
 from qpatchbench.data.source import CachedSource, Origin
 from qpatchbench.errors import DataError
+from qpatchbench.labels import checked_line, shown
 
 IMAGENET_CLASSES = 1000
 LAYOUT = "train/<class>/<image> and val/<class>/<image>, or one folder of <class>/<image>"
@@ -73,7 +76,7 @@ class _FolderSource(CachedSource):
         interpolation = self.interpolation if self.interpolation is not None else decoding.interpolation
 
         def read() -> Pools:
-            fit = resized_and_cropped(self.image_size, crop_fraction, interpolation)
+            fit = resized_and_cropped(self.image_size, crop_fraction, interpolation, decoding.crop_mode, decoding.fill)
             pools = {pool: decode_files(self.name, files[pool], self.image_size, fit) for pool in files}
             return Pools(pools, layout.class_names)
 
@@ -81,9 +84,19 @@ class _FolderSource(CachedSource):
             "image_size": self.image_size,
             "crop_fraction": crop_fraction,
             "interpolation": interpolation,
+            "crop_mode": decoding.crop_mode,
+            "fill": decoding.fill,
             "images_per_class": self.images_per_class,
         }
-        return Origin(sum((file_listing(self.name, part) for part in files.values()), ()), recipe, read)
+        listing = sum((file_listing(self.name, part) for part in files.values()), ())
+        places = layout.folders.values()
+        remarks = sum((skipped_text(self.name, folder, layout.class_names) for folder in places), ())
+        remarks += self._beside(layout, data_dir)
+        return Origin(listing, recipe, read, class_names=layout.class_names, remarks=remarks)
+
+    def _beside(self, layout: _Layout, data_dir: Path) -> tuple[str, ...]:
+        """Remarks on folders beside those that are read."""
+        return ()
 
 
 class ImageNet(_FolderSource):
@@ -115,13 +128,27 @@ class ImageNet(_FolderSource):
 
 
 class ImageFolder(_FolderSource):
-    """Any images, one folder per class; classes are the sorted folder names."""
+    """Any images, one folder per class; classes are the folder names in natural order (2 before 10)."""
 
+    version = 2
     trial: ClassVar[Mapping[str, Any]] = {"path": "images", "classes": 2}
 
     name: str = "imagefolder"
-    path: str = Field(min_length=1, description="folder, absolute or relative to the data folder")
+    path: Annotated[str, AfterValidator(checked_line)] = Field(
+        min_length=1, description="folder, absolute or relative to the data folder"
+    )
     classes: int = Field(ge=2, description="number of class folders")
+    class_order: tuple[str, ...] | None = Field(
+        default=None, description="the class folders in label order; none = natural order, 2 before 10"
+    )
+
+    @field_validator("class_order")
+    @classmethod
+    def _every_class_once(cls, names: tuple[str, ...] | None, info: ValidationInfo) -> tuple[str, ...] | None:
+        expected = info.data.get("classes")
+        if names is not None and (len(set(names)) != len(names) or expected not in (None, len(names))):
+            raise ValueError(f"expected {expected} different names of class folders, found {len(names)}")
+        return names
 
     @property
     def num_classes(self) -> int:
@@ -134,7 +161,19 @@ class ImageFolder(_FolderSource):
         if layout is None:
             raise not_found(self.name, [root], LAYOUT)
         _expect_classes(self.name, root, layout, self.classes)
-        return layout
+        expect_labels(self.name, root, layout.class_names)
+        if self.class_order is None:
+            return layout
+        for folder in layout.folders.values():
+            match_classes(self.name, folder, self.class_order)
+        return replace(layout, class_names=self.class_order)
+
+    def _beside(self, layout: _Layout, data_dir: Path) -> tuple[str, ...]:
+        """A third part, such as test beside val, is easily taken for the one that is evaluated."""
+        root, read = data_dir / self.path, set(layout.folders)
+        others = [name for name in class_folders(root) if name not in read] if "all" not in read else []
+        parts = " and ".join(layout.folders)
+        return (f"{self.name}: read in {root}: {parts}; not read: {shown(', '.join(others))}",) if others else ()
 
 
 def _layout(dataset: str, root: Path, is_class: Callable[[str], bool]) -> _Layout | None:

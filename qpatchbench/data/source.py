@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import re
 from abc import abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from qpatchbench.data.base import DatasetSource, Decoding, Splits
+from qpatchbench.data.base import DatasetSource, Decoding, Splits, Survey
 from qpatchbench.data.cache import (
     FORMAT,
     Pool,
     Pools,
-    looks_intact,
-    read_json,
     read_pools,
-    write_json,
+    read_sealed,
+    stated_hash,
     write_pools,
+    write_sealed,
 )
 from qpatchbench.data.splitting import (
     HASH_BYTES,
@@ -31,10 +32,11 @@ from qpatchbench.data.splitting import (
     PartSizes,
     fingerprint,
     part_fingerprint,
+    pixel_hashes,
     split_one_pool,
     split_two_pools,
 )
-from qpatchbench.errors import QPatchBenchError
+from qpatchbench.errors import DataError, QPatchBenchError
 from qpatchbench.origin import is_outside, source_hash
 from qpatchbench.types import ImageSet
 
@@ -44,16 +46,20 @@ class Origin:
     """Where images come from.
 
     Attributes:
-        listing: changes whenever the source files do; cheap to make (names, sizes, times).
+        listing: changes whenever the source files do; cheap to make (names, sizes, times, inodes).
         recipe: every setting that decides the decoded pixels, JSON-ready.
         read: decodes all images.
         note: see `Splits.note`.
+        class_names: K names in label order; none where only `read` knows them.
+        remarks: see `Survey.remarks`.
     """
 
     listing: tuple[str, ...]
     recipe: dict[str, Any]
     read: Callable[[], Pools]
     note: str = ""
+    class_names: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
 
 
 class CachedSource(DatasetSource):
@@ -71,9 +77,16 @@ class CachedSource(DatasetSource):
         """Like `locate`, but may first fetch what is missing."""
         return self.locate(data_dir, decoding)
 
+    def survey(self, data_dir: Path) -> Survey:
+        """What `locate` finds."""
+        with self._looking(data_dir):
+            origin = self.locate(data_dir, Decoding())
+        return Survey(origin.class_names, origin.remarks)
+
     def load(self, data_dir: Path, cache_dir: Path, decoding: Decoding, evaluation_images: int) -> Splits:
         """See `DatasetSource.load`."""
-        origin = self.obtain(data_dir, decoding)
+        with self._looking(data_dir):
+            origin = self.obtain(data_dir, decoding)
         folder = self._folder(cache_dir, origin)
         stored = read_pools(folder)
         if stored is None:
@@ -81,9 +94,13 @@ class CachedSource(DatasetSource):
             write_pools(folder, stored)
         splits = _split(self.name, stored, self._sizes(evaluation_images), self.split_seed, origin.note)
         path = self._split_path(folder, evaluation_images)
-        remembered = dict(splits.fingerprints)
-        if read_json(path) != remembered:
-            write_json(path, remembered)
+        remembered = {
+            "split": path.stem,
+            "images": stated_hash(folder),
+            "fingerprints": dict(splits.fingerprints),
+        }
+        if read_sealed(path) != remembered:
+            write_sealed(path, remembered)
         return splits
 
     def remembered_fingerprints(
@@ -91,10 +108,22 @@ class CachedSource(DatasetSource):
     ) -> dict[str, str] | None:
         """The fingerprints an earlier `load` found, or None."""
         folder = self._folder(cache_dir, self.locate(data_dir, decoding))
-        remembered = read_json(self._split_path(folder, evaluation_images)) if looks_intact(folder) else None
-        if remembered is None or set(remembered) != set(PARTS):
+        path, images = self._split_path(folder, evaluation_images), stated_hash(folder)
+        remembered = read_sealed(path)
+        if images is None or remembered is None:
             return None
-        return remembered if all(isinstance(value, str) for value in remembered.values()) else None
+        if (remembered["split"], remembered["images"]) != (path.stem, images):
+            return None  # the record of another split, or of other images
+        fingerprints: dict[str, str] = remembered["fingerprints"]
+        return fingerprints
+
+    @contextlib.contextmanager
+    def _looking(self, data_dir: Path) -> Iterator[None]:
+        """Turn the operating system's refusal to show a folder into one clear error."""
+        try:
+            yield
+        except OSError as error:
+            raise DataError(f"{self.name}: cannot look for its images below {data_dir}: {error}") from error
 
     def _sizes(self, evaluation_images: int) -> PartSizes:
         return PartSizes(self.train_images, self.calibration_images, self.craft_images, evaluation_images)
@@ -109,6 +138,16 @@ class CachedSource(DatasetSource):
     def _split_path(self, folder: Path, evaluation_images: int) -> Path:
         sizes = self._sizes(evaluation_images)
         return folder / "splits" / f"{_short_hash([self.split_seed, *vars(sizes).values()])}.json"
+
+
+def identified(splits: Splits) -> Splits:
+    """The same images, known by hashes of every pixel, label and id, whatever their source says of them."""
+    found = {}
+    for part in PARTS:
+        images: ImageSet = getattr(splits, part)
+        hashes = pixel_hashes(images.pixels.cpu().contiguous().numpy())
+        found[part] = part_fingerprint(Keys(images.ids, images.labels.tolist(), hashes, hashes))
+    return replace(splits, fingerprints=found)
 
 
 def cached_fingerprints(

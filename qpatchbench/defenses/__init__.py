@@ -1,4 +1,4 @@
-"""Training-time defenses. Adding one is a new file here and one line below."""
+"""Catalogue of training-time defenses: adding one is a new file here and one line below."""
 
 from qpatchbench.registry import Entry
 

@@ -18,7 +18,7 @@ from typing import ClassVar, Literal
 import torch
 from pydantic import Field
 
-from qpatchbench.defenses.base import Batch, Defense, FixedWidthDefense, Step, SwitchableNetwork
+from qpatchbench.defenses.base import Batch, Defense, FixedBitsDefense, Step, SwitchableNetwork
 from qpatchbench.ops.crafting.pixel_attacks import random_start
 from qpatchbench.ops.randomness import ImageDraws
 from qpatchbench.ops.training.adversarial_batches import ascended_images, cross_entropies, drawn_bits, partly_attacked
@@ -78,7 +78,7 @@ class FloatPgdAdversarialTraining(Defense):
         )  # fmt: skip
 
 
-class PgdAdversarialTraining(FixedWidthDefense, FloatPgdAdversarialTraining):
+class PgdAdversarialTraining(FixedBitsDefense, FloatPgdAdversarialTraining):
     """Adversarial training with PGD through fake quantizers, one network per bit-width."""
 
     quantization_aware: ClassVar[bool] = True

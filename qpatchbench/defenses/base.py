@@ -1,4 +1,4 @@
-"""What a defense is: a strategy that the training loop calls, with no loop of its own."""
+"""The contract of defenses: a strategy that the training loop calls, with no loop of its own."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ class Defense(Component, ABC):
         raise NotImplementedError(f"{self.name} has partners and does not say how they answer together")
 
 
-class FixedWidthDefense(Defense):
+class FixedBitsDefense(Defense):
     """Adversarial training that knows one network: at one bit-width, unless all widths are asked to share it."""
 
     joint: bool = Field(

@@ -62,7 +62,7 @@ class DoubleWinQuant(Defense):
             return (bits,)
         return quantized, (FLOAT,)
 
-    def width(self, step: Step) -> Bits:
+    def drawn_bits(self, step: Step) -> Bits:
         """The width of a step, uniform over the active ones; nothing but the step decides it."""
         return drawn_bits(step.bits, step.draws("width"))
 
@@ -72,7 +72,7 @@ class DoubleWinQuant(Defense):
 
     def loss(self, network: SwitchableNetwork, batch: Batch, step: Step) -> Losses:
         """Mean cross-entropy at the width of the step, on adversarial images or, without the attack, clean ones."""
-        width = self.width(step)
+        width = self.drawn_bits(step)
         images = batch.images
         if self.adversarial:
             with nullcontext() if self.attack_mode == "train" else network.evaluating():

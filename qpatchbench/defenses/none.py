@@ -1,4 +1,4 @@
-"""No defense: cross-entropy on the float network. The baseline of every comparison."""
+"""No defense, cross-entropy on the float network: the baseline of every comparison."""
 
 from __future__ import annotations
 

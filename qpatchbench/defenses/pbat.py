@@ -33,7 +33,7 @@ from typing import ClassVar, Literal
 import torch
 from pydantic import Field, field_validator
 
-from qpatchbench.defenses.base import Batch, Defense, FixedWidthDefense, Step, SwitchableNetwork
+from qpatchbench.defenses.base import Batch, Defense, FixedBitsDefense, Step, SwitchableNetwork
 from qpatchbench.errors import AttackError, TrainingError
 from qpatchbench.ops.crafting.losses import cross_entropy
 from qpatchbench.ops.crafting.moving_patches import Moves, moving_patches
@@ -149,7 +149,7 @@ class FloatPatchAdversarialTraining(Defense):
         return upright(rows, torch.full_like(rows, column))
 
 
-class PatchAdversarialTraining(FixedWidthDefense, FloatPatchAdversarialTraining):
+class PatchAdversarialTraining(FixedBitsDefense, FloatPatchAdversarialTraining):
     """Adversarial training with patches through fake quantizers, one network per bit-width."""
 
     quantization_aware: ClassVar[bool] = True

@@ -30,7 +30,7 @@ from typing import Literal
 import torch
 from pydantic import Field
 
-from qpatchbench.defenses.base import Batch, Defense, FixedWidthDefense, Step, SwitchableNetwork
+from qpatchbench.defenses.base import Batch, Defense, FixedBitsDefense, Step, SwitchableNetwork
 from qpatchbench.ops.crafting.pixel_attacks import random_start
 from qpatchbench.ops.patches.cells import as_pixels, cell_means, gradient_norms, largest_half, windows
 from qpatchbench.ops.patches.locating import allowed_places, random_places
@@ -46,7 +46,7 @@ from qpatchbench.ops.training.adversarial_batches import (
 from qpatchbench.types import Bits, Losses, Network, Size
 
 
-class PatchCompositeTraining(FixedWidthDefense):
+class PatchCompositeTraining(FixedBitsDefense):
     """Adversarial training with a patch where the gradient is large and weak noise everywhere else."""
 
     size: Size = Field(

@@ -133,7 +133,7 @@ class Qadtr(Defense):
         trained = 3.0 * (len(bits) if self.switching == "joint" else 1)
         return trained + (0.0 if self.patches == "none" else 1.5 * self.steps)
 
-    def widths(self, step: Step) -> tuple[Bits, ...]:
+    def drawn_bits(self, step: Step) -> tuple[Bits, ...]:
         """The bit-widths that the step trains: one, or with `joint` all."""
         if self.switching == "random":
             return (step.bits[int(torch.randint(len(step.bits), (), generator=step.draws("bits")))],)
@@ -145,7 +145,7 @@ class Qadtr(Defense):
         Raises:
             TrainingError: the batch has no second half, or the patch does not fit.
         """
-        cross_entropy, widths = torch.nn.functional.cross_entropy, self.widths(step)
+        cross_entropy, widths = torch.nn.functional.cross_entropy, self.drawn_bits(step)
         if self.patches == "none":
             terms = [cross_entropy(network.at(bits)(batch.images), batch.labels) for bits in widths]
             return {"clean": torch.stack(terms).mean()}
@@ -185,7 +185,7 @@ class Qadtr(Defense):
 
     def disrupts(self, step: Step) -> bool:
         """Whether the gradients of the step's parameters are changed."""
-        if self.gradient_inconsistency != "parameters" or all(bits.is_float for bits in self.widths(step)):
+        if self.gradient_inconsistency != "parameters" or all(bits.is_float for bits in self.drawn_bits(step)):
             return False
         if self.timing == "regular":
             return math.floor((step.index + 1) * self.share) > math.floor(step.index * self.share)

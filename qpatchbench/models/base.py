@@ -5,13 +5,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from qpatchbench.component import Component
 from qpatchbench.errors import WeightsError
+from qpatchbench.labels import checked_line
 from qpatchbench.models.weights import load_weights
 
 
@@ -21,9 +22,11 @@ class Preprocessing:
 
     Attributes:
         image_size: side its backbone expects, pixels.
-        crop_fraction: share of the shorter side that the centre crop keeps when an image file is decoded.
-        interpolation: "bilinear" or "bicubic".
+        crop_fraction: share of the resized side that the centre crop keeps when an image file is decoded.
+        interpolation: "bilinear", "bicubic" or another of Pillow's filters.
         mean, std: per channel, for pixels in [0, 1].
+        crop_mode: which side of an image file is resized: "center" (the shorter one), "squash" (both) or "border" (the
+            longer one, between borders of the colour `mean`).
     """
 
     image_size: int
@@ -31,6 +34,7 @@ class Preprocessing:
     interpolation: str
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    crop_mode: str = "center"
 
 
 class ModelSource(Component, ABC):
@@ -38,7 +42,7 @@ class ModelSource(Component, ABC):
 
     image_model: ClassVar[bool] = False  # True: images are decoded with the model's own crop
 
-    weights: str = Field(
+    weights: Annotated[str, AfterValidator(checked_line)] = Field(
         default="train",
         description="train (by the suite), pretrained (timm's), a file (.safetensors, or .pt/.pth read with "
         "weights_only), or package:NAME/FILE for a file that an installed package carries",
@@ -66,13 +70,24 @@ class ModelSource(Component, ABC):
         load_weights(self, network, num_classes)
         return network
 
+    def pretrained_release(self) -> str:
+        """Which published weights `weights: pretrained` stands for: library, version, architecture, tag and place.
+
+        Raises:
+            WeightsError: there are none.
+        """
+        raise self._unpublished()
+
     def pretrained_tensors(self, num_classes: int) -> Mapping[str, torch.Tensor]:
         """Published weights of this architecture by name, for `weights: pretrained`.
 
         Raises:
             WeightsError: there are none, none for `num_classes`, or they cannot be fetched.
         """
-        raise WeightsError(
+        raise self._unpublished()
+
+    def _unpublished(self) -> WeightsError:
+        return WeightsError(
             f"model {self.name!r}, weights pretrained: no published weights belong to this architecture. "
             "Expected train, a file, or package:NAME/FILE."
         )

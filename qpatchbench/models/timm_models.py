@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
@@ -18,6 +20,11 @@ ALIASES: Mapping[str, str] = {
     "deit_b": "deit_base_patch16_224",
 }
 NEAREST = 5  # names shown for an unknown one; timm has over a thousand
+CHANNELS = 3
+# What timm.data.resolve_data_config takes where a configuration says nothing.
+TIMM_CROP, TIMM_INTERPOLATION, TIMM_CROP_MODE = 0.875, "bicubic", "center"
+CROP_MODES = ("center", "squash", "border")
+INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
 
 
 class TimmModel(ModelSource):
@@ -54,7 +61,7 @@ class TimmModel(ModelSource):
     def _listed(cls, name: str) -> str:
         # Catalogue names are right by construction: only the open family needs timm, which is slow to import.
         if name.startswith(PREFIX):
-            _check_listed(_without_prefix(name))
+            _preprocessing(_configuration(_without_prefix(name)), name, None)
         return name
 
     @property
@@ -63,19 +70,13 @@ class TimmModel(ModelSource):
         return _without_prefix(self.name)
 
     def preprocessing(self, image_size: int) -> Preprocessing:
-        """As timm configures it; an architecture of fixed size keeps that, any other works at `image_size`."""
-        config = _configuration(self.architecture)
-        own_size = int(config.input_size[-1])
-        smallest = config.min_input_size[-1] if config.min_input_size else 0
-        resized = config.fixed_input_size or image_size < smallest
-        wanted = own_size if resized else image_size
-        return Preprocessing(
-            image_size=self.input_size or wanted,
-            crop_fraction=float(config.crop_pct),
-            interpolation=str(config.interpolation),
-            mean=tuple(config.mean),
-            std=tuple(config.std),
-        )
+        """As timm configures it; an architecture of fixed size keeps that, any other works at `image_size`.
+
+        Raises:
+            QPatchBenchError: timm configures something that is not done here.
+        """
+        found = _preprocessing(_configuration(self.architecture), self.name, image_size)
+        return replace(found, image_size=self.input_size or found.image_size)
 
     def build(self, num_classes: int, image_size: int) -> torch.nn.Module:
         """A fresh float network: images (B, 3, image_size, image_size) in [0, 1] -> logits (B, num_classes).
@@ -95,6 +96,14 @@ class TimmModel(ModelSource):
         if wanted.image_size < own_size and self.input_size is None:
             _check_size(backbone, self.name, wanted.image_size, own_size)
         return ImageClassifier(backbone, wanted.mean, wanted.std, wanted.image_size)
+
+    def pretrained_release(self) -> str:
+        """The version of timm, the name and tag that it resolves the architecture to, and where it takes them from."""
+        import timm
+
+        config = _configuration(self.architecture)
+        place = config.hf_hub_id or config.url or config.file or "nowhere"
+        return f"timm {timm.__version__} {config.architecture}.{config.tag} from {place}"
 
     def _created(self, num_classes: int) -> torch.nn.Module:
         """The architecture, in timm's sizes or the given ones."""
@@ -166,6 +175,48 @@ def _configuration(architecture: str) -> Any:  # noqa: ANN401 (timm's Pretrained
 
     _check_listed(architecture)
     return timm.get_pretrained_cfg(architecture)
+
+
+def _preprocessing(config: Any, name: str, image_size: int | None) -> Preprocessing:  # noqa: ANN401 (as above)
+    """What a configuration asks for, read as timm's own evaluation reads it; None: at the network's own size."""
+    channels, *own = config.input_size
+    if channels != CHANNELS or len(set(own)) != 1:
+        size = "x".join(map(str, config.input_size))
+        raise QPatchBenchError(f"model {name!r}: expected a network for square RGB images, found one for {size}")
+    smallest = config.min_input_size[-1] if config.min_input_size else 0
+    asked = own[0] if image_size is None else image_size
+    resized = config.fixed_input_size or asked < smallest
+    tested = config.test_input_size is not None and tuple(config.test_input_size) == (CHANNELS, asked, asked)
+    # The larger size at which timm evaluates some networks has a crop of its own.
+    fraction = config.test_crop_pct if tested and asked != own[0] and config.test_crop_pct else config.crop_pct
+    made = Preprocessing(
+        image_size=own[0] if resized else asked,
+        crop_fraction=float(fraction or TIMM_CROP),
+        interpolation=str(config.interpolation or TIMM_INTERPOLATION),
+        mean=_per_channel(config.mean, name, "mean"),
+        std=_per_channel(config.std, name, "std"),
+        crop_mode=str(config.crop_mode or TIMM_CROP_MODE),
+    )
+    for field, found, known in (
+        ("interpolation", made.interpolation, INTERPOLATIONS),
+        ("crop_mode", made.crop_mode, CROP_MODES),
+    ):
+        if found not in known:
+            raise QPatchBenchError(
+                f"model {name!r}: timm evaluates it with {field} {found!r}, which is not done here: expected one of "
+                f"{', '.join(known)}"
+            )
+    if not 0 < made.crop_fraction <= 1:
+        raise QPatchBenchError(f"model {name!r}: expected a crop_pct in (0, 1], found {made.crop_fraction}")
+    return made
+
+
+def _per_channel(values: Sequence[float], name: str, field: str) -> tuple[float, ...]:
+    """One value per channel; timm lets a single one stand for all."""
+    found = tuple(map(float, values))
+    if len(found) not in (1, CHANNELS) or not all(map(math.isfinite, found)) or (field == "std" and min(found) <= 0):
+        raise QPatchBenchError(f"model {name!r}: expected {CHANNELS} finite values as {field}, found {found}")
+    return found * CHANNELS if len(found) == 1 else found
 
 
 def _check_size(backbone: torch.nn.Module, name: str, image_size: int, own_size: int) -> None:

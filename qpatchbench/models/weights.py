@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import pickle
-import re
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Protocol
@@ -13,6 +11,7 @@ from typing import Protocol
 import torch
 
 from qpatchbench.errors import WeightsError, suggestion
+from qpatchbench.models.tensor_files import plain, read_safetensors, read_torch
 
 TRAIN, PRETRAINED, PACKAGE = "train", "pretrained", "package:"
 FORMS = "train, pretrained, a file, or package:NAME/FILE"
@@ -64,11 +63,20 @@ def load_weights(source: Weighted, network: torch.nn.Module, num_classes: int) -
 
 
 def weights_fingerprint(weights: str) -> str:
-    """What identifies the weights in a cache key: "" (train), "pretrained", or the file's SHA-256 in hex."""
-    if weights in (TRAIN, PRETRAINED):
-        return "" if weights == TRAIN else PRETRAINED
+    """What identifies the weights in a cache key: "" (train) or the file's SHA-256 in hex."""
+    if weights == TRAIN:
+        return ""
     with resolve(weights).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def tensors_fingerprint(tensors: Mapping[str, torch.Tensor]) -> str:
+    """SHA-256 of every name, type, shape and value, whatever the order; 64 hex digits."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def resolve(weights: str) -> Path:
@@ -79,8 +87,13 @@ def resolve(weights: str) -> Path:
     """
     if weights.startswith(PACKAGE):
         return _in_package(weights)
-    path = Path(weights).expanduser()
-    if not path.is_file():
+    try:
+        path = Path(weights).expanduser()
+        found = path.is_file()
+    except (OSError, RuntimeError) as error:  # a name that no system has, or a home that nobody has
+        reason = str(getattr(error, "strerror", None) or error).rstrip(".")
+        raise WeightsError(f"weights {weights!r}: {reason}. Expected {FORMS}.") from None
+    if not found:
         raise WeightsError(
             f"weights {weights!r}: no file {path.absolute()}. Expected {FORMS}."
             + suggestion(weights, [TRAIN, PRETRAINED, *_weight_files(path.parent, path.parent)])
@@ -94,11 +107,10 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
     A {"state_dict": ...} or {"model": ...} around them and a "module." before every name are removed.
 
     Raises:
-        WeightsError: the file is no tensor file, or holds more than tensors.
+        WeightsError: the file is no tensor file, or holds more than the tensors of one network.
     """
-    content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
-    while isinstance(content, Mapping) and (outer := [key for key in NESTED if _is_mapping(content, key)]):
-        content = content[outer[0]]
+    content = read_safetensors(path) if path.suffix == ".safetensors" else read_torch(path)
+    content = plain(content, NESTED, path)
     if not isinstance(content, Mapping):
         raise WeightsError(f"{path}: expected tensors by name, found {type(content).__name__}")
     others = [f"{key} ({type(value).__name__})" for key, value in content.items() if not torch.is_tensor(value)]
@@ -133,7 +145,27 @@ def fit(module: torch.nn.Module, tensors: Mapping[str, torch.Tensor], source: st
         found = dict(zip(expected, found.values(), strict=True))
     elif any(expected[name].shape != found[name].shape for name in expected):
         raise WeightsError(_mismatch(source, expected, found))
+    _expect_weights(expected, found, source)
     module.load_state_dict(found, strict=False)
+
+
+def _expect_weights(expected: Mapping[str, torch.Tensor], found: Mapping[str, torch.Tensor], source: str) -> None:
+    """Check what copying would round, cut or pass on without a word.
+
+    Raises:
+        WeightsError: a weight is a whole or complex number, or not finite.
+    """
+    for name, tensor in found.items():
+        kind = str(tensor.dtype).removeprefix("torch.")
+        if tensor.is_complex() or (expected[name].is_floating_point() and not tensor.is_floating_point()):
+            wanted = str(expected[name].dtype).removeprefix("torch.")
+            raise WeightsError(
+                f"{source}: {name}: expected {wanted}, found {kind}: quantized or complex weights are not read"
+            )
+        if tensor.layout != torch.strided or tensor.is_meta:
+            raise WeightsError(f"{source}: {name}: expected a dense tensor with values, found {tensor.layout}")
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise WeightsError(f"{source}: {name}: expected finite values, found some that are not")
 
 
 def _same_order(expected: Mapping[str, torch.Tensor], found: Mapping[str, torch.Tensor]) -> bool:
@@ -177,37 +209,6 @@ def _mismatch(source: str, expected: Mapping[str, torch.Tensor], found: Mapping[
 
 def _shape(tensor: torch.Tensor) -> str:
     return "x".join(map(str, tensor.shape)) or "scalar"
-
-
-def _is_mapping(content: Mapping[object, object], key: str) -> bool:
-    return isinstance(content.get(key), Mapping)
-
-
-def _read_safetensors(path: Path) -> object:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise WeightsError(f"{path}: expected a safetensors file, found one that cannot be read: {error}") from error
-
-
-def _read_torch(path: Path) -> object:
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        blocked = re.search(r"Unsupported \w+ \S+|unsupported GLOBAL \S+", str(error), re.IGNORECASE)
-        reason = f" ({blocked.group()})" if blocked else ""
-        raise WeightsError(
-            f"{path} was refused, not executed: it holds something other than plain tensors{reason}. Expected "
-            "a state dict; ask its author for a .safetensors file."
-        ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise WeightsError(
-            f"{path}: expected a file written by torch.save, found one that cannot be read: "
-            f"{type(error).__name__}: {error}"
-        ) from error
 
 
 def _in_package(weights: str) -> Path:

@@ -1,4 +1,4 @@
-"""Which rows of a run measure a published number: facet by facet, so that what is missing can be named."""
+"""Matching of rows with published numbers, facet by facet, so that what is missing can be named."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
 
 from qpatchbench.papers import protocol
 from qpatchbench.papers.printed.values import PublishedValue
@@ -22,10 +22,12 @@ from qpatchbench.papers.vocabulary import (
     quantizations,
     transformation,
 )
-from qpatchbench.report.leaderboard.published import Row, RunFolder, base_name
-from qpatchbench.statistics.intervals import wilson
+from qpatchbench.report.leaderboard.published import RunFolder
+from qpatchbench.report.leaderboard.row import Row
 
+Record: TypeAlias = Row | Mapping[str, Any]  # of a leaderboard, or of an analysis
 RATES = ("asr", "clean_accuracy", "robust_accuracy")
+_Record = TypeVar("_Record", Row, Mapping[str, Any], Record)
 _AREA = 0.3  # points of the image area by which a square patch may miss a noise percentage
 
 
@@ -66,13 +68,13 @@ class Facet(NamedTuple):
 
 
 @dataclass
-class Rows:
+class Rows(Generic[_Record]):
     """Rows of one kind, filtered facet by facet; what was filtered once is remembered."""
 
-    rows: Sequence[Mapping[str, Any]]
-    _known: dict[tuple[Facet, ...], Sequence[Mapping[str, Any]]] = field(default_factory=dict)
+    rows: Sequence[_Record]
+    _known: dict[tuple[Facet, ...], Sequence[_Record]] = field(default_factory=dict)
 
-    def matching(self, facets: Sequence[Facet]) -> Sequence[Mapping[str, Any]] | Missing:
+    def matching(self, facets: Sequence[Facet]) -> Sequence[_Record] | Missing:
         """Rows that fit all facets, the preferred ones first; or the first facet that none fits."""
         rows = self.rows
         path: tuple[Facet, ...] = ()
@@ -87,7 +89,7 @@ class Rows:
 
 
 @dataclass
-class Source:
+class SearchedRun:
     """A run folder, prepared for many questions."""
 
     folder: RunFolder
@@ -97,9 +99,9 @@ class Source:
         self.rows = Rows(self.folder.rows)
 
     @cached_property
-    def alone(self) -> Source:
+    def alone(self) -> SearchedRun:
         """The same run without stand-ins."""
-        return Source(self.folder) if self.stand_ins else self
+        return SearchedRun(self.folder) if self.stand_ins else self
 
     def find(self, table: str, value: PublishedValue, row_mode: str) -> Measured | Missing:
         """What this run measured for a published rate.
@@ -114,13 +116,13 @@ class Source:
         found = self.rows.matching(facets)
         if isinstance(found, Missing):
             return found
-        usable = [row for row in found if row["asr" if patched else "clean_accuracy"]]
+        usable = [row for row in found if row.measured("asr" if patched else "clean_accuracy")]
         if not usable:
-            return Missing(f"every cell failed: {found[0]['status']}", len(facets))
+            return Missing(f"every cell failed: {found[0].status}", len(facets))
         best = [_rank(usable[0], facet) for facet in facets]
         chosen = [row for row in usable if [_rank(row, facet) for facet in facets] == best]
         # A patch made on the target's own backbone comes before one made on another training of it.
-        chosen.sort(key=lambda row: row["source_defense"] != row["defense"])
+        chosen.sort(key=lambda row: row.source_defense != row.defense)
         return self._measured(value, chosen if _varies(value) else chosen[:1], facets)
 
     def models(self, value: PublishedValue, dataset: str) -> tuple[str, ...]:
@@ -177,14 +179,14 @@ class Source:
         patched = value.metric != "clean_accuracy"
         each = [_rate(row, value.metric) for row in rows]
         meant = {name for setting in defenses(value, "") for name in setting.fields}
-        dataset = base_name(rows[0]["dataset"])
+        dataset = rows[0].base
         told = [*protocol.of_run(self.folder, value, dataset)]
         told += [text for row in rows for text in protocol.of_row(self.folder, row, meant, patched=patched)]
         if patched:
-            told += [f"checks: {text}" for row in rows if (text := failed_checks(row))]
+            told += [f"checks: {text}" for row in rows if (text := row.failed_checks)]
         model = value.model or MAIN_MODELS[dataset]
-        if rows[0]["model"] not in MODELS.get(model, (model,)):
-            told.append(protocol.other_architecture(rows[0]["model"], model))
+        if rows[0].model not in MODELS.get(model, (model,)):
+            told.append(protocol.other_architecture(rows[0].model, model))
         # The mean of bounds is a bound of the mean, however the rows depend on each other. A plain `sum` rounds
         # differently from Python 3.12 on.
         mean = [math.fsum(rate[place] for rate in each) / len(each) for place in range(3)]
@@ -200,38 +202,31 @@ class Source:
         )
 
 
-def failed_checks(row: Row) -> str:
-    """The failed ones among a row's checks, `fail V2 V6`; "" where none failed."""
-    return next((part for part in row["checks"].split("; ") if part.startswith("fail")), "")
-
-
 def _varies(value: PublishedValue) -> bool:
     """Whether a number is one over unseen patches of varying size and bit-width."""
     return value.seen == "unseen" and not value.source_bits
 
 
 def _rate(row: Row, metric: str) -> tuple[float, float, float, int]:
-    """Value, bounds and images of a rate.
-
-    A leaderboard has no interval for accuracies. Wilson's, over the images of one seed, is wide enough where seeds
-    and target classes agree, and knows nothing of other seeds.
-    """
-    if metric == "asr":
-        return float(row["asr"]), float(row["asr_low"]), float(row["asr_high"]), int(row["n_eligible"])
-    value, images = float(row[metric]), int(row["n_images"])
-    low, high = wilson(round(value / 100 * images), images)
-    return value, 100 * low, 100 * high, images * int(row["seeds"])
+    """Value, bounds and images of a rate."""
+    images = row.count("n_eligible") if metric == "asr" else row.count("n_images") * row.count("seeds")
+    return row.number(metric), *row.interval(metric), images
 
 
-def _rank(row: Mapping[str, Any], facet: Facet) -> int | None:
+def column(row: Record, name: str) -> str:
+    """A facet of a row as text; the dataset without its note."""
+    name = "base" if name == "dataset" else name
+    return row.text(name) if isinstance(row, Row) else str(row[name])
+
+
+def _rank(row: Record, facet: Facet) -> int | None:
     """Place of the row's value among the wanted ones; None where it does not fit."""
     if not facet.wanted:
         return 0
-    found = row["base" if facet.name == "dataset" else facet.name]
-    if facet.name == "area_percent":
-        return 0 if abs(float(found) - 100 * float(facet.wanted[0])) <= _AREA else None
-    places = (place for place, wanted in enumerate(facet.wanted) if _fits(str(found), wanted))
-    return next(places, None)
+    if facet.name == "area_percent" and isinstance(row, Row):
+        return 0 if abs(row.number(facet.name) - 100 * float(facet.wanted[0])) <= _AREA else None
+    found = column(row, facet.name)
+    return next((place for place, wanted in enumerate(facet.wanted) if _fits(found, wanted)), None)
 
 
 def _fits(found: str, wanted: str) -> bool:
@@ -239,18 +234,14 @@ def _fits(found: str, wanted: str) -> bool:
     return found.startswith(wanted[:-1]) if wanted.endswith("*") else found == wanted
 
 
-def _lacking(facet: Facet, rows: Sequence[Mapping[str, Any]]) -> str:
-    found = dict.fromkeys(str(row["base" if facet.name == "dataset" else facet.name]) for row in rows)
-    shown = [text or "none" for text in found][:5]
+def _lacking(facet: Facet, rows: Sequence[Record]) -> str:
+    shown = [text or "none" for text in dict.fromkeys(column(row, facet.name) for row in rows)][:5]
     wanted = " or ".join(text or "none" for text in facet.wanted)
     guess = " (not stated, assumed)" if facet.assumed else ""
     return f"no row with {facet.name} {wanted}{guess}; there: {', '.join(shown) or 'nothing'}"
 
 
-def _described(row: Mapping[str, Any], facets: Sequence[Facet]) -> str:
+def _described(row: Row, facets: Sequence[Facet]) -> str:
+    told = [(facet, row.text(facet.name)) for facet in facets]
     guess = " (assumed)"
-    return ", ".join(
-        f"{facet.name} {row[facet.name]}{guess * facet.assumed}"
-        for facet in facets
-        if str(row[facet.name]) not in ("", "none")
-    )
+    return ", ".join(f"{facet.name} {text}{guess * facet.assumed}" for facet, text in told if text not in ("", "none"))

@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from qpatchbench.papers import protocol
-from qpatchbench.papers.matching import Facet, Measured, Missing, Rows, Source
+from qpatchbench.papers.matching import Facet, Measured, Missing, Rows, SearchedRun
 from qpatchbench.papers.printed.values import PublishedValue
 from qpatchbench.papers.vocabulary import DATASETS, METRICS, MODELS, defenses
-from qpatchbench.report.leaderboard.published import RunFolder, base_name
+from qpatchbench.report.leaderboard.published import RunFolder
+from qpatchbench.report.leaderboard.row import base_name
 
 _NORMAL = 1.959964  # standard errors of a 95 % interval
 
@@ -34,7 +35,7 @@ SIMILARITIES = ("cosine", "edge_iou", "hog_cosine", "softdice", "softhog")
 GRADIENT = "input gradient"
 
 
-def find_cost(source: Source, value: PublishedValue) -> Measured | Missing:
+def find_cost(source: SearchedRun, value: PublishedValue) -> Measured | Missing:
     """The cost of a training step."""
     folder = source.folder
     found = _of_dataset(folder, value.dataset, folder.whole_costs, "costs")

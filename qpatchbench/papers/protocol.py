@@ -16,7 +16,8 @@ from qpatchbench.errors import QPatchBenchError
 from qpatchbench.papers.printed.values import PublishedValue
 from qpatchbench.papers.vocabulary import VARYING, Setting
 from qpatchbench.registry import REGISTRIES
-from qpatchbench.report.leaderboard.published import Row, RunFolder
+from qpatchbench.report.leaderboard.published import RunFolder
+from qpatchbench.report.leaderboard.row import Row
 
 TEST_IMAGES = {"cifar10": 10_000, "imagenet": 1_000}  # ImageNet: of QADT-R, section 5.1; TriQDef does not say
 EPOCHS = {("triqdef", "cifar10"): 200, ("triqdef", "imagenet"): 120, ("qadtr", "cifar10"): 50}
@@ -48,16 +49,16 @@ def of_row(folder: RunFolder, row: Row, meant: Set[str], *, patched: bool) -> It
         meant: fields of the defense that the published variant sets itself.
         patched: whether the number is one of patched images.
     """
-    defense = component(folder, "defenses", row["defense"])
-    for name, found, default in departures("defenses", defense):
+    defense = component(folder, "defenses", row.defense)
+    for name, found, default in changed_fields("defenses", defense):
         if name not in meant:
-            yield f"{row['defense']} with {name} {found} instead of {default}"
+            yield f"{row.defense} with {name} {found} instead of {default}"
     if patched:
-        for name, found, default in departures("attacks", component(folder, "attacks", row["attack"], row["size"])):
+        for name, found, default in changed_fields("attacks", component(folder, "attacks", row.attack, row.size)):
             if _smaller(name, found, default):
-                yield f"{row['attack']} with {name} {found} instead of {default}"
-    if row["status"] != "ok":
-        yield row["status"]
+                yield f"{row.attack} with {name} {found} instead of {default}"
+    if row.status != "ok":
+        yield row.status
 
 
 def other_architecture(model: str, published: str) -> str:
@@ -107,13 +108,13 @@ def titles(folder: RunFolder, kind: str, setting: Setting) -> tuple[str, ...]:
             continue
         asked = {name: config.get(name, default) for name, default in _defaults(kind, setting.name).items()}
         if all(_equal(asked.get(name, config.get(name)), wanted) for name, wanted in setting.fields.items()):
-            others = {name for name, _, _ in departures(kind, config)} - setting.fields.keys()
+            others = {name for name, _, _ in changed_fields(kind, config)} - setting.fields.keys()
             if not (setting.fields and others & VARYING.get(setting.name, set())):
                 found[label or setting.name] = len(others)
     return tuple(sorted(found, key=lambda title: (found[title], title)))
 
 
-def departures(kind: str, config: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+def changed_fields(kind: str, config: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
     """Fields that are not at their default: name, value, default. The size of a patch is no departure."""
     return [
         (name, config[name], default)

@@ -1,4 +1,4 @@
-"""What the papers' names are called here, and what is taken where a paper does not say.
+"""Names of the papers in the words used here, and what is taken where a paper does not say.
 
 Alternatives stand in the order in which they are looked for.
 """
@@ -28,8 +28,8 @@ VARYING = {
     "triqdef": {"lambda_fdp", "lambda_gpdp", "alpha", "beta"},
     "qadtr": {"patches", "switching", "gradient_inconsistency"},
 }
-PREPROCESSORS = ("jedi", "diffpure")
 ATTACKS: Mapping[str, tuple[str, Mapping[str, Any]]] = {"pgd20": ("pgd", {"steps": 20})}
+PREPROCESSORS = ("jedi", "diffpure")  # defenses in print; what stands before an undefended network here
 METRICS = {"softdice": "soft_dice", "softhog": "soft_hog_cosine"}
 
 DATASETS = dict.fromkeys(("triqdef.2", "qadtr.7", "qadtr.8"), "cifar10") | dict.fromkeys(

@@ -1,39 +1,47 @@
-"""What a preprocessor is: a defense that changes the images a deployed network is about to see."""
+"""The contract of preprocessors: a defense that changes the images a deployed network is about to see."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 
 from qpatchbench.component import Component
+from qpatchbench.types import Network
 
 
 class Preprocessor(Component, ABC):
     """Maps images to images before the network sees them. It stores nothing: what it learns is its state.
+
+    One that asks the network several times overrides `answer`, and one that proves something overrides `certified_side`
+    and `certified`.
 
     Attributes:
         differentiable: whether its own gradient is useful to an attack. Where it is not, attacks follow the gradient
             of the identity in its place: backward pass differentiable approximation (Athalye et al. 2018, Obfuscated
             gradients give a false sense of security, arXiv 1802.00420, section 4.1).
         randomized: whether it draws from the generator it is given. Attacks then see the average of many draws.
+        learns_from: which images `fit` is given: those held out for calibration, or training images, which are more.
     """
 
     differentiable: ClassVar[bool] = True
     randomized: ClassVar[bool] = False
+    learns_from: ClassVar[Literal["calibration", "train"]] = "calibration"
 
     @property
     def learns(self) -> bool:
-        """Whether calibration images decide what it does."""
+        """Whether images decide what it does."""
         return type(self).fit is not Preprocessor.fit
 
     def fit(self, calibration: torch.Tensor) -> Mapping[str, torch.Tensor]:
         """What it learns before it is used: tensors by name, which `apply` is given. By default nothing.
 
+        A suite does this once for the same images and fields, and keeps the result beside its checkpoints.
+
         Args:
-            calibration: (N, 3, H, W) float32 in [0, 1], held out from training and evaluation.
+            calibration: (N, 3, H, W) float32 in [0, 1], never those of the evaluation; see `learns_from`.
         """
         return {}
 
@@ -52,3 +60,24 @@ class Preprocessor(Component, ABC):
         Returns:
             (B, 3, H, W) float32 in [0, 1].
         """
+
+    def answer(self, network: Network, images: torch.Tensor, state: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """What is answered to preprocessed images, logits (B, K): by default what the network answers to them once."""
+        return network(images)
+
+    def certified_side(self, image_side: int) -> int | None:
+        """Side of the largest square patch that its certificates hold against, pixels; None: it gives none."""
+        return None
+
+    def certified(
+        self, network: Network, images: torch.Tensor, labels: torch.Tensor, state: Mapping[str, torch.Tensor]
+    ) -> torch.Tensor:
+        """Which images no such patch, upright and wholly inside the image, can turn from their label; (B,) bool.
+
+        Args:
+            network: the one behind it, which answers without drawing.
+            images: (B, 3, H, W) float32 in [0, 1], clean.
+            labels: (B,) int64.
+            state: what `fit` returned, on the device of the images.
+        """
+        return torch.zeros(len(images), dtype=torch.bool, device=images.device)

@@ -1,4 +1,4 @@
-"""No preprocessor: the bare network. The baseline of every comparison."""
+"""No preprocessor, the bare network: the baseline of every comparison."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TypeAlias
 
 import torch
@@ -53,8 +54,20 @@ class PreprocessedNetwork(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """(B, 3, H, W) -> (B, K)."""
-        logits: torch.Tensor = self.network(self.seen(images, self.generator))
-        return logits
+        return self.answer(self.network, self.seen(images, self.generator))
+
+    def answer(self, network: Network, seen: torch.Tensor) -> torch.Tensor:
+        """What the preprocessor makes of a network's answers to what is seen, (B, 3, H, W) -> (B, K)."""
+        return self.preprocessor.answer(network, seen, self._state())
+
+    def certified(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor | None:
+        """Which images (B, 3, H, W) no patch of the certified side can turn from their labels (B,); (B,) bool.
+
+        None where the preprocessor certifies nothing, or stands before a network that draws at random.
+        """
+        if self.preprocessor.certified_side(images.shape[-1]) is None or isinstance(self, RandomPreprocessedNetwork):
+            return None
+        return self.preprocessor.certified(self.network, images, labels, self._state())
 
     def seen(self, images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         """What the network sees, with a gradient that an attack can follow.
@@ -89,7 +102,7 @@ class RandomPreprocessedNetwork(PreprocessedNetwork):
         """What it answers on average, over DRAWS draws of the preprocessor."""
         answer = getattr(self.network, "expected", self.network)
         draws = DRAWS if self.preprocessor.randomized else 1
-        return AveragedNetwork(self.seen, answer, draws, derive_seed(self._seed, "expected"))
+        return AveragedNetwork(self.seen, partial(self.answer, answer), draws, derive_seed(self._seed, "expected"))
 
     def restart(self, seed: int) -> None:
         """Draw from here on as `seed` says."""

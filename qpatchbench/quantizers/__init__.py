@@ -1,4 +1,4 @@
-"""Quantizers: how a checkpoint is deployed. Adding one is a new file here and one line below."""
+"""Catalogue of quantizers, by which a checkpoint is deployed: adding one is a new file here and one line below."""
 
 from qpatchbench.registry import Entry
 

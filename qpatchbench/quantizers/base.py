@@ -1,4 +1,4 @@
-"""What a quantizer is: how a deployed network at some bits comes out of a checkpoint."""
+"""The contract of quantizers: a checkpoint and bits in, a deployed network out."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 
 from qpatchbench.quantizers.base import Checkpoint, Quantizer
-from qpatchbench.quantizers.deploying import deploy_float, finished, float_network
+from qpatchbench.quantizers.frozen.deploying import deploy_float, finished, float_network
 from qpatchbench.types import FLOAT_BITS, Bits
 
 
@@ -24,10 +24,10 @@ class Dynamic(Quantizer):
         Raises:
             QPatchBenchError: no calibration images (for the signs), or the checkpoint has no float network.
         """
-        from qpatchbench.quantizers.frozen import freeze_static, reject_empty
-        from qpatchbench.quantizers.frozen_activation import FrozenActivation
-        from qpatchbench.quantizers.layers import quantizable
-        from qpatchbench.quantizers.observing import in_batches, observe_inputs
+        from qpatchbench.quantizers.frozen.activation import FrozenActivation
+        from qpatchbench.quantizers.frozen.network import freeze_static, reject_empty
+        from qpatchbench.quantizers.inspection.inputs import in_batches, observe_inputs
+        from qpatchbench.quantizers.trained.layers import quantizable
 
         if bits.is_float:
             return deploy_float(checkpoint, self.mode, calibration)

@@ -9,7 +9,7 @@ import torch
 from pydantic import Field, field_validator
 
 from qpatchbench.quantizers.base import Checkpoint, Quantizer
-from qpatchbench.quantizers.deploying import deploy_float
+from qpatchbench.quantizers.frozen.deploying import deploy_float
 from qpatchbench.types import FLOAT, Bits
 
 

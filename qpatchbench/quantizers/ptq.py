@@ -15,7 +15,7 @@ import torch
 from pydantic import Field, model_validator
 
 from qpatchbench.quantizers.base import Checkpoint, Quantizer
-from qpatchbench.quantizers.deploying import deploy_float, finished, float_network
+from qpatchbench.quantizers.frozen.deploying import deploy_float, finished, float_network
 from qpatchbench.types import Bits
 
 # What `recipe: best` means for a field that is not given.
@@ -125,13 +125,13 @@ class Ptq(Quantizer):
         Raises:
             QPatchBenchError: no calibration images, or the checkpoint has no float network.
         """
-        from qpatchbench.quantizers.calibrating import plan_layers
-        from qpatchbench.quantizers.equalizing import equalize
-        from qpatchbench.quantizers.folding import fold_batch_norm
-        from qpatchbench.quantizers.frozen import freeze_static, reject_empty, settle
-        from qpatchbench.quantizers.observing import in_batches
-        from qpatchbench.quantizers.operands import attach_operands, plan_operands
-        from qpatchbench.quantizers.reconstructing import Rule, quantize_weights
+        from qpatchbench.quantizers.calibrated.equalisation import equalize
+        from qpatchbench.quantizers.calibrated.float_operands import attach_operands, plan_operands
+        from qpatchbench.quantizers.calibrated.grids import plan_layers
+        from qpatchbench.quantizers.calibrated.rounding_fit import Rule, quantize_weights
+        from qpatchbench.quantizers.frozen.folding import fold_batch_norm
+        from qpatchbench.quantizers.frozen.network import freeze_static, reject_empty, settle
+        from qpatchbench.quantizers.inspection.inputs import in_batches
 
         if bits.is_float:
             return deploy_float(checkpoint, self.mode, calibration)

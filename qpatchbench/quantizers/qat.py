@@ -14,7 +14,7 @@ from pydantic import Field
 
 from qpatchbench.errors import QPatchBenchError
 from qpatchbench.quantizers.base import Checkpoint, Quantizer
-from qpatchbench.quantizers.deploying import deploy_float, finished, loaded
+from qpatchbench.quantizers.frozen.deploying import deploy_float, finished, loaded
 from qpatchbench.types import Bits
 
 
@@ -46,8 +46,8 @@ class Qat(Quantizer):
         Raises:
             QPatchBenchError: the checkpoint has no quantizers, or none for `bits`.
         """
-        from qpatchbench.quantizers.frozen import freeze
-        from qpatchbench.quantizers.switchable import prepare, set_bits
+        from qpatchbench.quantizers.frozen.network import freeze
+        from qpatchbench.quantizers.trained.switchable import prepare, set_bits
 
         if bits.is_float and (checkpoint.quantizer is None or bits in checkpoint.bits):
             return deploy_float(checkpoint, self.mode, calibration)

@@ -44,7 +44,7 @@ class RandomPrecision(Quantizer):
         Raises:
             QPatchBenchError: the checkpoint has no quantizers, or none for `bits`.
         """
-        from qpatchbench.quantizers.drawing import RandomPrecisionNetwork
+        from qpatchbench.quantizers.frozen.members import RandomPrecisionNetwork
 
         if checkpoint.quantizer is None:
             raise QPatchBenchError(

@@ -8,11 +8,12 @@ import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-
-import pyarrow as pa
-import pyarrow.parquet as pq
+from typing import TYPE_CHECKING
 
 from qpatchbench.errors import StorageError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 def sha256_of(path: Path) -> str:
@@ -77,6 +78,9 @@ def storage_errors(path: Path) -> Iterator[None]:
 
 def parquet(table: pa.Table) -> bytes:
     """A table as the bytes of a parquet file."""
+    import pyarrow as pa  # slow, and most of this module goes without
+    import pyarrow.parquet as pq
+
     buffer = pa.BufferOutputStream()
     pq.write_table(table, buffer, compression="zstd")
     return bytes(buffer.getvalue())

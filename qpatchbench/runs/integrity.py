@@ -9,9 +9,13 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from qpatchbench.errors import ArtifactError
 from qpatchbench.runs.files import sha256_of
 from qpatchbench.runs.layout import BIBTEX, MANIFEST, PATCHES, SUMS
+from qpatchbench.runs.reading import MEGABYTE, read_whole
 from qpatchbench.runs.records import CellRecord
+
+MOST_BYTES_OF_SUMS = 10 * MEGABYTE
 
 
 def file_findings(directory: Path, manifest: Mapping[str, Any]) -> Iterator[str]:
@@ -29,7 +33,7 @@ def file_findings(directory: Path, manifest: Mapping[str, Any]) -> Iterator[str]
         yield f"{name}: expected no such file, since manifest.json does not name it, found one"
     if (directory / SUMS).is_file():
         yield from entry_findings(manifest)
-        lines = [line for line in (directory / SUMS).read_text(encoding="utf-8").splitlines() if line.strip()]
+        lines = [line for line in _sums(directory / SUMS).splitlines() if line.strip()]
         yield from (
             f"{SUMS}: expected lines of a hash, two blanks and a file name, found {line!r}"
             for line in lines
@@ -40,6 +44,13 @@ def file_findings(directory: Path, manifest: Mapping[str, Any]) -> Iterator[str]
         files = {str(path.relative_to(directory)) for path in directory.rglob("*") if path.is_file()}
         for name in sorted({*files, MANIFEST, BIBTEX} - {*sums, SUMS}):
             yield f"{SUMS}: expected a line for every file of the entry, found none for {name}"
+
+
+def _sums(path: Path) -> str:
+    try:
+        return read_whole(path, MOST_BYTES_OF_SUMS).decode(errors="replace")
+    except OSError as error:
+        raise ArtifactError(f"{path}: cannot be read: {error.strerror or error}") from None
 
 
 def entry_findings(manifest: Mapping[str, Any]) -> Iterator[str]:
@@ -68,7 +79,7 @@ def entry_findings(manifest: Mapping[str, Any]) -> Iterator[str]:
 def _compared(directory: Path, named: Mapping[str, str], by: str) -> Iterator[str]:
     for name, digest in sorted(named.items()):
         path = directory / name
-        if path.resolve().parent not in (directory.resolve(), (directory / PATCHES).resolve()):
+        if not is_inside(directory, name):
             yield f"{by}: expected files of this folder, found {name}"
         elif not path.is_file():
             yield f"{name}: expected a file, since {by} names it, found none"
@@ -78,16 +89,21 @@ def _compared(directory: Path, named: Mapping[str, str], by: str) -> Iterator[st
 
 def patch_findings(directory: Path, manifest: Mapping[str, Any], cells: Sequence[CellRecord]) -> Iterator[str]:
     """Patches that cells need and the folder lacks, and patches that are not of the size their cells state."""
-    files = {str(entry["patch"]): directory / str(entry["file"]) for entry in manifest.get("patches", ())}
+    files = {str(entry["patch"]): str(entry["file"]) for entry in manifest.get("patches", ())}
     first = {cell.patch: cell for cell in reversed(cells) if cell.status == "ok"}
     for key, cell in sorted(first.items()):
         if key not in files:
             yield f"manifest.json: expected the patch {key} of cell {cell.cell}, found none"
-        elif files[key].is_file():
+        elif is_inside(directory, files[key]) and (directory / files[key]).is_file():
             try:
-                yield from _shape(files[key], cell)
+                yield from _shape(directory / files[key], cell)
             except (SafetensorError, KeyError) as error:
-                yield f"patches/{files[key].name}: expected a patch, found {type(error).__name__}: {error}"
+                yield f"{files[key]}: expected a patch, found {type(error).__name__}: {error}"
+
+
+def is_inside(directory: Path, name: str) -> bool:
+    """Whether a file that a manifest names lies in its run folder, links followed."""
+    return (directory / name).resolve().parent in (directory.resolve(), (directory / PATCHES).resolve())
 
 
 def _shape(path: Path, cell: CellRecord) -> Iterator[str]:

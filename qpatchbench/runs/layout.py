@@ -8,6 +8,7 @@ MANIFEST = "manifest.json"
 CELLS, OUTCOMES, EXAMPLES = "cells.parquet", "outcomes.parquet", "examples.safetensors"
 LEADERBOARD = "leaderboard.csv"
 REPORT_PAGE, REPORT_FACTS = "report.html", ".report.json"
+CLAIM = ".run.json"  # whose folder it is
 PATCHES, PLOTS = "patches", "plots"  # folders
 SUMS, BIBTEX = "SHA256SUMS", "entry.bib"  # of an entry
 

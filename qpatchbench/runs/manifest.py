@@ -7,18 +7,34 @@ from pathlib import Path
 from typing import Any
 
 from qpatchbench.errors import ArtifactError
+from qpatchbench.labels import shown
+from qpatchbench.runs.reading import MEGABYTE, read_whole
+
+MOST_BYTES = 30 * MEGABYTE  # a run of 10,000 jobs has a tenth of it
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
-    """The JSON object in a file that exists.
+    """The JSON object in a file that exists; characters that no terminal should get are written out.
 
     Raises:
-        ArtifactError: it holds something else.
+        ArtifactError: it holds something else, or is larger than any run writes it.
     """
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
+        manifest = json.loads(read_whole(path, MOST_BYTES))
+    except OSError as error:
+        raise ArtifactError(f"{path}: cannot be read: {error.strerror or error}") from None
     except ValueError as error:
         raise ArtifactError(f"{path}: expected JSON: {error}") from None
+    except RecursionError:
+        raise ArtifactError(f"{path}: expected JSON of a few levels, found some nested too deeply") from None
     if not isinstance(manifest, dict):
         raise ArtifactError(f"{path}: expected a JSON object, found {type(manifest).__name__}")
-    return manifest
+    return {shown(name): _printable(value) for name, value in manifest.items()}
+
+
+def _printable(value: Any) -> Any:  # noqa: ANN401 (JSON data is anything)
+    if isinstance(value, str):
+        return shown(value)
+    if isinstance(value, dict):
+        return {shown(name): _printable(inner) for name, inner in value.items()}
+    return [_printable(inner) for inner in value] if isinstance(value, list) else value

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,8 +13,10 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from qpatchbench.errors import ArtifactError, suggestion
+from qpatchbench.runs.reading import MEGABYTE, read_whole
 from qpatchbench.statistics.intervals import Array
 
+MOST_BYTES_OF_FACTS = 10 * MEGABYTE
 NAMED = 5  # files of a folder that a message names
 
 
@@ -92,8 +95,13 @@ def _goals(path: Path, metadata: Mapping[str, str]) -> tuple[str, ...]:
     kept = metadata.get("goals")
     try:
         if kept is None:
-            kept = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))["facts"]["goals"]
+            kept = json.loads(read_whole(path.with_suffix(".json"), MOST_BYTES_OF_FACTS))["facts"]["goals"]
         found = json.loads(kept)
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return ()
-    return tuple(map(str, found)) if isinstance(found, list) else ()
+    if not isinstance(found, list):
+        return ()
+    for goal in map(str, found):
+        if re.fullmatch(r"untargeted|[0-9]+", goal) is None:
+            raise ArtifactError(f"{path}: goals: expected class ids or untargeted, found {ascii(goal)}")
+    return tuple(map(str, found))

@@ -5,14 +5,18 @@ Imports no torch.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from qpatchbench.labels import checked_labels
 
 SCHEMA_VERSION = 1
 # Queries per image at which the success of score-based attacks is stated.
 QUERY_BUDGETS = (1_000, 5_000, 10_000)
 
+# A name as tables and terminals show it; of several networks, their names joined; or nothing.
+Name: TypeAlias = Annotated[str, AfterValidator(checked_labels)]
 Verdict = Literal["pass", "warn", "fail", "not-run"]
 Lineage = Literal["same-network", "shared-weights", "fine-tuned", "independent", "ensemble"]
 
@@ -24,7 +28,7 @@ class _Record(BaseModel):
 class Check(_Record):
     """Outcome of one validity check; `evaluation.checks.explanations` has the meaning of each."""
 
-    id: str = Field(description="V1..V16")
+    id: str = Field(description="V1..V17")
     verdict: Verdict
     message: str = Field(default="", description="what was found, in words")
     figures: dict[str, float] = Field(default_factory=dict, description="the numbers behind the verdict")
@@ -33,7 +37,7 @@ class Check(_Record):
 class GoalCounts(_Record):
     """Integer counts of one goal over the evaluation images D; C is the set classified correctly when clean."""
 
-    goal: str = Field(description="class id of the target, or untargeted")
+    goal: str = Field(pattern=r"^(untargeted|[0-9]+)$", description="class id of the target, or untargeted")
     n_eligible: int = Field(description="|{i in C, label != target}|; the denominator of asr and asr_targeted")
     n_fooled: int = Field(description="eligible and patched prediction != label")
     n_hit: int = Field(description="eligible and patched prediction == target; 0 when untargeted")
@@ -51,19 +55,19 @@ class CellRecord(_Record):
     """One patch evaluated on one target network."""
 
     schema_version: int = SCHEMA_VERSION
-    cell: str = Field(description="key of the evaluation, 16 hex digits")
+    cell: Name = Field(description="key of the evaluation, 16 hex digits")
     status: Literal["ok", "error"] = "ok"
     error: str = Field(default="", description="traceback of a failed job")
     control: bool = Field(description="added by the suite to measure occlusion alone")
     partial: bool = Field(description="--limit cut the evaluation images")
-    dataset: str
-    model: str
-    defense: str
-    preprocessor: str = Field(default="none", description="what stands before the target; none: the bare network")
-    quantization: str = Field(description="fp, qat, ptq-minmax, ptq-percentile, dynamic, ...")
-    target_bits: str = Field(description="32, 4, w4a8, ...")
+    dataset: Name
+    model: Name
+    defense: Name
+    preprocessor: Name = Field(default="none", description="what stands before the target; none: the bare network")
+    quantization: Name = Field(description="fp, qat, ptq-minmax, ptq-percentile, dynamic, ...")
+    target_bits: Name = Field(description="32, 4, w4a8, ...")
     seed: int
-    attack: str
+    attack: Name
     patch_kind: Literal["universal", "per_image"]
     access: Literal["gradient", "scores", "none"] = Field(
         default="gradient", description="what the attack saw of its source"
@@ -74,22 +78,22 @@ class CellRecord(_Record):
     places: Literal["given", "chosen"] = Field(
         default="given", description="given by the suite, the same for all attacks, or chosen by the attack"
     )
-    transformation: str = Field(default="", description="how the finished patch was moved: shift 2,2 or rotation 10")
+    transformation: Name = Field(default="", description="how the finished patch was moved: shift 2,2 or rotation 10")
     image_height: int
     image_width: int
-    source_model: str = Field(description="empty for controls, like the other source_ fields")
-    source_defense: str
-    source_preprocessor: str = Field(
+    source_model: Name = Field(description="empty for controls, like the other source_ fields")
+    source_defense: Name
+    source_preprocessor: Name = Field(
         default="none", description="what stood before the source while crafting; none for controls too"
     )
-    source_quantization: str
-    source_bits: str
+    source_quantization: Name
+    source_bits: Name
     seen: str = Field(default="", description="seen or unseen in training; empty where no patch was trained on")
     lineage: Lineage | Literal[""] = Field(
         description="how the weights of source and target are related; ensemble: the target is one of several sources"
     )
-    patch: str = Field(description="key of the patch")
-    network: str = Field(description="key of the target network")
+    patch: Name = Field(description="key of the patch")
+    network: Name = Field(description="key of the target network")
     plugins: str = Field(
         default="",
         description="components from outside that had a part in it: kind, name, package, version, SHA-256 of the "
@@ -99,6 +103,11 @@ class CellRecord(_Record):
     n_clean_correct: int = 0
     counts: tuple[GoalCounts, ...] = ()
     queries: tuple[QueryCounts, ...] = Field(default=(), description="empty where queries are no cost")
+    n_certified: int | None = Field(
+        default=None,
+        description="images that no patch of this size can turn from their label, as the preprocessor proves; None "
+        "where it proves nothing for this patch",
+    )
     queries_median: float | None = Field(default=None, description="queries of the median fooled image")
     forward_passes: int | None = Field(
         default=None,

@@ -16,13 +16,17 @@ from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 
 from qpatchbench.errors import ArtifactError
+from qpatchbench.labels import is_printable
 from qpatchbench.runs.layout import CELLS, EXAMPLES, MANIFEST, OUTCOMES
 from qpatchbench.runs.manifest import read_manifest
 from qpatchbench.runs.outcomes import Outcomes, StoredOutcomes, assert_identities
+from qpatchbench.runs.parquet_tables import damage, expect_modest, opened, read_rows
 from qpatchbench.runs.records import SCHEMA_VERSION, CellRecord
 from qpatchbench.statistics.intervals import Array
 
 _COUNTED = ("n_eligible", "n_fooled", "n_hit", "n_robust")
+_TEXTS = ("cell", "goal", "image")
+_NUMBERS = ("label", "clean_prediction", "patched_prediction", "row", "column")
 _KEPT = 24  # cells whose outcomes stay in memory: one row's cells, controls and sources
 
 
@@ -41,8 +45,9 @@ class Run:
         self._by_key = {cell.cell: cell for cell in self.cells}
         path = directory / OUTCOMES
         _expect(path)
-        self._file = pq.ParquetFile(path, read_dictionary=["cell", "goal", "image"])
-        self._groups = _groups_by_cell(self._file)
+        self._file = opened(path)
+        _expect_outcomes(path, self._file)
+        self._groups = _groups_by_cell(path, self._file)
         self._recent: OrderedDict[str, Outcomes] = OrderedDict()
         self._reference: dict[str, tuple[tuple[str, ...], Array]] = {}
 
@@ -93,7 +98,9 @@ class Run:
         if key not in self._groups:
             raise ArtifactError(f"{self.directory / OUTCOMES}: expected outcomes of cell {key}, found none")
         groups, alone = self._groups[key]
-        table = self._file.read_row_groups(groups, columns=columns if alone else ["cell", *columns])
+        expect_modest(self.directory / OUTCOMES, self._file, groups)
+        with damage(self.directory / OUTCOMES):
+            table = self._file.read_row_groups(groups, columns=columns if alone else ["cell", *columns])
         return table if alone else table.filter(pc.equal(pc.cast(table["cell"], pa.string()), key))
 
     def _check(self, cell: CellRecord, outcomes: Outcomes, ids: tuple[str, ...]) -> None:
@@ -123,10 +130,10 @@ class Examples:
             with safe_open(path, framework="numpy") as file:
                 self._arrays = {name: np.asarray(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118 (no mapping)
                 metadata = file.metadata() or {}
-        except SafetensorError as error:
+            self.ids: tuple[str, ...] = tuple(json.loads(metadata.get("ids", "[]")))
+            self.pixels, self.labels = self._arrays["pixels"], self._arrays["labels"]
+        except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise ArtifactError(f"{path}: damaged examples: {error}") from None
-        self.ids: tuple[str, ...] = tuple(json.loads(metadata.get("ids", "[]")))
-        self.pixels, self.labels = self._arrays["pixels"], self._arrays["labels"]
 
     def patch(self, key: str) -> tuple[Array, Array] | None:
         """Textures (P, 3, h, w) and masks (P, 1, h, w), uint8; None for a patch that was never crafted."""
@@ -147,7 +154,7 @@ def _manifest(path: Path) -> Mapping[str, Any]:
 def _cells(path: Path) -> tuple[CellRecord, ...]:
     _expect(path)
     cells = []
-    for number, row in enumerate(pq.read_table(path).to_pylist()):
+    for number, row in enumerate(read_rows(path)):
         if row.get("schema_version") != SCHEMA_VERSION:
             raise ArtifactError(
                 f"{path}, row {number}: expected schema version {SCHEMA_VERSION}, found {row.get('schema_version')}"
@@ -157,12 +164,27 @@ def _cells(path: Path) -> tuple[CellRecord, ...]:
             # Runs from before score-based attacks have no queries.
             plain |= {name: json.loads(row.get(name, "[]")) for name in ("counts", "queries", "checks")}
             cells.append(CellRecord.model_validate(plain))
-        except (ValidationError, ValueError, KeyError) as error:
+        except (ValidationError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise ArtifactError(f"{path}, row {number}: not a cell record: {error}") from None
     return tuple(cells)
 
 
-def _groups_by_cell(file: pq.ParquetFile) -> dict[str, tuple[list[int], bool]]:
+def _expect_outcomes(path: Path, file: pq.ParquetFile) -> None:
+    """Check names and types of the columns, so that a text nowhere stands for a number.
+
+    Raises:
+        ArtifactError: one is missing or of another type.
+    """
+    found = {field.name: field.type for field in file.schema_arrow}
+    for name in (*_TEXTS, *_NUMBERS):
+        if name not in found:
+            raise ArtifactError(f"{path}: expected a column {name}, found {', '.join(found)}")
+        if pa.types.is_dictionary(found[name]) != (name in _TEXTS):
+            wanted = "text" if name in _TEXTS else "numbers"
+            raise ArtifactError(f"{path}: expected {wanted} in the column {name}, found {found[name]}")
+
+
+def _groups_by_cell(path: Path, file: pq.ParquetFile) -> dict[str, tuple[list[int], bool]]:
     """Row groups of every cell, and whether they hold nothing else, from the file's own statistics."""
     groups: dict[str, tuple[list[int], bool]] = {}
     place = file.schema_arrow.get_field_index("cell")
@@ -171,6 +193,7 @@ def _groups_by_cell(file: pq.ParquetFile) -> dict[str, tuple[list[int], bool]]:
         if found is not None and found.has_min_max and found.min == found.max:
             keys = [found.min]
         else:
+            expect_modest(path, file, [group])
             keys = pc.unique(pc.cast(file.read_row_group(group, columns=["cell"])["cell"], pa.string())).to_pylist()
         for key in keys:
             earlier, alone = groups.get(key, ([], True))
@@ -184,6 +207,9 @@ def _arranged(cell: CellRecord, table: pa.Table) -> tuple[Outcomes, tuple[str, .
     goal, goal_names = _codes(table["goal"])
     image, image_names = _codes(table["image"])
     ids = tuple(sorted(image_names))
+    odd = next((name for name in ids if not is_printable(name)), None)
+    if odd is not None:
+        raise ArtifactError(f"cell {cell.cell}: expected printable names of images, found {ascii(odd)}")
     rank = {name: number for number, name in enumerate(ids)}
     image = np.array([rank[name] for name in image_names], np.int64)[image]
     wanted = {name: number for number, name in enumerate(goals)}

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -19,11 +19,13 @@ from qpatchbench.data.fake import Fake
 from qpatchbench.models.base import ModelSource, Preprocessing
 from qpatchbench.models.classifier import ImageClassifier
 from qpatchbench.models.resnet_cifar import CifarResNet
+from qpatchbench.preprocessors.base import Preprocessor
+from qpatchbench.preprocessors.patchcleanser import PatchCleanser
 from qpatchbench.quantizers.base import Checkpoint
-from qpatchbench.quantizers.deploying import deploy_float
+from qpatchbench.quantizers.frozen.deploying import deploy_float
 from qpatchbench.quantizers.ptq import Ptq
 from qpatchbench.registry import Entry
-from qpatchbench.types import Bits, CraftTask, Patch, Placement
+from qpatchbench.types import Bits, CraftTask, Network, Patch, Placement
 
 
 class Decoy(NamedTuple):
@@ -111,6 +113,31 @@ class GradientKiller(Ptq):
         return _Blind(deploy_float(checkpoint, self.mode, calibration)).eval()
 
 
+class Obfuscated(Preprocessor):
+    """Says that its gradient is useful, and has none."""
+
+    def apply(
+        self, images: torch.Tensor, state: Mapping[str, torch.Tensor], generator: torch.Generator
+    ) -> torch.Tensor:
+        """The images, cut off from what they were made of."""
+        return images.detach() + 0 * images
+
+
+class LyingCertificate(PatchCleanser):
+    """Certifies whatever is right without a patch."""
+
+    def answer(self, network: Network, images: torch.Tensor, state: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """What the network answers, without any mask."""
+        return network(images)
+
+    def certified(
+        self, network: Network, images: torch.Tensor, labels: torch.Tensor, state: Mapping[str, torch.Tensor]
+    ) -> torch.Tensor:
+        """Where the network is right."""
+        with torch.no_grad():
+            return network(images).argmax(dim=1) == labels
+
+
 class Probabilities(ModelSource):
     """Ends in a softmax, whose gradient vanishes where it is certain."""
 
@@ -190,6 +217,8 @@ DECOYS = (
     Decoy("quantizers", "train_mode", "it_is_frozen", "call eval() before returning", "V7"),
     Decoy("quantizers", "updating_observers", "it_is_frozen", "fixed observers", "V7"),
     Decoy("quantizers", "gradient_killer", "gradients_reach_the_image", "zero everywhere", "V3"),
+    Decoy("preprocessors", "obfuscated", "its_gradient_is_useful", "zero everywhere", "V3"),
+    Decoy("preprocessors", "lying_certificate", "certificates_hold", "turns a certified image", "V17"),
     Decoy("models", "probabilities", "it_answers_logits", "leave out the softmax", "V7"),
     Decoy("datasets", "overlapping", "parts_are_disjoint", "no image in two parts", "V9"),
     Decoy("datasets", "stale", "fingerprints_are_of_the_images", "the fingerprint of the evaluation images"),

@@ -240,7 +240,7 @@ def _calibrate(module: torch.nn.Module, added: tuple[Bits, ...], images: torch.T
     """Scales and BatchNorm statistics of widths that join; no weight changes."""
     if not added:
         return
-    from qpatchbench.quantizers.switchable import initialize, recalibrate_batch_norm
+    from qpatchbench.quantizers.trained.switchable import initialize, recalibrate_batch_norm
 
     initialize(module, images, added)
     for bits in added:
@@ -257,7 +257,7 @@ def _prepared(task: TrainingTask, calibration: ImageSet, device: torch.device) -
     # Convolutions are faster this way on CPU and GPU.
     module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's annotations
     if task.quantizer is not None:
-        from qpatchbench.quantizers.switchable import initialize, prepare
+        from qpatchbench.quantizers.trained.switchable import initialize, prepare
 
         prepare(module, task.bits, task.quantizer)
         initialize(module, to_float(calibration.pixels).to(device))

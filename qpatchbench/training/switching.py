@@ -7,8 +7,8 @@ from contextlib import AbstractContextManager
 import torch
 
 from qpatchbench.errors import TrainingError
-from qpatchbench.quantizers.observing import evaluating
-from qpatchbench.quantizers.tapping import Taps
+from qpatchbench.quantizers.inspection.inputs import evaluating
+from qpatchbench.quantizers.inspection.taps import Taps
 from qpatchbench.types import FLOAT, Bits, Network, Observed
 
 
@@ -32,7 +32,7 @@ class Switch:
             TrainingError: a float network is asked for other bits than 32.
         """
         if self.quantized:
-            from qpatchbench.quantizers.switchable import set_bits
+            from qpatchbench.quantizers.trained.switchable import set_bits
 
             set_bits(self.module, bits)
         elif bits != FLOAT:

@@ -15,11 +15,11 @@ import torch
 import torchattacks
 from pydantic import ValidationError
 
-from qpatchbench.attacks.autoattack import AutoAttack
-from qpatchbench.attacks.fgsm import Fgsm
-from qpatchbench.attacks.mifgsm import MiFgsm
-from qpatchbench.attacks.pgd import Pgd
-from qpatchbench.attacks.pixel import PixelAttack
+from qpatchbench.attacks.pixel.autoattack import AutoAttack
+from qpatchbench.attacks.pixel.base import PixelAttack
+from qpatchbench.attacks.pixel.fgsm import Fgsm
+from qpatchbench.attacks.pixel.mifgsm import MiFgsm
+from qpatchbench.attacks.pixel.pgd import Pgd
 from qpatchbench.errors import AttackError
 from qpatchbench.evaluation.measure import patched_predictions
 from qpatchbench.ops.crafting import loops

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from qpatchbench.quantizers.layers import quantizable
-from qpatchbench.quantizers.observing import observe_inputs
+from qpatchbench.quantizers.inspection.inputs import observe_inputs
+from qpatchbench.quantizers.trained.layers import quantizable
 
 
 @torch.no_grad()

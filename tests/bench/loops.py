@@ -14,7 +14,7 @@ from qpatchbench.ops.crafting.losses import cross_entropy
 from qpatchbench.ops.patches.pasting import to_float
 from qpatchbench.ops.patches.placing import sample_placement
 from qpatchbench.quantizers.qat import Qat
-from qpatchbench.quantizers.switchable import initialize, prepare, set_bits
+from qpatchbench.quantizers.trained.switchable import initialize, prepare, set_bits
 from qpatchbench.types import Bits, CraftTask, Goal, Patch, Placement, Targeted
 from tests.bench.subject import Subject
 from tests.bench.timing import Row, alternate, ratio

@@ -26,8 +26,8 @@ from qpatchbench.models.cifar import CifarModel
 from qpatchbench.models.timm_models import TimmModel
 from qpatchbench.ops.patches.pasting import to_float
 from qpatchbench.quantizers.base import Checkpoint
-from qpatchbench.quantizers.deploying import deploy_float
 from qpatchbench.quantizers.dynamic import Dynamic
+from qpatchbench.quantizers.frozen.deploying import deploy_float
 from qpatchbench.quantizers.ptq import Ptq
 from qpatchbench.types import FLOAT, Bits
 from tests.bench.brevitas_networks import brevitas_network

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -441,3 +442,61 @@ assert not heavy, heavy
     )
     assert result.returncode == 0, result.stderr
     assert "PATCH.safetensors IMAGE..." in result.stdout
+
+
+def unreadable(name: str) -> str:
+    by_hand()
+    with pytest.raises(QPatchBenchError) as caught:
+        applied("patch.safetensors", name, "--out", "o")
+    assert not Path("o").exists()
+    return str(caught.value)
+
+
+def test_an_image_is_upright_as_a_camera_notes_it() -> None:
+    by_hand()
+    pixels = picture("upright.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6  # stored with its top to the right
+    Image.fromarray(np.rot90(pixels, 1)).save("turned.png", exif=exif)
+    results = [
+        np.asarray(Image.open(path)) for path in applied("patch.safetensors", "upright.png", "turned.png", "--out", "o")
+    ]
+    np.testing.assert_array_equal(results[0], results[1])
+
+
+def test_grey_of_16_bits_keeps_its_levels() -> None:
+    by_hand()
+    grey = np.arange(0, 65536, 64, dtype=np.uint16).reshape(32, 32)
+    Image.fromarray(grey).save("grey.png")
+    (path,) = applied("patch.safetensors", "grey.png", "--row", "0", "--column", "0", "--out", "o")
+    found = np.asarray(Image.open(path))[16:, :, 0]
+    np.testing.assert_array_equal(found, np.round(grey[16:] / 257))
+
+
+def test_images_that_would_look_otherwise_are_refused() -> None:
+    begins = "{}: expected an image that Pillow can read, found something else: "
+    Image.new("RGBA", (20, 20), (1, 2, 3, 128)).save("clear.png")
+    assert unreadable("clear.png") == begins.format("clear.png") + (
+        "expected an opaque image, found transparent pixels; lay it on a background first"
+    )
+    Image.new("L", (20, 20)).save("moving.gif", save_all=True, append_images=[Image.new("L", (20, 20), 255)])
+    assert unreadable("moving.gif") == begins.format("moving.gif") + (
+        "expected a still image, found one of several frames or pages"
+    )
+    Path("script.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 20 20\n%%EndComments\n")
+    assert unreadable("script.png") == begins.format("script.png") + (
+        "cannot identify its format; expected one of BMP, GIF, JPEG, PNG, PPM, TIFF, WEBP"
+    )
+    os.mkfifo("pipe.png")
+    assert unreadable("pipe.png") == begins.format("pipe.png") + "expected a regular file, found a pipe"
+    Image.new("1", (9000, 9000)).save("huge.png")
+    assert unreadable("huge.png") == begins.format("huge.png") + (
+        "expected at most 50,000,000 pixels, found 9000x9000 = 81,000,000"
+    )
+
+
+def test_a_file_name_reaches_no_terminal_as_it_is() -> None:
+    by_hand()
+    picture("a\x1b[2J.png")
+    result = invoke("patch.safetensors", "a\x1b[2J.png", "--out", "o")
+    assert result.output == "o/a\\x1b[2J.patched.png\n"

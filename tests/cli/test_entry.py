@@ -6,14 +6,18 @@ import datetime
 import json
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from qpatchbench import __version__
 from qpatchbench.report.entries.write import Citation, bibtex, failed_checks
+from qpatchbench.report.leaderboard.published import read_board
+from qpatchbench.report.leaderboard.row import read_row
 from tests.cli.conftest import CopyOf, TinyRuns, committed
 from tests.cli.test_commands import ROOT, started
+from tests.report.made_up_runs import row
 
 
 def made(runs: TinyRuns, run: Path, output: Path, *options: str) -> str:
@@ -58,7 +62,7 @@ def test_an_entry_is_written_and_verified(tiny_runs: TinyRuns, copy_of: CopyOf, 
 def test_failed_checks_are_listed_and_kept(tiny_runs: TinyRuns, copy_of: CopyOf, tmp_path: Path) -> None:
     run = committed(copy_of(tiny_runs.first))
     text = made(tiny_runs, run, tmp_path / "entry")
-    failed = failed_checks([{"checks": line} for line in (run / "leaderboard.csv").read_text().split(",")])
+    failed = failed_checks(read_board(run / "leaderboard.csv"))
     for check, count in failed.items():
         assert f"  check {check} failed in {count} of 6 rows; they are shown, but not ranked\n" in text
     assert text.count("  check V") == len(failed)
@@ -66,7 +70,8 @@ def test_failed_checks_are_listed_and_kept(tiny_runs: TinyRuns, copy_of: CopyOf,
 
 
 def test_failed_checks_are_counted_by_row() -> None:
-    rows = [{"checks": text} for text in ("fail V2 V13; warn V3", "ok", "fail V2", "warn V2", "", "not run")]
+    plain = read_row(row())
+    rows = [replace(plain, checks=text) for text in ("fail V2 V13; warn V3", "ok", "fail V2", "warn V2", "", "not run")]
     assert failed_checks(rows) == {"V2": 2, "V13": 1}
 
 

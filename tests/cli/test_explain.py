@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 
 from qpatchbench.errors import QPatchBenchError
+from qpatchbench.report.leaderboard.row import read_row
 from qpatchbench.report.trace.choose import choose_row
 from qpatchbench.runs.run import Run
 from tests.cli.conftest import CopyOf, TinyRuns
 from tests.cli.test_commands import started
+from tests.report.made_up_runs import row as record
 
 
 def rows_of(folder: Path) -> list[dict[str, str]]:
@@ -121,7 +123,7 @@ def test_folders_of_earlier_versions_are_explained_as_far_as_they_go(tiny_runs: 
 
 
 ROWS = [
-    {"attack": attack, "target_bits": bits, "model": "resnet20", "size": "6x6"}
+    read_row(record(attack=attack, target_bits=bits, source_bits="4", source_quantization="qat", quantization="qat"))
     for attack in ("lavan", "gap")
     for bits in ("32", "4", "2")
 ]
@@ -135,7 +137,7 @@ ROWS = [
         (["-1"], "expected a row in 1..6, or conditions such as target_bits=4, found '-1'"),
         (["lavan"], "expected a row in 1..6, or conditions such as target_bits=4, found 'lavan'"),
         (["attack=lavan", "4"], "expected column=value, for example target_bits=4, found '4'"),
-        (["atack=lavan"], "atack=lavan: no column 'atack'. Did you mean: attack? Available: attack, model, size, "),
+        (["atack=lavan"], "atack=lavan: no column 'atack'. Did you mean: attack? Available: area_percent, asr, "),
         (["attack=lavn"], "attack=lavn: no row left with attack 'lavn'. Did you mean: lavan? Available: gap, lavan."),
         (["attack=gap", "target_bits=8"], "target_bits=8: no row left with target_bits '8'. Available: 2, 32, 4."),
         (["attack=gap"], "expected one row, found 3: row 4, row 5, row 6. They differ most in target_bits: "),

@@ -65,7 +65,8 @@ def test_all_writes_what_the_run_has_data_for(made_up: Path, tmp_path: Path) -> 
     }
     expected = {str(tmp_path / f"{name}.{ending}") for name in names for ending in ("pdf", "png")}
     assert set(done.stdout.splitlines()) == expected == {str(path) for path in tmp_path.iterdir()}
-    lacking = set(CATALOGUE) - {"costs", "pixel_attacks", "similarity", "sweep"}
+    of_papers = {name for name, entry in CATALOGUE.items() if entry.of_a_paper}
+    lacking = of_papers - {"costs", "pixel_attacks", "similarity", "sweep"}
     told = {re.match(r"no data for (\w+): a suite that makes it states ", line) for line in done.stderr.splitlines()}
     assert {match[1] for match in told if match} == lacking
     assert len(told) == len(lacking)
@@ -137,7 +138,8 @@ def test_figures_are_listed_with_their_papers() -> None:
     assert {"pixel_attacks", "similarity", "sweep", "costs"} <= {each["name"] for each in rows}
     assert [each["name"] for each in rows] == list(CATALOGUE)
     for each in rows:
-        assert re.search(r"(figure|table)s? \d+", each["reference"]), each
+        source = r"(figure|table)s? \d+" if CATALOGUE[each["name"]].of_a_paper else "^the report of a run$"
+        assert re.search(source, each["reference"]), each
         assert not each["summary"].endswith(".")
 
 
@@ -170,15 +172,18 @@ def test_a_whole_run_becomes_figures(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     done = started("figure", "all", "--run", "out", folder=tmp_path)
     assert done.returncode == 0, done.stderr
+    run_pictures = started("figure", "pasted", "--run", "out", folder=tmp_path)
+    assert run_pictures.returncode == 0, run_pictures.stderr
+    assert "/figures/pasted_fake_resnet20_none_" in run_pictures.stdout
     kinds = {line.partition("/figures/")[2].partition("_")[0] for line in done.stdout.splitlines()}
     assert {"pixel-attacks", "sweep", "similarity"} <= kinds
-    rows = {(each["attack"], each["target_bits"]): each for each in read_folder(tmp_path / "out").rows}
+    rows = {(each.attack, each.target_bits): each for each in read_folder(tmp_path / "out").rows}
     [drawing] = drawn("pixel_attacks", tmp_path / "out")
     [axes] = panels(drawing.figure)
     for bits, label in (("32", "32-bit"), ("4", "4-bit")):
         weak, strong = rows["fgsm_4", bits], rows["fgsm_16", bits]
-        expected = [weak["clean_accuracy"], weak["robust_accuracy"], strong["robust_accuracy"]]
-        assert lines(axes)[label].y == [float(value) for value in expected]
+        pairs = [(weak, "clean_accuracy"), (weak, "robust_accuracy"), (strong, "robust_accuracy")]
+        assert lines(axes)[label].y == [row.number(rate) for row, rate in pairs]
     [similarity] = drawn("similarity", tmp_path / "out")
     values = [each["value"] for each in read_folder(tmp_path / "out").similarity
               if (each["metric"], each["images"]) == ("edge_iou", "clean")]  # fmt: skip

@@ -115,7 +115,7 @@ def test_nothing_is_done_twice(root: Path) -> None:
     assert (root / "out" / "maps.safetensors").read_bytes() == before
     planned = call(root, "plan", str(root / "mapped.yaml")).output
     assert "maps: 1 jobs, 1 done" in planned
-    assert "maps of resnet20 qat [32 2], seed 0" in planned
+    assert "  of resnet20 qat [32 2], seed 0" in planned
 
 
 def test_the_manifest_names_the_files(root: Path) -> None:

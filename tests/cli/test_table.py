@@ -12,15 +12,15 @@ from pathlib import Path
 
 import pytest
 
-from qpatchbench.papers.printed.tables import published_tables
+from qpatchbench.papers.printed.published_tables import published_tables
 from qpatchbench.runs.layout import LEADERBOARD
 from tests.cli.test_commands import ROOT, invoke, started
 
 SMALL = """\
 dataset,model,defense,preprocessor,quantization,attack,patch_height,patch_width,area_percent,source_model,\
-source_defense,source_bits,target_bits,seen,transformation,seeds,n_images,n_eligible,asr,asr_low,asr_high,\
+source_defense,source_quantization,source_bits,target_bits,seen,transformation,seeds,n_images,n_eligible,asr,asr_low,asr_high,\
 clean_accuracy,robust_accuracy,checks,status
-cifar10,resnet20,qat,none,qat,lavan,6,6,3.5,resnet20,qat,32,8,,,1,10000,9000,83.5,83.0,84.0,80.0,20.0,ok,ok
+cifar10,resnet20,qat,none,qat,lavan,6,6,3.5,resnet20,qat,fp,32,8,,,1,10000,9000,83.5,83.0,84.0,80.0,20.0,ok,ok
 """
 
 

@@ -103,8 +103,10 @@ def test_patch_files_are_the_same_bytes_whenever_they_are_written(tiny_runs: Tin
     written = {f"patches/{path.name}" for path in (tmp_path / "patches").iterdir()}
     assert all((tmp_path / name).read_bytes() == (tiny_runs.first / name).read_bytes() for name in written)
     removed, *kept = sorted(written)
-    remove_other_patches(tmp_path, {*kept})
+    (tmp_path / "patches" / "mine.safetensors").write_bytes(b"a user's own")
+    remove_other_patches(tmp_path, {*kept}, written)
     assert not (tmp_path / removed).exists()
+    assert (tmp_path / "patches" / "mine.safetensors").read_bytes() == b"a user's own"
     assert all((tmp_path / name).is_file() for name in kept)
 
 
@@ -361,7 +363,7 @@ def test_other_hardware_is_told_with_its_tolerance(tiny_runs: TinyRuns, copy_of:
     [
         (lambda m: m.update(checkpoints=[]), "none of the 0 checkpoints is in "),
         (lambda m: m["resolved"]["attacks"][0].update(name="lavn"), "unknown attack 'lavn'. Did you mean: lavan?"),
-        (lambda m: m["resolved"]["dataset"].update(split_seed=5), "the images found in "),
+        (lambda m: m["resolved"]["dataset"].update(split_seed=5), "split as it says, were never read into "),
         (lambda m: m.pop("resolved"), "the manifest has no resolved suite"),
     ],
 )

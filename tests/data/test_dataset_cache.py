@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from qpatchbench.data.base import DatasetSource, Decoding, Splits
 from qpatchbench.data.digits import Digits
 from qpatchbench.data.fake import Fake
 from qpatchbench.data.imagenet import ImageFolder
-from qpatchbench.data.source import cached_fingerprint, cached_fingerprints
+from qpatchbench.data.source import cached_fingerprint, cached_fingerprints, identified
 from qpatchbench.errors import DataError, StorageError
 
 DECODING = Decoding()
@@ -215,3 +216,102 @@ def test_interrupted_write_leaves_no_cache(data_dir: Path, tmp_path: Path, monke
             load(data_dir, tmp_path / "cache")
     assert list(only_cache(tmp_path / "cache").iterdir()) == []
     assert len(load(data_dir, tmp_path / "cache").evaluation) == 8
+
+
+def twin(data_dir: Path, other: Path, seed: int) -> Path:
+    """A copy of the folder whose files have the same names, sizes and times, and other pixels."""
+    generator = np.random.default_rng(seed)
+    for file in sorted(data_dir.rglob("*.bmp")):
+        copy = other / file.relative_to(data_dir)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        write_bitmap(copy, generator)
+        status = file.stat()
+        os.utime(copy, ns=(status.st_atime_ns, status.st_mtime_ns))
+        assert (copy.stat().st_size, copy.stat().st_mtime_ns) == (status.st_size, status.st_mtime_ns)
+    return other
+
+
+def write_bitmap(path: Path, generator: np.random.Generator) -> None:
+    Image.fromarray(generator.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(path)
+
+
+@pytest.fixture
+def bitmaps(tmp_path: Path) -> Path:
+    generator = np.random.default_rng(5)
+    for pool in ("train", "val"):
+        for name in ("cat", "dog"):
+            (tmp_path / "bitmaps" / "pets" / pool / name).mkdir(parents=True)
+            for index in range(4):
+                write_bitmap(tmp_path / "bitmaps" / "pets" / pool / name / f"{index}.bmp", generator)
+    return tmp_path / "bitmaps"
+
+
+def test_two_folders_that_agree_in_names_sizes_and_times_are_two(bitmaps: Path, tmp_path: Path) -> None:
+    first = load(bitmaps, tmp_path / "cache")
+    other = twin(bitmaps, tmp_path / "other", 1)
+    assert cached_fingerprint(SOURCE, other, tmp_path / "cache", DECODING, 100) is None
+    second = load(other, tmp_path / "cache")
+    assert second.fingerprint != first.fingerprint
+    assert second.fingerprint == load(other, tmp_path / "fresh").fingerprint
+
+
+def test_a_file_rewritten_under_its_old_time_is_read_again(bitmaps: Path, tmp_path: Path) -> None:
+    first = load(bitmaps, tmp_path / "cache")
+    file = bitmaps / "pets" / "val" / "cat" / "0.bmp"
+    status = file.stat()
+    write_bitmap(file, np.random.default_rng(77))
+    os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert (file.stat().st_ino, file.stat().st_size) == (status.st_ino, status.st_size)
+    assert load(bitmaps, tmp_path / "cache").fingerprint != first.fingerprint
+
+
+def test_a_file_exchanged_for_another_of_its_size_and_time_is_read_again(bitmaps: Path, tmp_path: Path) -> None:
+    first = load(bitmaps, tmp_path / "cache")
+    cat, dog = bitmaps / "pets" / "val" / "cat" / "0.bmp", bitmaps / "pets" / "val" / "dog" / "0.bmp"
+    os.utime(dog, ns=(cat.stat().st_atime_ns, cat.stat().st_mtime_ns))
+    load(bitmaps, tmp_path / "cache")
+    cat.rename(tmp_path / "kept")
+    dog.rename(cat)
+    (tmp_path / "kept").rename(dog)
+    assert load(bitmaps, tmp_path / "cache").fingerprint != first.fingerprint
+
+
+@pytest.mark.parametrize("edit", ["class names", "ids", "fingerprint", "other split"])
+def test_edited_records_of_the_cache_are_not_believed(edit: str, data_dir: Path, tmp_path: Path) -> None:
+    first = load(data_dir, tmp_path / "cache")
+    folder = only_cache(tmp_path / "cache")
+    meta, (split,) = folder / "meta.json", (folder / "splits").iterdir()
+    if edit == "class names":
+        meta.write_text(meta.read_text().replace('["cat", "dog"]', '["dog", "cat"]'))
+    elif edit == "ids":
+        meta.write_text(meta.read_text().replace("val/cat/0.png", "val/cat/9.png"))
+    elif edit == "fingerprint":
+        split.write_text(split.read_text().replace(first.fingerprints["train"], "0" * 32))
+    else:
+        load(data_dir, tmp_path / "cache", evaluation=3)
+        other = next(path for path in (folder / "splits").iterdir() if path != split)
+        split.write_text(other.read_text())
+    assert cached_fingerprint(SOURCE, data_dir, tmp_path / "cache", DECODING, 100) is None
+    assert_equal(load(data_dir, tmp_path / "cache"), first)
+    assert cached_fingerprint(SOURCE, data_dir, tmp_path / "cache", DECODING, 100) == first.fingerprint
+
+
+def test_hashes_of_a_source_from_outside_are_taken_anew(data_dir: Path, tmp_path: Path) -> None:
+    """A plugin may call other images by the same hashes; they are known by their pixels all the same."""
+    first = load(data_dir, tmp_path / "cache")
+    said = replace(first, fingerprints=dict.fromkeys(first.fingerprints, "v1"))
+    assert identified(said).fingerprints == first.fingerprints
+    pixels = first.evaluation.pixels.clone()
+    pixels[3, 0, 0, 0] ^= 1
+    other = identified(replace(said, evaluation=replace(first.evaluation, pixels=pixels)))
+    assert {part for part, each in other.fingerprints.items() if each != first.fingerprints[part]} == {"evaluation"}
+
+
+@pytest.mark.parametrize(
+    "source", [Fake(train_pool=10**9, image_size=4096), Digits(image_size=10**6)], ids=["fake", "digits"]
+)
+def test_more_images_than_memory_are_refused_before_any_is_made(source: DatasetSource, tmp_path: Path) -> None:
+    with pytest.raises(
+        DataError, match=r"images of \d+x\d+ pixels take [\d.]+ GB, this machine has [\d.]+ GB. Ask for"
+    ):
+        load(tmp_path, tmp_path / "cache", source)

@@ -12,15 +12,14 @@ from PIL import Image
 from torchvision.transforms import v2 as transforms
 from torchvision.transforms.v2 import InterpolationMode
 
+from qpatchbench.data.fitting import exactly, resized_and_cropped
 from qpatchbench.data.folders import (
     class_folders,
     decode_files,
     decode_image,
-    exactly,
     file_listing,
     list_images,
     match_classes,
-    resized_and_cropped,
 )
 from qpatchbench.errors import DataError
 
@@ -66,12 +65,6 @@ def test_decoding_keeps_rows_columns_and_channels_in_place() -> None:
     assert found.shape == (3, 4, 4)
     assert found[:, 1, 2].tolist() == [10, 20, 30]
     assert found.sum() == 60
-
-
-def test_grey_and_transparent_images_become_rgb() -> None:
-    grey = np.full((4, 4), 77, dtype=np.uint8)
-    assert (decode_image(png(grey), exactly(4)) == 77).all()
-    assert (decode_image(png(np.dstack([grey] * 4)), exactly(4)) == 77).all()
 
 
 def write_classes(root: Path, counts: dict[str, int]) -> None:

@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 from pydantic import ValidationError
 
-from qpatchbench.data.base import Decoding, Splits
+from qpatchbench.data.base import Decoding, Splits, Survey
+from qpatchbench.data.folders import class_folders
 from qpatchbench.data.imagenet import ImageFolder, ImageNet
 from qpatchbench.errors import DataError
 
@@ -140,3 +141,98 @@ def test_impossible_fields_are_refused(field: str) -> None:
     wrong = {"crop_fraction": 1.5, "interpolation": "nearest", "images_per_class": 0}[field]
     with pytest.raises(ValidationError, match=field):
         ImageNet.model_validate({field: wrong})
+
+
+NUMBERED = {"classes": 12, "image_size": 4, "calibration_images": 1, "craft_images": 1}
+
+
+def test_numbered_classes_come_in_the_order_of_their_numbers(tmp_path: Path) -> None:
+    names = [str(number) for number in range(12)]
+    write_tree(tmp_path / "digits", names, 1, 0)
+    splits = load(ImageFolder(path="digits", **NUMBERED), tmp_path, tmp_path / "cache")
+    assert splits.class_names == tuple(names)
+    for name, label in zip(splits.evaluation.ids, splits.evaluation.labels.tolist(), strict=True):
+        assert name.split("/")[1] == str(label), "class 2 is the folder 2, not 10"
+
+
+def test_mixed_names_come_in_natural_order(tmp_path: Path) -> None:
+    for name in ("b", "class 10", "class 2", "10", "9", "010", "é"):
+        (tmp_path / name).mkdir()
+    assert class_folders(tmp_path) == ["9", "010", "10", "b", "class 2", "class 10", "é"]
+
+
+def test_the_order_of_classes_can_be_given(tmp_path: Path) -> None:
+    write_tree(tmp_path / "pets" / "train", ["cat", "dog"], 5, 1)
+    write_tree(tmp_path / "pets" / "val", ["cat", "dog"], 3, 2)
+    fields = {"path": "pets", "classes": 2, "image_size": 4, "calibration_images": 2, "craft_images": 4}
+    first = load(ImageFolder(**fields), tmp_path, tmp_path / "cache")
+    source = ImageFolder(class_order=("dog", "cat"), **fields)
+    given = load(source, tmp_path, tmp_path / "cache")
+    assert given.class_names == ("dog", "cat")
+    labels = dict(zip(first.evaluation.ids, first.evaluation.labels.tolist(), strict=True))
+    assert {name: 1 - label for name, label in labels.items()} == dict(
+        zip(given.evaluation.ids, given.evaluation.labels.tolist(), strict=True)
+    )
+    assert source.survey(tmp_path) == Survey(("dog", "cat"))
+    with pytest.raises(DataError, match=r"unknown class folder 'dog'.*\n.*missing class folder 'dogs'"):
+        load(ImageFolder(class_order=("dogs", "cat"), **fields), tmp_path, tmp_path / "cache")
+    for order in (("cat", "cat"), ("cat", "dog", "cow")):
+        with pytest.raises(ValidationError, match="expected 2 different names of class folders"):
+            ImageFolder(class_order=order, **fields)
+
+
+def test_what_is_not_read_is_counted(tmp_path: Path) -> None:
+    write_tree(tmp_path / "pets", ["cat", "dog"], 5, 1)
+    generator = np.random.default_rng(0)
+    pixels = generator.integers(0, 256, (4, 4, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "pets" / "cat" / "x.ppm")
+    for name in ("cat/a.heic", "cat/b.HEIC", "dog/notes.txt", "dog/.hidden.png", "dog/noending", "readme.md"):
+        (tmp_path / "pets" / name).write_text("")
+    (tmp_path / "pets" / "dog" / "more").mkdir()
+    source = ImageFolder(path="pets", classes=2, image_size=4, calibration_images=2, craft_images=4)
+    splits = load(source, tmp_path, tmp_path / "cache")
+    ids = [name for part in (splits.calibration, splits.craft, splits.evaluation) for name in part.ids]
+    assert "all/cat/x.ppm" in ids
+    assert len(ids) == 11
+    assert source.survey(tmp_path).remarks == (
+        f"imagefolder: not read in {tmp_path}/pets, since only images directly in class folders are: "
+        "2 .heic, 1 .md, 1 .txt, 1 file without an ending, 1 folder, 1 hidden file",
+    )
+
+
+@pytest.mark.parametrize("name", ["=1+1", "-cat", "_x", "a\nb", "a\x1b[2J", "a ![x](y)", "a<b", "caf\udce9"])
+def test_class_folders_that_no_table_can_show_are_refused(name: str, tmp_path: Path) -> None:
+    write_tree(tmp_path / "pets", ["cat", name], 5, 1)
+    with pytest.raises(DataError) as caught:
+        load(ImageFolder(path="pets", classes=2), tmp_path, tmp_path / "cache")
+    assert str(caught.value) == (
+        f"imagefolder: {tmp_path}/pets: class folder {ascii(name)}: expected as its name printable text on one line, "
+        "of at most 100 characters, that starts with a letter or a digit and holds no image, link or tag; rename it"
+    )
+
+
+@pytest.mark.parametrize("name", ["a\nb.bmp", "a\x1b[2J.bmp", "caf\udce9.bmp", "\u202egnp.bmp"])
+def test_file_names_that_no_terminal_can_show_are_refused(name: str, tmp_path: Path) -> None:
+    write_tree(tmp_path / "pets", ["cat", "dog"], 5, 1)
+    (tmp_path / "pets" / "cat" / "cat_0.bmp").rename(tmp_path / "pets" / "cat" / name)
+    with pytest.raises(DataError) as caught:
+        load(ImageFolder(path="pets", classes=2), tmp_path, tmp_path / "cache")
+    assert str(caught.value) == (
+        f"imagefolder: {tmp_path}/pets/cat: expected file names of printable characters, found {ascii(name)}; rename it"
+    )
+
+
+def test_a_third_part_is_said_not_to_be_read(tmp_path: Path) -> None:
+    for part, seed in (("train", 1), ("val", 2), ("test", 3)):
+        write_tree(tmp_path / "pets" / part, ["cat", "dog"], 5, seed)
+    source = ImageFolder(path="pets", classes=2, image_size=4, calibration_images=2, craft_images=4)
+    assert source.survey(tmp_path).remarks == (f"imagefolder: read in {tmp_path}/pets: train and val; not read: test",)
+
+
+def test_a_path_that_no_system_has_is_an_error_of_the_dataset(tmp_path: Path) -> None:
+    source = ImageFolder(path="x" * 5000, classes=2)
+    for ask in (source.survey, lambda folder: load(source, folder, tmp_path / "cache")):
+        with pytest.raises(DataError, match=r"^imagefolder: cannot look for its images below .*File name too long"):
+            ask(tmp_path)
+    with pytest.raises(ValidationError, match="expected printable text on one line, found 'a.x00b'"):
+        ImageFolder(path="a\0b", classes=2)

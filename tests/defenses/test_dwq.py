@@ -15,7 +15,7 @@ from torch.nn import functional
 from qpatchbench.defenses.base import Batch, Observed, Step
 from qpatchbench.defenses.dwq import DoubleWinQuant
 from qpatchbench.quantizers.qat import Qat
-from qpatchbench.quantizers.switchable import initialize, prepare
+from qpatchbench.quantizers.trained.switchable import initialize, prepare
 from qpatchbench.training.loop import TrainingTask, train
 from qpatchbench.training.snapshot import Snapshot
 from qpatchbench.training.switching import Switch
@@ -78,19 +78,19 @@ def test_the_width_of_the_attack_is_the_width_of_the_update(batch: Batch) -> Non
         spy = Spy()
         dwq().loss(spy, batch, step(index))
         assert len(spy.seen) == 8, "seven attack steps and the update"
-        assert {bits for bits, _, _ in spy.seen} == {dwq().width(step(index))} == set(spy.asked)
+        assert {bits for bits, _, _ in spy.seen} == {dwq().drawn_bits(step(index))} == set(spy.asked)
 
 
 def test_widths_are_drawn_uniformly_from_the_active_ones() -> None:
-    counts = Counter(dwq().width(step(index)) for index in range(2000))
+    counts = Counter(dwq().drawn_bits(step(index)) for index in range(2000))
     assert set(counts) == set(WIDTHS)
     expected = 2000 / len(WIDTHS)
     statistic = sum((count - expected) ** 2 / expected for count in counts.values())
     assert statistic < 16.27, "chi-square, 3 degrees of freedom, one in a thousand"
-    fewer = Counter(dwq().width(step(index, (FOUR, TWO))) for index in range(50))
+    fewer = Counter(dwq().drawn_bits(step(index, (FOUR, TWO))) for index in range(50))
     assert set(fewer) == {FOUR, TWO}
-    assert dwq().width(step(3)) == dwq().width(step(3))
-    draws = [[dwq().width(step(index, seed=seed)) for index in range(30)] for seed in (0, 1)]
+    assert dwq().drawn_bits(step(3)) == dwq().drawn_bits(step(3))
+    draws = [[dwq().drawn_bits(step(index, seed=seed)) for index in range(30)] for seed in (0, 1)]
     assert draws[0] != draws[1]
 
 
@@ -140,7 +140,9 @@ def test_without_the_attack_it_is_random_precision_training(batch: Batch) -> Non
     assert list(losses) == ["clean"]
     ((bits, images, _),) = spy.seen
     assert torch.equal(images, batch.images)
-    assert bits == defense.width(step(5)) == dwq().width(step(5)), "the attack must not change the draws of widths"
+    assert bits == defense.drawn_bits(step(5)) == dwq().drawn_bits(step(5)), (
+        "the attack must not change the draws of widths"
+    )
     assert defense.passes(WIDTHS) == 3.0
     assert dwq().passes(WIDTHS) == 8 * defense.passes(WIDTHS)
 
@@ -180,7 +182,7 @@ def test_batch_norm_of_other_widths_is_untouched(batch: Batch, mode: str, scale:
     defense = dwq(attack_mode=mode)
     losses = defense.loss(Switch(module, module, quantized=True), batch, step(1))
     torch.autograd.backward(losses["adversarial"])
-    width, after = str(defense.width(step(1))), module.state_dict()
+    width, after = str(defense.drawn_bits(step(1))), module.state_dict()
     changed = {name for name in before if ".at_bits." in name and not torch.equal(before[name], after[name])}
     assert changed == {
         f"norm.at_bits.{width}.{name}" for name in ("running_mean", "running_var", "num_batches_tracked")

@@ -19,7 +19,7 @@ from qpatchbench.defenses.qat import QuantizationAwareTraining
 from qpatchbench.errors import TrainingError
 from qpatchbench.ops.patches.pasting import to_float
 from qpatchbench.quantizers.qat import Qat
-from qpatchbench.quantizers.switchable import initialize, prepare
+from qpatchbench.quantizers.trained.switchable import initialize, prepare
 from qpatchbench.registry import DEFENSES
 from qpatchbench.training.settings import TrainingSettings
 from qpatchbench.training.switching import Switch

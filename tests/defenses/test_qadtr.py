@@ -95,13 +95,13 @@ class Spy:
 
 
 def test_widths_are_uniform_and_belong_to_seed_and_step() -> None:
-    drawn = [qadtr().widths(step(index)) for index in range(2000)]
+    drawn = [qadtr().drawn_bits(step(index)) for index in range(2000)]
     assert all(len(widths) == 1 for widths in drawn)
     counts = Counter(widths[0] for widths in drawn)
     assert set(counts) == set(WIDTHS)
     assert sum((count - 400) ** 2 / 400 for count in counts.values()) < 13.28, "chi-squared of 4 degrees, p = 0.01"
-    assert drawn == [qadtr().widths(step(index)) for index in range(2000)]
-    assert drawn != [qadtr().widths(step(index, seed=1)) for index in range(2000)]
+    assert drawn == [qadtr().drawn_bits(step(index)) for index in range(2000)]
+    assert drawn != [qadtr().drawn_bits(step(index, seed=1)) for index in range(2000)]
     repeats = sum(first == second for first, second in zip(drawn, drawn[1:], strict=False))
     assert 330 < repeats < 470, "one step must not tell the next"
 
@@ -110,7 +110,7 @@ def test_independent_widths_are_uniform_over_all_pairs() -> None:
     pairs = tuple(Bits(weight, activation) for weight in (32, 8, 4) for activation in (32, 8, 4))
     defense = qadtr(draw="independent")
     assert defense.bit_groups(pairs) == (pairs,)
-    drawn = [defense.widths(step(index, pairs))[0] for index in range(1800)]
+    drawn = [defense.drawn_bits(step(index, pairs))[0] for index in range(1800)]
     table = torch.tensor(
         [[drawn.count(Bits(weight, activation)) for weight in (32, 8, 4)] for activation in (32, 8, 4)]
     )
@@ -146,7 +146,7 @@ def test_a_cycle_descends_in_equal_shares() -> None:
     trained: list[Bits] = []
     for index in range(100):
         active = defense.active_bits(index / 100, shuffled)
-        trained += defense.widths(step(index, active))
+        trained += defense.drawn_bits(step(index, active))
     assert [bits.weight for bits in trained] == [32] * 20 + [8] * 20 + [5] * 20 + [4] * 20 + [2] * 20
     assert defense.active_bits(0.5, shuffled) == WIDTHS[:3], "patches are made at every level reached"
     assert defense.active_bits(1.0, shuffled) == WIDTHS
@@ -154,11 +154,11 @@ def test_a_cycle_descends_in_equal_shares() -> None:
 
 
 def test_joint_and_fixed_widths() -> None:
-    assert qadtr(switching="joint").widths(step()) == WIDTHS
+    assert qadtr(switching="joint").drawn_bits(step()) == WIDTHS
     assert qadtr(switching="joint").bit_groups(WIDTHS) == (WIDTHS,)
     groups = qadtr(switching="fixed").bit_groups(WIDTHS)
     assert groups == tuple((bits,) for bits in WIDTHS)
-    assert all(qadtr(switching="fixed").widths(step(bits=group)) == group for group in groups)
+    assert all(qadtr(switching="fixed").drawn_bits(step(bits=group)) == group for group in groups)
 
 
 # The loss.
@@ -168,7 +168,7 @@ def test_joint_and_fixed_widths() -> None:
 def test_the_loss_by_hand(switching: str) -> None:
     network, defense = Spy(), qadtr(switching=switching, **SMALL)
     losses = defense.loss(network, batch(), step())
-    assert [bits for bits, _ in network.trained] == list(defense.widths(step()))
+    assert [bits for bits, _ in network.trained] == list(defense.drawn_bits(step()))
     clean, patched = [], []
     for bits, images in network.trained:
         assert torch.equal(images[:5], batch().images[:5]), "the first half stays clean, the odd image too"
@@ -226,7 +226,7 @@ def test_the_inner_loop_raises_the_loss_that_is_trained_on() -> None:
 
 def test_float_patches_come_from_the_float_network_and_are_not_quantized() -> None:
     network, defense = Spy(), qadtr(patches="float", size=3, steps=5)
-    at = next(index for index in range(50) if defense.widths(step(index))[0].weight == 2)
+    at = next(index for index in range(50) if defense.drawn_bits(step(index))[0].weight == 2)
     defense.loss(network, batch(), step(at))
     assert {bits for bits, _ in network.attacked} == {FLOAT}
     ((bits, images),) = network.trained
@@ -285,7 +285,7 @@ def test_gradients_stay_bitwise_where_nothing_is_asked(fields: dict[str, Any]) -
 
 def test_gradients_change_at_half_of_the_quantized_steps() -> None:
     defense = qadtr()
-    quantized = [index for index in range(1500) if not defense.widths(step(index))[0].is_float]
+    quantized = [index for index in range(1500) if not defense.drawn_bits(step(index))[0].is_float]
     changed = [index for index in quantized if not untouched(defense, step(index))]
     assert len(changed) / len(quantized) == pytest.approx(0.5, abs=0.05)
     floats = sorted(set(range(1500)) - set(quantized))
@@ -396,7 +396,7 @@ def test_a_step_trains_one_width(run: Train, task: dict[str, Any]) -> None:
     """BatchNorm counts its batches: all steps together, and as often as each width was drawn."""
     defense = qadtr(**SMALL)
     state = run(defense=defense, **task).state
-    drawn = Counter(str(defense.widths(step(index, task["bits"]))[0]) for index in range(8))
+    drawn = Counter(str(defense.drawn_bits(step(index, task["bits"]))[0]) for index in range(8))
     counted = {bits: int(state[f"norm.at_bits.{bits}.num_batches_tracked"]) for bits in ("32", "8", "4")}
     assert counted == {bits: drawn[bits] for bits in counted}
     assert sum(counted.values()) == 8, "making patches must not move statistics"

@@ -21,7 +21,7 @@ from qpatchbench.ops.maps.similarity import (
     prepared,
 )
 from qpatchbench.quantizers.qat import Qat
-from qpatchbench.quantizers.switchable import initialize, prepare
+from qpatchbench.quantizers.trained.switchable import initialize, prepare
 from qpatchbench.training.switching import Switch
 from tests.defenses.triqdef_parts import (
     EIGHT,

@@ -10,7 +10,7 @@ from torch import nn
 from qpatchbench.defenses.base import Step
 from qpatchbench.defenses.triqdef import TriQDef
 from qpatchbench.quantizers.qat import Qat
-from qpatchbench.quantizers.switchable import initialize, prepare
+from qpatchbench.quantizers.trained.switchable import initialize, prepare
 from qpatchbench.training.switching import Switch
 from qpatchbench.types import Bits, Patch, Targeted
 from tests.training.conftest import SIDE, TinyNet

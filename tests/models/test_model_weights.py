@@ -240,10 +240,20 @@ def test_a_missing_file_says_where_it_was_looked_for(tmp_path: Path, monkeypatch
 
 def test_fingerprints_follow_the_bytes_and_nothing_else(tmp_path: Path) -> None:
     assert weights_fingerprint("train") == ""
-    assert weights_fingerprint("pretrained") == "pretrained"
     first, second = tmp_path / "a.pt", tmp_path / "b.pt"
     first.write_bytes(b"same")
     second.write_bytes(b"same")
     assert weights_fingerprint(str(first)) == weights_fingerprint(str(second)) == hashlib.sha256(b"same").hexdigest()
     second.write_bytes(b"other")
     assert weights_fingerprint(str(second)) != weights_fingerprint(str(first))
+
+
+def test_a_path_that_no_system_has_is_an_error_of_the_weights() -> None:
+    with pytest.raises(
+        WeightsError, match="File name too long. Expected train, pretrained, a file, or package:NAME/FILE."
+    ):
+        resolve("x" * 5000)
+    with pytest.raises(WeightsError, match="Could not determine home directory. Expected train, pretrained"):
+        resolve("~nobody_of_this_name/net.pt")
+    with pytest.raises(ValueError, match="expected printable text on one line"):
+        CifarModel(name="resnet20", weights="a\0b")

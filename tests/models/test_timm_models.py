@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import dataclasses
+from typing import Any
+
+import numpy as np
 import pytest
 import timm
 import torch
+from PIL import Image
+from timm.data.config import resolve_data_config
+from timm.data.transforms_factory import create_transform
 from torch import nn
 
 from qpatchbench.component import create
+from qpatchbench.data import fitting
+from qpatchbench.data.fitting import resized_and_cropped
 from qpatchbench.errors import QPatchBenchError, UnknownNameError, WeightsError
-from qpatchbench.models import CATALOGUE
+from qpatchbench.models import CATALOGUE, timm_models
 from qpatchbench.models.classifier import ImageClassifier
-from qpatchbench.models.timm_models import ALIASES, TimmModel
+from qpatchbench.models.timm_models import ALIASES, CROP_MODES, INTERPOLATIONS, TimmModel
 from qpatchbench.registry import MODELS
+from qpatchbench.suite.jobs.decoding import decoding_for
 
 SMALL = "timm/test_resnet"  # timm's own test network, 160 pixels
 
@@ -120,3 +130,102 @@ def test_weights_that_cannot_be_fetched_are_an_error_that_says_what_to_do(monkey
     monkeypatch.setattr(timm, "create_model", offline)
     with pytest.raises(WeightsError, match=r"could not load test_resnet \(OSError: no route.*package:NAME/FILE"):
         model.pretrained_tensors(1000)
+
+
+# One network of every crop mode and interpolation that timm's published networks are evaluated with.
+EVALUATED = (
+    "resnet18.a1_in1k",  # bicubic, center
+    "inception_v3.tv_in1k",  # bicubic, center 0.875
+    "tf_efficientnet_lite0.in1k",
+    "mobilenetv3_large_100.ra_in1k",  # bicubic, center
+    "vit_base_patch16_clip_224.openai",  # a mean of its own
+    "convnext_tiny.in12k_ft_in1k_384",  # squash
+    "deepseek_vit_412m.deepseek_v4_1_flash",  # border
+)
+
+
+def timms_own(architecture: str) -> dict[str, Any]:
+    """How timm itself evaluates an architecture."""
+    config: Any = timm.get_pretrained_cfg(architecture)
+    found: dict[str, Any] = resolve_data_config(pretrained_cfg=config.to_dict())  # type: ignore[no-untyped-call]
+    return found
+
+
+@pytest.mark.parametrize("architecture", EVALUATED)
+@pytest.mark.parametrize("size", [(333, 500), (500, 333)], ids=str)
+def test_image_files_reach_a_network_as_timm_evaluates_it(architecture: str, size: tuple[int, int]) -> None:
+    """Bit for bit, on an image that is not square."""
+    config = timm.get_pretrained_cfg(architecture)
+    assert config is not None
+    model = TimmModel(name=f"timm/{architecture}")
+    side = config.input_size[-1]
+    pixels = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+    evaluated = timms_own(architecture)
+    transform = create_transform(**evaluated, normalize=False)
+    wanted = decoding_for(model, side)
+    fit = resized_and_cropped(side, wanted.crop_fraction, wanted.interpolation, wanted.crop_mode, wanted.fill)
+    found = np.asarray(fit(Image.fromarray(pixels))).transpose(2, 0, 1)
+    np.testing.assert_array_equal(found, np.asarray(transform(Image.fromarray(pixels))))
+    assert model.preprocessing(side).mean == tuple(evaluated["mean"])
+    assert model.preprocessing(side).std == tuple(evaluated["std"])
+
+
+def test_every_crop_mode_and_interpolation_of_timm_is_tried_above() -> None:
+    configs = [timm.get_pretrained_cfg(name) for name in timm.list_models()]
+    tried = [timm.get_pretrained_cfg(name) for name in EVALUATED]
+    asked = {config.crop_mode for config in configs if config is not None}
+    assert asked == {config.crop_mode for config in tried if config is not None} == set(CROP_MODES)
+    assert {config.interpolation for config in configs if config is not None} <= set(INTERPOLATIONS)
+
+
+def test_crop_modes_and_interpolations_are_those_that_images_can_be_fitted_with() -> None:
+    assert timm_models.CROP_MODES == fitting.CROP_MODES
+    assert timm_models.INTERPOLATIONS == fitting.INTERPOLATIONS
+
+
+def configured(monkeypatch: pytest.MonkeyPatch, **fields: object) -> TimmModel:
+    config = timm.get_pretrained_cfg("resnet18")
+    assert config is not None
+    changed = dataclasses.replace(config, **fields)  # type: ignore[arg-type]  # values of many types
+    monkeypatch.setattr(timm, "get_pretrained_cfg", lambda name: changed)
+    return TimmModel(name="resnet18")
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (
+            {"interpolation": "random"},
+            "timm evaluates it with interpolation 'random', which is not done here: expected one of nearest, bilinear, "
+            "bicubic, box, hamming, lanczos",
+        ),
+        (
+            {"crop_mode": "squish"},
+            "timm evaluates it with crop_mode 'squish', which is not done here: expected one of center, squash, border",
+        ),
+        ({"crop_pct": 1.15}, "expected a crop_pct in (0, 1], found 1.15"),
+        ({"input_size": (3, 1024, 768)}, "expected a network for square RGB images, found one for 3x1024x768"),
+        ({"input_size": (1, 32, 32)}, "expected a network for square RGB images, found one for 1x32x32"),
+        ({"mean": (0.5, 0.5)}, "expected 3 finite values as mean, found (0.5, 0.5)"),
+        ({"std": (0.5, 0.5, 0.0)}, "expected 3 finite values as std, found (0.5, 0.5, 0.0)"),
+    ],
+)
+def test_what_is_not_done_here_is_refused(
+    fields: dict[str, object], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(QPatchBenchError) as caught:
+        configured(monkeypatch, **fields).preprocessing(224)
+    assert str(caught.value) == f"model 'resnet18': {message}"
+
+
+def test_what_a_configuration_leaves_out_is_filled_in_as_timm_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = configured(monkeypatch, interpolation="", crop_mode="", crop_pct=None, mean=(0.5,), std=(0.25,))
+    found = model.preprocessing(224)
+    assert (found.interpolation, found.crop_mode, found.crop_fraction) == ("bicubic", "center", 0.875)
+    assert (found.mean, found.std) == ((0.5,) * 3, (0.25,) * 3)
+
+
+def test_the_size_that_timm_tests_at_has_a_crop_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    fields = {"input_size": (3, 224, 224), "crop_pct": 0.9, "test_input_size": (3, 288, 288), "test_crop_pct": 1.0}
+    model = configured(monkeypatch, **fields)
+    assert [model.preprocessing(side).crop_fraction for side in (224, 256, 288)] == [0.9, 0.9, 1.0]

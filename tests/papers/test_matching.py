@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from qpatchbench.papers.matching import Measured, Missing, Source
-from qpatchbench.papers.printed.tables import published_table
+from qpatchbench.papers.matching import Measured, Missing, SearchedRun
+from qpatchbench.papers.printed.published_tables import published_table
 from qpatchbench.papers.printed.values import PublishedValue
 from qpatchbench.report.leaderboard.published import RunFolder
+from qpatchbench.report.leaderboard.row import Row, read_row
 from qpatchbench.statistics.intervals import wilson
 
 FULL: Mapping[str, Any] = {
@@ -26,12 +28,13 @@ FULL: Mapping[str, Any] = {
 }
 
 
-def row(**facts: object) -> dict[str, str]:
-    """A row of a leaderboard: an undefended 8-bit ResNet-56, and a 6x6 LaVAN patch made at 32 bits."""
+def record(**facts: object) -> dict[str, str]:
+    """A line of a leaderboard: an undefended 8-bit ResNet-56, and a 6x6 LaVAN patch made at 32 bits."""
     whole: dict[str, object] = {
-        "base": "cifar10", "dataset": "cifar10", "model": "resnet56", "defense": "qat", "preprocessor": "none",
-        "quantization": "qat", "target_bits": "8", "attack": "lavan", "patch_height": 6, "size": "6x6",
-        "area_percent": 3.5156, "source_model": "resnet56", "source_defense": "qat", "source_bits": "32", "seen": "",
+        "dataset": "cifar10", "model": "resnet56", "defense": "qat", "preprocessor": "none",
+        "quantization": "qat", "target_bits": "8", "attack": "lavan", "patch_height": 6, "patch_width": 6,
+        "area_percent": 3.5156, "source_model": "resnet56", "source_defense": "qat",
+        "source_quantization": "fp", "source_bits": "32", "seen": "",
         "source_preprocessor": "none", "transformation": "", "status": "ok", "checks": "ok",
         "asr": 83, "asr_low": 82, "asr_high": 84,
         "n_eligible": 9000, "clean_accuracy": 80, "robust_accuracy": 20, "n_images": 10_000, "seeds": 3,
@@ -39,7 +42,13 @@ def row(**facts: object) -> dict[str, str]:
     return {name: str(value) for name, value in whole.items()}
 
 
-def folder(*rows: Mapping[str, str], manifest: Mapping[str, Any] = FULL, **analyses: Any) -> RunFolder:  # noqa: ANN401
+def row(**facts: object) -> Row:
+    """The same, read; `size` stands for both sides."""
+    side = str(facts.pop("size", "6x6")).partition("x")[0]
+    return read_row(record(**{"patch_height": side, "patch_width": side, **facts}))
+
+
+def folder(*rows: Row, manifest: Mapping[str, Any] = FULL, **analyses: Any) -> RunFolder:  # noqa: ANN401
     return RunFolder("run", manifest, rows, **analyses)
 
 
@@ -57,7 +66,7 @@ def published(table: str, **facets: str) -> PublishedValue:
 
 
 def find(value: PublishedValue, run: RunFolder, row_mode: str = "") -> Measured | Missing:
-    return Source(run).find(f"{value.paper}.{value.table}", value, row_mode)
+    return SearchedRun(run).find(f"{value.paper}.{value.table}", value, row_mode)
 
 
 def number(found: Measured | Missing) -> float:
@@ -80,7 +89,7 @@ def test_a_rate_comes_with_its_interval_counts_and_row() -> None:
 @pytest.mark.parametrize(
     ("facts", "reason"),
     [
-        ({"base": "imagenet"}, "no row with dataset cifar10; there: imagenet"),
+        ({"dataset": "imagenet"}, "no row with dataset cifar10; there: imagenet"),
         ({"model": "resnet20"}, "no row with model resnet56; there: resnet20"),
         ({"defense": "pbat"}, "no row with defense qat; there: pbat"),
         ({"preprocessor": "jedi"}, "no row with preprocessor none; there: jedi"),
@@ -129,7 +138,7 @@ def test_clean_accuracy_asks_for_no_patch() -> None:
 
 def test_robust_accuracy_under_a_defense_that_stands_before_the_network() -> None:
     value = published("triqdef.6", defense="jedi", target_bits="32")
-    facts = {"base": "imagenet", "model": "resnet50", "quantization": "fp", "target_bits": 32, "size": "50x50",
+    facts = {"dataset": "imagenet", "model": "resnet50", "quantization": "fp", "target_bits": 32, "size": "50x50",
              "source_model": "resnet50", "defense": "none"}  # fmt: skip
     run = folder(row(**facts, robust_accuracy=1), row(**facts, preprocessor="jedi", robust_accuracy=33))
     assert number(find(value, run)) == 33
@@ -144,7 +153,7 @@ def test_the_float_network_of_a_row_is_that_of_its_quantized_ones() -> None:
 
 
 def test_names_of_the_papers_are_translated() -> None:
-    facts = {"base": "imagenet", "model": "mobilenetv2_100", "source_model": "mobilenetv2_100", "size": "50x50"}
+    facts = {"dataset": "imagenet", "model": "mobilenetv2_100", "source_model": "mobilenetv2_100", "size": "50x50"}
     value = published("triqdef.15", model="mobilenetv2", defense="none", target_bits="4")
     run = folder(row(**facts, target_bits=4, defense="none", quantization="ptq-percentile", asr=1))
     assert isinstance(find(value, run), Missing), "a float-trained network is not what QAT was measured on"
@@ -157,8 +166,8 @@ def test_names_of_the_papers_are_translated() -> None:
 
 def test_a_noise_percentage_is_a_share_of_the_image() -> None:
     value = published("triqdef.9", model="resnet34", noise_percentage="0.08", target_bits="4")
-    facts = {"base": "imagenet", "model": "resnet34", "source_model": "resnet34", "defense": "none", "target_bits": 4,
-             "quantization": "ptq-minmax"}  # fmt: skip
+    facts = {"dataset": "imagenet", "model": "resnet34", "source_model": "resnet34", "defense": "none",
+             "target_bits": 4, "quantization": "ptq-minmax"}  # fmt: skip
     rows = [row(**facts, area_percent=100 * side**2 / 224**2, asr=side) for side in (50, 63, 71)]
     assert number(find(value, folder(*rows))) == 63
     found = find(value, folder(rows[0]))
@@ -219,7 +228,7 @@ def test_ablations_are_known_by_their_fields_not_by_their_labels() -> None:
     names = ("triqdef", "mine", "other")
     rows = [row(defense=name, seen="seen", asr=rate) for rate, name in enumerate(names)]
     value = {"dataset": "cifar10", "seen": "seen", "target_bits": "32"}
-    run = folder(*({**each, "target_bits": "32", "quantization": "fp"} for each in rows), manifest=suite)
+    run = folder(*(replace(each, target_bits="32", quantization="fp") for each in rows), manifest=suite)
     assert number(find(published("triqdef.7", defense="triqdef_wo_fdp", **value), run)) == 1
     assert number(find(published("triqdef.7", defense="triqdef", **value), run)) == 0
     found = find(published("triqdef.7", defense="triqdef_wo_gpdp", **value), run)
@@ -313,11 +322,11 @@ def test_what_an_attack_lacks_is_no_matter_of_clean_accuracy() -> None:
 
 def test_a_stand_in_is_used_where_it_was_asked_for_and_named() -> None:
     run = folder(row(model="resnet20", source_model="resnet20"))
-    found = Source(run, {"resnet56": "resnet20"}).find("triqdef.1", LAVAN_8, "qat")
+    found = SearchedRun(run, {"resnet56": "resnet20"}).find("triqdef.1", LAVAN_8, "qat")
     assert isinstance(found, Measured)
     assert found.departures == ("architecture: resnet20 instead of resnet56",)
     between = published("triqdef.8", source_model="resnet20", model="resnet56", target_bits="8")
-    assert isinstance(Source(run, {"resnet56": "resnet20"}).find("triqdef.8", between, "qat"), Missing)
+    assert isinstance(SearchedRun(run, {"resnet56": "resnet20"}).find("triqdef.8", between, "qat"), Missing)
 
 
 def test_a_manifest_without_a_suite_matches_by_name() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from qpatchbench.papers.matching import Measured, Missing, Source
+from qpatchbench.papers.matching import Measured, Missing, SearchedRun
 from qpatchbench.papers.matching_analyses import find_cost, find_similarity
 from qpatchbench.papers.printed.values import PublishedValue
 from tests.papers.test_matching import FULL, folder, number, published
@@ -41,7 +41,7 @@ def cost(metric: str) -> PublishedValue:
     ],
 )
 def test_costs_in_the_published_units(metric: str, numbers: tuple[float, float, float]) -> None:
-    found = find_cost(Source(folder(costs=COSTS)), cost(metric))
+    found = find_cost(SearchedRun(folder(costs=COSTS)), cost(metric))
     assert isinstance(found, Measured)
     assert (found.value, found.low, found.high) == pytest.approx(numbers, nan_ok=True)
     assert found.departures == ()
@@ -49,7 +49,7 @@ def test_costs_in_the_published_units(metric: str, numbers: tuple[float, float, 
 
 def test_runs_of_before_have_no_quartiles_of_ratios() -> None:
     older = [{name: value for name, value in row.items() if "time_" not in name} for row in COSTS]
-    found = find_cost(Source(folder(costs=older)), cost("time_x"))
+    found = find_cost(SearchedRun(folder(costs=older)), cost("time_x"))
     assert isinstance(found, Measured)
     assert (found.value, found.low, found.high) == pytest.approx((2, math.nan, math.nan), nan_ok=True)
 
@@ -58,14 +58,18 @@ def test_what_costs_lack_is_named() -> None:
     value = cost("time_x")
     other = {**FULL, "dataset_note": "imagenet"}
     elsewhere = ({**COSTS[1], "model": "resnet20"},)
-    assert find_cost(Source(folder()), value) == Missing("the run has no costs", -1)
-    assert find_cost(Source(folder(costs=COSTS, manifest=other)), value) == Missing(
+    assert find_cost(SearchedRun(folder()), value) == Missing("the run has no costs", -1)
+    assert find_cost(SearchedRun(folder(costs=COSTS, manifest=other)), value) == Missing(
         "no costs with dataset cifar10; there: imagenet"
     )
-    assert find_cost(Source(folder(costs=elsewhere)), value) == Missing("no row with model resnet56; there: resnet20")
-    assert find_cost(Source(folder(costs=COSTS[:1])), value) == Missing("no row with defense triqdef; there: qat", 1)
+    assert find_cost(SearchedRun(folder(costs=elsewhere)), value) == Missing(
+        "no row with model resnet56; there: resnet20"
+    )
+    assert find_cost(SearchedRun(folder(costs=COSTS[:1])), value) == Missing(
+        "no row with defense triqdef; there: qat", 1
+    )
     slow = tuple({**each, "batch_size": 128, "reference": "triqdef"} for each in COSTS)
-    found = find_cost(Source(folder(costs=slow, manifest={**FULL, "device": "cpu"})), value)
+    found = find_cost(SearchedRun(folder(costs=slow, manifest={**FULL, "device": "cpu"})), value)
     assert isinstance(found, Measured)
     assert found.departures == (
         "timed on cpu instead of an NVIDIA A100", "batches of 128 instead of 256", "relative to triqdef instead of qat",
@@ -74,7 +78,7 @@ def test_what_costs_lack_is_named() -> None:
 
 def test_costs_of_a_network_that_stands_in() -> None:
     smaller = folder(costs=[{**row, "model": "resnet20"} for row in COSTS])
-    found = find_cost(Source(smaller, {"resnet56": "resnet20"}), cost("time_x"))
+    found = find_cost(SearchedRun(smaller, {"resnet56": "resnet20"}), cost("time_x"))
     assert isinstance(found, Measured)
     assert (found.value, found.departures) == (2, ("architecture: resnet20 instead of resnet56",))
 

@@ -14,7 +14,7 @@ from qpatchbench.ops.mean_prediction import log_mean_probability
 from qpatchbench.preprocessors.base import Preprocessor
 from qpatchbench.preprocessors.none import NoPreprocessor
 from qpatchbench.preprocessors.preprocessed import DRAWS, PreprocessedNetwork, preprocessed
-from qpatchbench.quantizers.drawing import RandomPrecisionNetwork
+from qpatchbench.quantizers.frozen.members import RandomPrecisionNetwork
 from qpatchbench.registry import PREPROCESSORS
 from qpatchbench.testing.fixtures.oracles import best_patch, linear_network
 from qpatchbench.types import Network, Randomized

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from qpatchbench.quantizers.switchable import initialize, prepare
+from qpatchbench.quantizers.trained.switchable import initialize, prepare
 from qpatchbench.types import Bits
 
 Build = Callable[[], nn.Module]

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from qpatchbench.ops.quantization.fake_quantization import code_range, max_scale
-from qpatchbench.ops.quantization.ranges import Grid, codes_from, covering_grid, least_squares_grid, squared_error
+from qpatchbench.ops.quantization.ranges import CodeGrid, codes_from, covering_grid, least_squares_grid, squared_error
 from qpatchbench.ops.quantization.rounding import (
     learn_rounding,
     matched_weights,
@@ -20,11 +20,11 @@ from qpatchbench.ops.quantization.rounding import (
     round_sequentially,
     weighted_scale,
 )
-from qpatchbench.quantizers.audit import audit
 from qpatchbench.quantizers.base import Checkpoint
-from qpatchbench.quantizers.equalizing import ChannelClip, equalize
-from qpatchbench.quantizers.folding import fold_batch_norm
-from qpatchbench.quantizers.frozen import frozen_layers
+from qpatchbench.quantizers.calibrated.equalisation import ChannelClip, equalize
+from qpatchbench.quantizers.frozen.folding import fold_batch_norm
+from qpatchbench.quantizers.frozen.network import frozen_layers
+from qpatchbench.quantizers.inspection.audit_layers import audit
 from qpatchbench.quantizers.ptq import BEST, Ptq
 from qpatchbench.types import FLOAT, Bits
 
@@ -87,7 +87,7 @@ def test_least_squares_is_no_worse_than_any_grid_of_a_dense_search(shift: float)
     found = squared_error(values, least_squares_grid(values, 3))
     top = float(values.abs().max())
     dense = min(
-        squared_error(values, Grid(torch.tensor(top * step / 300), codes_from(zero, 3)))
+        squared_error(values, CodeGrid(torch.tensor(top * step / 300), codes_from(zero, 3)))
         for step in range(1, 301)
         for zero in range(8)
     )

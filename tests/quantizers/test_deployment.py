@@ -11,15 +11,15 @@ from torch import nn
 
 from qpatchbench.component import create
 from qpatchbench.errors import QPatchBenchError
-from qpatchbench.quantizers.audit import audit, unquantized_operations
-from qpatchbench.quantizers.backward import with_scale_gradients
 from qpatchbench.quantizers.base import Checkpoint, Quantizer
-from qpatchbench.quantizers.batch_norm_statistics import active_batch_norms, estimate_statistics
 from qpatchbench.quantizers.dynamic import Dynamic
 from qpatchbench.quantizers.fp import Fp
+from qpatchbench.quantizers.frozen.surrogate_gradients import with_scale_gradients
+from qpatchbench.quantizers.inspection.audit_layers import audit, unquantized_operations
 from qpatchbench.quantizers.ptq import Ptq
 from qpatchbench.quantizers.qat import Qat
-from qpatchbench.quantizers.switchable import float_part, initialize, prepare, set_bits
+from qpatchbench.quantizers.trained.batch_norm_statistics import active_batch_norms, estimate_statistics
+from qpatchbench.quantizers.trained.switchable import float_part, initialize, prepare, set_bits
 from qpatchbench.registry import QUANTIZERS
 from qpatchbench.types import FLOAT, Bits, Network
 

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from qpatchbench.quantizers.base import Checkpoint
-from qpatchbench.quantizers.describing import tensor_rules
 from qpatchbench.quantizers.dynamic import Dynamic
+from qpatchbench.quantizers.inspection.rules import tensor_rules
 from qpatchbench.quantizers.ptq import Ptq
 from qpatchbench.types import FLOAT, Bits
 

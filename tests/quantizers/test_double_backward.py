@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from qpatchbench.quantizers.qat import Qat
-from qpatchbench.quantizers.switchable import initialize, prepare, set_bits
+from qpatchbench.quantizers.trained.switchable import initialize, prepare, set_bits
 from qpatchbench.types import FLOAT, Bits
 
 Mode = Literal["ema", "mse", "lsq"]

@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import nn
 
-from qpatchbench.quantizers.audit import audit, effective_bits, unquantized_operations
-from qpatchbench.quantizers.folding import fold_batch_norm
-from qpatchbench.quantizers.frozen import freeze, settle
-from qpatchbench.quantizers.frozen_activation import FrozenActivation
-from qpatchbench.quantizers.switchable import set_bits
+from qpatchbench.quantizers.frozen.activation import FrozenActivation
+from qpatchbench.quantizers.frozen.folding import fold_batch_norm
+from qpatchbench.quantizers.frozen.network import freeze, settle
+from qpatchbench.quantizers.inspection.audit_layers import audit, effective_bits, unquantized_operations
+from qpatchbench.quantizers.trained.switchable import set_bits
 from qpatchbench.types import Bits
 
 Make = Callable[..., nn.Module]

@@ -11,13 +11,13 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from qpatchbench.ops.quantization.fake_quantization import extremes, fake_quantize_between
-from qpatchbench.quantizers.audit import audit, effective_bits, unquantized_operations
 from qpatchbench.quantizers.base import Checkpoint
-from qpatchbench.quantizers.fake_quantizers import ActivationQuantizer, Role, WeightQuantizer
-from qpatchbench.quantizers.folding import fold_batch_norm
-from qpatchbench.quantizers.frozen import freeze
+from qpatchbench.quantizers.frozen.folding import fold_batch_norm
+from qpatchbench.quantizers.frozen.network import freeze
+from qpatchbench.quantizers.inspection.audit_layers import audit, effective_bits, unquantized_operations
 from qpatchbench.quantizers.qat import Qat
-from qpatchbench.quantizers.switchable import initialize, prepare, set_bits, switchable_layers
+from qpatchbench.quantizers.trained.fake_quantizers import ActivationQuantizer, Role, WeightQuantizer
+from qpatchbench.quantizers.trained.switchable import initialize, prepare, set_bits, switchable_layers
 from qpatchbench.types import FLOAT, Bits
 from tests.quantizers.test_double_backward import penalised, vision_transformer
 
@@ -289,7 +289,7 @@ def test_float_ends_and_shortcuts_stay_in_full_precision(
     initialize(module, images)
     set_bits(module.eval(), four)
     widths = {
-        name: (layer.weight_quantizer.width(four), layer.activation_quantizer.width(four))
+        name: (layer.weight_quantizer.bits_at(four), layer.activation_quantizer.bits_at(four))
         for name, layer in switchable_layers(module)
     }
     kept = dict.fromkeys(("stem", "shortcut", "head"), (32, 32))
@@ -314,7 +314,7 @@ def test_other_policies_quantize_shortcuts(images: torch.Tensor) -> None:
         prepare(module, (four,), Qat.model_validate({"name": "qat", "bits": (four,), "first_last": policy}))
         initialize(module, images)
         shortcut = dict(switchable_layers(module))["shortcut"]
-        assert shortcut.weight_quantizer.width(four) == 4
+        assert shortcut.weight_quantizer.bits_at(four) == 4
 
 
 @pytest.mark.numerical

@@ -10,10 +10,10 @@ import torch
 from torch import nn
 
 from qpatchbench.errors import QPatchBenchError
-from qpatchbench.quantizers.attention_biases import call_projections
-from qpatchbench.quantizers.audit import audit
 from qpatchbench.quantizers.base import Checkpoint
-from qpatchbench.quantizers.operands import FullyQuantized, float_operations
+from qpatchbench.quantizers.calibrated.float_operands import FullyQuantized, float_operations
+from qpatchbench.quantizers.frozen.attention_biases import call_projections
+from qpatchbench.quantizers.inspection.audit_layers import audit
 from qpatchbench.quantizers.ptq import Ptq
 from qpatchbench.types import FLOAT, Bits
 

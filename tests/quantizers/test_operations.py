@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from qpatchbench.quantizers.audit import operations
+from qpatchbench.quantizers.inspection.audit_layers import operations
 
 
 @pytest.fixture

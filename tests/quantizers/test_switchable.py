@@ -11,11 +11,11 @@ from torch import nn
 
 from qpatchbench.errors import QPatchBenchError
 from qpatchbench.ops.quantization.fake_quantization import code_range, max_scale, mse_scale
-from qpatchbench.quantizers.fake_quantizers import ActivationQuantizer, Role, WeightQuantizer
-from qpatchbench.quantizers.layers import SwitchableBatchNorm
 from qpatchbench.quantizers.ptq import Ptq
 from qpatchbench.quantizers.qat import Qat
-from qpatchbench.quantizers.switchable import (
+from qpatchbench.quantizers.trained.fake_quantizers import ActivationQuantizer, Role, WeightQuantizer
+from qpatchbench.quantizers.trained.layers import SwitchableBatchNorm
+from qpatchbench.quantizers.trained.switchable import (
     float_state,
     initialize,
     load_float_state,
@@ -189,13 +189,14 @@ def test_only_the_first_layer_takes_its_input_unrounded(switchable: Make, images
 
 def test_eight_bit_ends(switchable: Make) -> None:
     module = switchable(32, 16, 4, "w2a4", first_last="eight")
-    widths = {
-        name: [(layer.weight_quantizer.width(b), layer.activation_quantizer.width(b)) for b in module.switchable_bits]  # type: ignore[union-attr]  # a tuple
+    all_bits: tuple[Bits, ...] = module.switchable_bits  # type: ignore[assignment]  # no tensor
+    found = {
+        name: [(layer.weight_quantizer.bits_at(each), layer.activation_quantizer.bits_at(each)) for each in all_bits]
         for name, layer in switchable_layers(module)
     }
-    assert widths["stem.0"] == [(32, 32), (16, 32), (8, 32), (8, 32)]
-    assert widths["conv"] == [(32, 32), (16, 16), (4, 4), (2, 4)]
-    assert widths["head"] == [(32, 32), (16, 16), (8, 8), (8, 8)]
+    assert found["stem.0"] == [(32, 32), (16, 32), (8, 32), (8, 32)]
+    assert found["conv"] == [(32, 32), (16, 16), (4, 4), (2, 4)]
+    assert found["head"] == [(32, 32), (16, 16), (8, 8), (8, 8)]
     assert "head.weight_quantizer.scale_4" not in module.state_dict()  # 8 bits are not learned
     assert "conv.weight_quantizer.scale_4" in module.state_dict()
 

@@ -12,10 +12,10 @@ from torch.nn import functional
 
 from qpatchbench.component import create
 from qpatchbench.errors import QPatchBenchError
-from qpatchbench.quantizers.folding import fold_batch_norm
-from qpatchbench.quantizers.frozen import freeze, settle
-from qpatchbench.quantizers.switchable import set_bits
-from qpatchbench.quantizers.tapping import Taps
+from qpatchbench.quantizers.frozen.folding import fold_batch_norm
+from qpatchbench.quantizers.frozen.network import freeze, settle
+from qpatchbench.quantizers.inspection.taps import Taps
+from qpatchbench.quantizers.trained.switchable import set_bits
 from qpatchbench.registry import MODELS
 from qpatchbench.types import Bits
 

@@ -29,7 +29,7 @@ SHORTER = (
 
 
 def test_its_files_are_those_that_the_scaffold_writes() -> None:
-    expected = scaffold("preprocessor", "lgs")
+    expected = scaffold("preprocessor", "random_resize")
     found = {path.relative_to(EXAMPLE).as_posix() for path in EXAMPLE.rglob("*") if path.is_file()}
     found = {path for path in found if not LEFT_BEHIND.search(path)}
     assert found == {*expected, "conftest.py"}, "conftest.py lets this repository's tests find it uninstalled"
@@ -53,5 +53,5 @@ def test_its_suite_ends_with_its_rows(tmp_path: Path, monkeypatch: pytest.Monkey
     assert result.exception is None, result.output
     with (tmp_path / "out" / "leaderboard.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert {row["preprocessor"] for row in rows} == {"none", "lgs"}
+    assert {row["preprocessor"] for row in rows} == {"none", "random_resize"}
     assert all(row["n_images"] == "40" for row in rows)

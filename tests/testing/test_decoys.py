@@ -62,6 +62,19 @@ evaluation: {{images: 120}}
 """
 
 
+def test_a_run_marks_broken_preprocessors_and_no_honest_one(tmp_path: Path, cache: Path) -> None:
+    broken = [decoy for decoy in DECOYS if decoy.kind == "preprocessors"]
+    honest = "{name: patchcleanser, size: 4, masks: 2}"
+    listed = f"preprocessors: [{honest}, obfuscated, {{name: lying_certificate, size: 4}}]\n"
+    _, rows = rows_of(tmp_path, suite(quantizers="[{name: fp}]") + listed, cache)
+    (row,) = [row for row in rows if row["preprocessor"] == "patchcleanser"]
+    assert not {"V3", "V17"} & set(failed(row))
+    assert float(row["certified_accuracy"]) <= float(row["robust_accuracy"])
+    for decoy in broken:
+        (row,) = [row for row in rows if row["preprocessor"] == decoy.name]
+        assert decoy.validity in failed(row), decoy.name
+
+
 def rows_of(folder: Path, text: str, cache: Path) -> tuple[int, list[dict[str, str]]]:
     (folder / "decoys.yaml").write_text(text)
     command = ["-m", "qpatchbench", "--plugin", "qpatchbench.testing.decoys", "run", "decoys.yaml", "--display", "none"]

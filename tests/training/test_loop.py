@@ -22,7 +22,7 @@ from qpatchbench.errors import QPatchBenchError, TrainingError
 from qpatchbench.ops.patches.pasting import to_float
 from qpatchbench.quantizers.base import Checkpoint
 from qpatchbench.quantizers.qat import Qat
-from qpatchbench.quantizers.switchable import float_part
+from qpatchbench.quantizers.trained.switchable import float_part
 from qpatchbench.training.settings import TrainingSettings
 from qpatchbench.types import FLOAT, Bits, Losses
 from tests.training.conftest import SIDE, Run, TinyNet, same

@@ -14,9 +14,9 @@ from torch.nn import functional
 from qpatchbench.defenses.base import Batch
 from qpatchbench.models.resnet_cifar import CifarResNet
 from qpatchbench.ops.quantization.fake_quantization import code_range, fake_quantize
-from qpatchbench.quantizers.observing import Measure, in_batches, observe_inputs
+from qpatchbench.quantizers.inspection.inputs import Measure, in_batches, observe_inputs
 from qpatchbench.quantizers.qat import Qat
-from qpatchbench.quantizers.switchable import (
+from qpatchbench.quantizers.trained.switchable import (
     initialize,
     prepare,
     recalibrate_batch_norm,

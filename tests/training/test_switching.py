@@ -9,7 +9,7 @@ from qpatchbench import types
 from qpatchbench.defenses import base
 from qpatchbench.errors import QPatchBenchError, TrainingError
 from qpatchbench.quantizers.qat import Qat
-from qpatchbench.quantizers.switchable import initialize, prepare
+from qpatchbench.quantizers.trained.switchable import initialize, prepare
 from qpatchbench.training.switching import Switch
 from qpatchbench.types import FLOAT, Bits
 from tests.training.conftest import SIDE, TinyNet

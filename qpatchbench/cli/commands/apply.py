@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from qpatchbench.errors import QPatchBenchError, suggestion
+from qpatchbench.labels import shown
 
 if TYPE_CHECKING:
     import numpy as np
@@ -17,9 +18,18 @@ if TYPE_CHECKING:
     from qpatchbench.runs.patch_file import StoredPatch
 
 
+LARGEST_SIDE = 4096  # pixels
+
+
 def _finite(context: click.Context, option: click.Parameter, value: float) -> float:
     if not math.isfinite(value):
         raise click.BadParameter(f"expected a finite number, found {value}")
+    return value
+
+
+def _not_huge(context: click.Context, option: click.Parameter, value: int | None) -> int | None:
+    if value is not None and value > LARGEST_SIDE:
+        raise click.BadParameter(f"expected at most {LARGEST_SIDE} pixels, found {value}")
     return value
 
 
@@ -48,7 +58,11 @@ def _finite(context: click.Context, option: click.Parameter, value: float) -> fl
     help="Factor of the patch's size, about its centre.",
 )
 @click.option(
-    "--resize", type=click.IntRange(min=1), metavar="SIDE", help="Crop images to their central square and resize it."
+    "--resize",
+    type=click.IntRange(min=1),
+    callback=_not_huge,
+    metavar="SIDE",
+    help="Crop images to their central square and resize it.",
 )
 @click.option("--force", is_flag=True, help="Overwrite earlier results.")
 def apply(
@@ -74,7 +88,7 @@ def apply(
     stored = read_patch(patch)
     textures = choose(stored, goal, index, len(images))
     pictures = [
-        Picture(image, output, decode(image, resize))
+        InputImage(image, output, decode(image, resize))
         for image, output in zip(images, outputs(images, out, force=force), strict=True)
     ]
     places = [
@@ -83,7 +97,7 @@ def apply(
     ]
     for texture, picture, (top, left) in zip(textures, pictures, places, strict=True):
         write(picture.output, pasted(stored, texture, picture.pixels, top, left, angle, scale))
-        click.echo(str(picture.output))
+        click.echo(shown(str(picture.output)))
 
 
 def choose(stored: StoredPatch, goal: str | None, index: int | None, count: int) -> list[int]:
@@ -141,7 +155,7 @@ def outputs(images: tuple[Path, ...], folder: Path, *, force: bool) -> list[Path
 
 
 @dataclass(frozen=True)
-class Picture:
+class InputImage:
     """A decoded image, (H, W, 3) uint8, and the file that its patched copy goes to."""
 
     path: Path
@@ -150,20 +164,22 @@ class Picture:
 
 
 def decode(path: Path, resize: int | None) -> np.ndarray[Any, Any]:
-    """(H, W, 3) uint8.
+    """(H, W, 3) uint8, as a viewer shows the image; see `data.pictures`.
 
     Raises:
-        QPatchBenchError: it is missing, or not an image.
+        QPatchBenchError: it is missing, or no image that is certain to look as it is read.
     """
     import numpy as np
     from PIL import Image, ImageOps
 
+    from qpatchbench.data.pictures import MOST_BYTES, opened
+    from qpatchbench.runs.reading import read_whole
+
     try:
-        with Image.open(path) as image:
-            picture: Image.Image = image.convert("RGB")
+        picture = opened(read_whole(path, MOST_BYTES))
     except FileNotFoundError:
         raise QPatchBenchError(f"{path}: expected an image file, found none") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except (OSError, ValueError) as error:
         raise QPatchBenchError(
             f"{path}: expected an image that Pillow can read, found something else: {error}"
         ) from None
@@ -173,7 +189,7 @@ def decode(path: Path, resize: int | None) -> np.ndarray[Any, Any]:
 
 
 def place(
-    stored: StoredPatch, texture: int, picture: Picture, given: tuple[int | None, int | None], scale: float
+    stored: StoredPatch, texture: int, picture: InputImage, given: tuple[int | None, int | None], scale: float
 ) -> tuple[int, int]:
     """Row and column of the patch before it is scaled.
 

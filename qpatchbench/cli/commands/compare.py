@@ -25,8 +25,8 @@ def compare(run_a: Path, run_b: Path, form: str, output: Path | None) -> None:
 
     csv: one line per comparison, then the rows of one run only; without what differs in the manifests.
     """
+    from qpatchbench.report.compare.difference_texts import as_csv, as_markdown
     from qpatchbench.report.compare.runs import compare_runs
-    from qpatchbench.report.compare.texts import as_csv, as_markdown
     from qpatchbench.report.leaderboard.published import read_folder
     from qpatchbench.runs.files import write_atomically
 

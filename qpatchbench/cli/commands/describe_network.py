@@ -15,7 +15,7 @@ from qpatchbench.cli.options import data_dir as data_folder
 from qpatchbench.errors import QPatchBenchError, suggestion
 
 if TYPE_CHECKING:
-    from qpatchbench.quantizers.describing import TensorRule
+    from qpatchbench.quantizers.inspection.rules import TensorRule
     from qpatchbench.suite.jobs.pipeline import DeployJob
     from qpatchbench.suite.plan.plan import Plan
 
@@ -70,7 +70,7 @@ def describe_network(
     and errors measured, on calibration images. A network that is trained has to be so already.
     """
     from qpatchbench.ops.patches.pasting import to_float
-    from qpatchbench.quantizers.describing import tensor_rules
+    from qpatchbench.quantizers.inspection.rules import tensor_rules
     from qpatchbench.suite.execution.device import device_named
     from qpatchbench.suite.file.load import load_with_source
     from qpatchbench.suite.plan.fingerprints import weights_keys

@@ -22,11 +22,11 @@ def explain(run_dir: Path, row: tuple[str, ...]) -> None:
     """
     from qpatchbench.report.leaderboard.published import read_folder
     from qpatchbench.report.trace.choose import choose_row
-    from qpatchbench.report.trace.row import explained
+    from qpatchbench.report.trace.explain_row import traced
     from qpatchbench.runs.run import Run
 
     chosen = choose_row(read_folder(run_dir).rows, row)
-    click.echo(explained(Run(run_dir), chosen), nl=False)
+    click.echo(traced(Run(run_dir), chosen), nl=False)
 
 
 COMMANDS = {"explain": explain}

@@ -13,7 +13,6 @@ from qpatchbench.component import Component, PlainDefaults
 from qpatchbench.errors import PluginError, UnknownNameError, suggestion
 from qpatchbench.origin import source_hash
 from qpatchbench.registry import BUILT_IN, REGISTRIES, Entry, Registry
-from qpatchbench.unimported import Line, first_sentence, line_of
 
 LISTS = (*REGISTRIES, "suites", "plugins", "tables", "figures")
 
@@ -39,8 +38,7 @@ class _Kind(click.ParamType[str]):
 def list_(kind: str, as_json: bool) -> None:
     """List components of a kind (attacks, defenses, ...), suites, plugins, or the papers' tables or figures.
 
-    What a plugin brings is followed by the plugin's name and version. No component is imported, except by
-    `list plugins`, which says of each whether it can be.
+    What a plugin brings is followed by the plugin's name and version; what cannot be imported of it is marked.
     """
     others = {"suites": _suites, "plugins": _plugins, "tables": _tables, "figures": _figures}
     rows = others.get(kind, lambda: _components(kind))()
@@ -59,25 +57,32 @@ def list_(kind: str, as_json: bool) -> None:
 
 
 def _components(kind: str) -> list[dict[str, str]]:
-    rows = []
-    for name, entry in REGISTRIES[kind].entries.items():
-        line, broken = _line(entry)
-        facts = {"name": name, "summary": line.summary, "reference": line.reference, "plugin": entry.plugin}
-        rows.append({**facts, "version": entry.version, "broken": broken})
-    return rows
+    return [_row(REGISTRIES[kind], name, entry) for name, entry in REGISTRIES[kind].entries.items()]
 
 
-def _line(entry: Entry) -> tuple[Line, str]:
-    """Summary and reference of a component, without importing it, and why it cannot be read, if so."""
-    line, broken = Line(entry.summary, entry.reference), ""
-    if entry.plugin != BUILT_IN and not (entry.summary and entry.reference):
+def _row(registry: Registry, name: str, entry: Entry) -> dict[str, str]:
+    """A component's line, from its catalogue or else from its class, and why that cannot be imported, if so."""
+    summary, reference, broken = entry.summary, entry.reference, ""
+    if entry.plugin != BUILT_IN and not (summary and reference):
         try:
-            found = line_of(entry.target)
+            component = registry.get(name)
+            summary = summary or first_sentence(component.__doc__ or "")
+            reference = reference or component.reference
         except PluginError as error:
-            found, broken = Line(), str(error)
-        unknown = f"from the plugin {entry.plugin}"
-        line = Line(entry.summary or found.summary or unknown, entry.reference or found.reference)
-    return line, broken
+            broken = str(error)
+        summary = summary or f"from the plugin {entry.plugin}"
+    facts = {"name": name, "summary": summary, "reference": reference, "plugin": entry.plugin}
+    return {**facts, "version": entry.version, "broken": broken}
+
+
+def first_sentence(docstring: str) -> str:
+    r"""The first sentence on one line, without its full stop.
+
+    >>> first_sentence("Blurs the image\n    a little. Then sharpens it.")
+    'Blurs the image a little'
+    """
+    paragraph = " ".join(docstring.strip().partition("\n\n")[0].split())
+    return paragraph.partition(". ")[0].removesuffix(".")
 
 
 def _suites() -> list[dict[str, str]]:
@@ -123,7 +128,7 @@ def _reasons(registry: Registry, name: str) -> list[str]:
 
 def _tables() -> list[dict[str, str]]:
     """The published tables, as `qpatchbench table` calls them."""
-    from qpatchbench.papers.printed.tables import CITATIONS, published_tables
+    from qpatchbench.papers.printed.published_tables import CITATIONS, published_tables
 
     return [
         {"name": name, "summary": table.caption, "reference": CITATIONS[table.paper], "plugin": BUILT_IN}

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from qpatchbench.cli.options import DATA_DIR, LIMIT, SCALE, SEEDS, SET, SUITE, cache_dir, data_dir, with_shorthands
-from qpatchbench.runs.layout import MANIFEST, REPORT_FACTS
+from qpatchbench.runs.files import sha256_of
+from qpatchbench.runs.layout import EXAMPLES, MANIFEST, REPORT_FACTS
+from qpatchbench.runs.manifest import read_manifest
+from qpatchbench.runs.ownership import claim, refuse_foreign, writing_alone
 
 if TYPE_CHECKING:
     from qpatchbench.suite.file.schema import Suite
@@ -34,6 +37,8 @@ FORMATS = ("csv", "md", "tex", "html")
 @click.option("--executor", type=click.Choice(["serial"]), default="serial", show_default=True, help="Where jobs run.")
 @click.option("--dry-run", is_flag=True, help="Show the plan and stop.")
 @click.option("--fresh", is_flag=True, help="Compute every job of this suite again.")
+@click.option("--time-limit", type=click.FloatRange(min=0, min_open=True), help="Seconds that one job may take.")
+@click.option("--overwrite", is_flag=True, help="Write into a folder that holds files or results of something else.")
 @click.option("--checks", type=click.Choice(["off", "fast", "full"]), help="Validity checks instead of the suite's.")
 @click.option("--display", type=click.Choice(["rich", "plain", "none"]), help="Progress [default: rich on a terminal].")
 def run(
@@ -48,6 +53,8 @@ def run(
     executor: str,
     dry_run: bool,
     fresh: bool,
+    time_limit: float | None,
+    overwrite: bool,
     checks: str | None,
     display: str | None,
 ) -> int:
@@ -64,15 +71,19 @@ def run(
 
         show_plan(loaded, source, data_dir)
         return 0
+    folder = output or Path("results") / loaded.suite
+    if not overwrite:
+        refuse_foreign(folder, loaded.suite, loaded.limit is not None)
     return execute_suite(
         loaded,
         source,
-        output=output or Path("results") / loaded.suite,
+        output=folder,
         data_dir=_data_dir(data_dir),
-        cache=cache_dir(),
+        cache=cache_dir().absolute(),  # a plugin may change the working folder
         device=device,
         fresh=fresh,
         display=display,
+        time_limit=time_limit,
     )
 
 
@@ -80,7 +91,7 @@ _data_dir = data_dir
 
 
 def is_complete(output: Path, plan: Plan) -> bool:
-    """Whether the run folder already holds the complete results and report of this plan."""
+    """Whether the run folder holds the complete results and report of this plan, byte for byte as they were written."""
     try:
         manifest = json.loads((output / MANIFEST).read_text(encoding="utf-8"))
         report = json.loads((output / REPORT_FACTS).read_text(encoding="utf-8"))
@@ -89,8 +100,18 @@ def is_complete(output: Path, plan: Plan) -> bool:
     if not isinstance(manifest, dict) or not isinstance(report, dict):
         return False
     unchanged = report.get("plan") == manifest.get("plan") == plan.key and manifest.get("complete") is True
-    written = [*report.get("files", ["?"]), *manifest.get("files", ["?"])]
-    return unchanged and all((output / name).is_file() for name in written)
+    written = report.get("files")
+    if not unchanged or not isinstance(written, dict) or not written:
+        return False
+    return all((output / name).is_file() and sha256_of(output / name) == kept for name, kept in written.items())
+
+
+def _written(output: Path, pages: Iterable[Path]) -> dict[str, str]:
+    """Every file of the run folder and its hash: those of the report, those the manifest names, and the manifest."""
+    manifest = read_manifest(output / MANIFEST)
+    names = {MANIFEST, EXAMPLES, *manifest["files"], *(str(entry["file"]) for entry in manifest["patches"])}
+    names |= {path.relative_to(output).as_posix() for path in pages}
+    return {name: sha256_of(output / name) for name in sorted(names)}
 
 
 def execute_suite(
@@ -103,6 +124,7 @@ def execute_suite(
     device: str,
     fresh: bool,
     display: str | None,
+    time_limit: float | None = None,
 ) -> int:
     """Run a suite; returns the exit code.
 
@@ -115,19 +137,21 @@ def execute_suite(
     from qpatchbench.suite.plan.plan import make_plan
 
     keys = remembered_data_keys(suite, data_dir, cache)
-    weights = weights_keys(suite, source)  # before any image is decoded: missing weights are found in no time
+    weights = weights_keys(
+        suite, source, cache, fetch=True
+    )  # before any image is decoded: missing weights are found in no time
     plan = None if keys is None else make_plan(suite, keys, weights)
     if plan is not None and not fresh and is_complete(output, plan):
         click.echo(f"{suite.suite}: nothing to do, all {len(plan.jobs)} jobs and the report are done")
         print_leaderboard(output)
+        _say_partial(suite)
         return 0
-    return _compute(suite, source, plan, weights, output, data_dir, cache, device, fresh, display)
+    return _compute(suite, source, weights, output, data_dir, cache, device, fresh, display, time_limit)
 
 
 def _compute(
     suite: Suite,
     source: Source,
-    plan: Plan | None,
     weights: Mapping[str, str],
     output: Path,
     data_dir: Path,
@@ -135,6 +159,7 @@ def _compute(
     device: str,
     fresh: bool,
     display: str | None,
+    time_limit: float | None,
 ) -> int:
     from qpatchbench.cli.display import make_display
     from qpatchbench.cli.print_leaderboard import print_leaderboard
@@ -148,27 +173,41 @@ def _compute(
     from qpatchbench.suite.work.worker import BenchWorker
 
     bench = Workbench(suite, Store(cache), data_dir, device_named(device))
-    if plan is None:
-        plan = make_plan(suite, loaded_data_keys(bench, source), weights)
+    # From the images themselves: what an earlier run remembers of them may have been edited since.
+    plan = make_plan(suite, loaded_data_keys(bench, source), weights)
     if fresh:
         for job in plan.jobs:
             bench.store.remove(job.kind, job.key)
-    with make_display(display, plan, bench.store) as shown:
-        execution = Execution(plan, bench.store, BenchWorker(bench), shown)
+    survey = suite.dataset.survey(data_dir)
+    with writing_alone(output), make_display(display, plan, bench.store) as shown:
+        claim(output, suite.suite)
+        for remark in survey.remarks if survey is not None else ():
+            shown.note(remark)
+        execution = Execution(plan, bench.store, BenchWorker(bench), shown, time_limit=time_limit)
         execution.run()
         export(execution, bench, output, source.data)
-    from qpatchbench.report.page.build import build
+        from qpatchbench.report.page.build import build
 
-    files = [str(path.relative_to(output)) for path in build(output, FORMATS)]
-    report = {"plan": plan.key, "files": sorted(files)}
-    write_atomically(output / REPORT_FACTS, json.dumps(report).encode())
+        report = {"plan": plan.key, "files": _written(output, build(output, FORMATS))}
+        write_atomically(output / REPORT_FACTS, json.dumps(report).encode())
     print_leaderboard(output)
+    _say_partial(suite)
+    if mixed := read_manifest(output / MANIFEST)["mixed"]:
+        click.echo(f"mixed run: its jobs were not computed alike, so that no single machine repeats it: {mixed}")
     if execution.errors:
         click.echo(
             f"{len(execution.errors)} of {len(plan.jobs)} jobs failed; their tracebacks are in report.html", err=True
         )
         return 1
     return 0
+
+
+def _say_partial(suite: Suite) -> None:
+    if suite.limit is not None:
+        click.echo(
+            f"partial run: at most {suite.limit} evaluation images, by --limit; its numbers are no results of "
+            f"suite {suite.suite!r}"
+        )
 
 
 COMMANDS = {"run": run}

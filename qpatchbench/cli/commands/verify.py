@@ -10,6 +10,7 @@ import click
 
 from qpatchbench.cli.options import DATA_DIR, cache_dir
 from qpatchbench.cli.options import data_dir as chosen_data_dir
+from qpatchbench.labels import shown
 
 if TYPE_CHECKING:
     from qpatchbench.suite.execution.replay import Repredicted
@@ -26,8 +27,11 @@ MOST = 40  # findings of one kind that are printed
 )
 @DATA_DIR
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+@click.option("--decode", is_flag=True, help="Let the folder's suite decide which images are decoded and kept.")
 @click.option("--numbers-only", is_flag=True, help="Predict nothing again, even where checkpoints are at hand.")
-def verify(folder: Path, cache: Path | None, data_dir: Path | None, device: str, numbers_only: bool) -> int:
+def verify(
+    folder: Path, cache: Path | None, data_dir: Path | None, device: str, decode: bool, numbers_only: bool
+) -> int:
     """Recompute every number of a run folder, or of a leaderboard entry, from its bytes.
 
     Numbers: all counts and the leaderboard are computed again from the outcomes of single images, and every file is
@@ -35,7 +39,8 @@ def verify(folder: Path, cache: Path | None, data_dir: Path | None, device: str,
 
     Predictions: where checkpoints are in the cache and the images are found, every stored patch is pasted again and
     every prediction compared. Nothing is trained or crafted. On the same device with the same torch nothing may differ;
-    elsewhere nearly tied classes may change sides, within a tolerance that is printed.
+    elsewhere nearly tied classes may change sides, within a tolerance that is printed. A manifest alone does not decide
+    what is downloaded, read outside of the data folder, or decoded for the first time: the last is allowed by --decode.
 
     Exit code 0: all that could be checked is as it was; 1: something is not, and named; 2: no run folder.
     """
@@ -47,21 +52,22 @@ def verify(folder: Path, cache: Path | None, data_dir: Path | None, device: str,
     if numbers_only:
         click.echo("predictions: not made again, as asked for")
         return 1 if findings else 0
-    wrong = _predict_again(folder, cache or cache_dir(), chosen_data_dir(data_dir), device)
+    wrong = _predict_again(folder, cache or cache_dir(), chosen_data_dir(data_dir), device, decode=decode)
     return 1 if findings or wrong else 0
 
 
-def _predict_again(folder: Path, cache: Path, data: Path, device: str) -> bool:
+def _predict_again(folder: Path, cache: Path, data: Path, device: str, *, decode: bool) -> bool:
     """Predict everything again, and tell; whether anything is wrong."""
     from qpatchbench.errors import ArtifactError
     from qpatchbench.evaluation.repeatability import tolerance
     from qpatchbench.runs.run import Run
     from qpatchbench.suite.execution.device import device_named
-    from qpatchbench.suite.execution.replay import Unavailable, cell_findings, rebuilt, repredictions
+    from qpatchbench.suite.execution.replay import cell_findings, rebuilt, repredictions
+    from qpatchbench.suite.execution.strangers import Unavailable
 
     try:
         run = Run(folder)
-        again = rebuilt(folder, run.manifest, cache, data, device_named(device))
+        again = rebuilt(folder, run.manifest, cache, data, device_named(device), decode=decode)
     except (ArtifactError, Unavailable) as error:
         click.echo(f"predictions: not made again: {error}")
         return False
@@ -99,7 +105,7 @@ def _found(count: int) -> str:
 
 def _list(texts: Sequence[str]) -> None:
     for text in texts[:MOST]:
-        click.echo(f"  - {text}")
+        click.echo(f"  - {shown(text)}")
     if len(texts) > MOST:
         click.echo(f"  - and {len(texts) - MOST} more")
 

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from typing import Any
 
+import numpy as np
 import torch
 
 from qpatchbench.ops.crafting.losses import logit_difference
@@ -40,7 +42,7 @@ def patch_is_valid(patch: Patch, size: int, flipped: int, predictions: int) -> C
     # The harness evaluates the rounded patch, so flips do not bias a number: they say that the patch depends on
     # differences that no image file holds, and that its crafting network is that sensitive.
     if check.verdict == "pass" and predictions and wilson(flipped, predictions).low > MOST_FLIPS:
-        message = f"8-bit rounding of the patch changes {flipped} of {predictions} predictions"
+        message = f"8-bit rounding of the patch changes {flipped} of {predictions} predictions of its crafting network"
         check = check.model_copy(update={"verdict": "warn", "message": message})
     return check
 
@@ -189,6 +191,23 @@ def parts_are_disjoint(parts: Mapping[str, ImageSet]) -> Check:
                 shared[f"{other}/{name}"] = shared.get(f"{other}/{name}", 0) + 1
     problems = [f"{count} images are in both {pair.replace('/', ' and ')}" for pair, count in shared.items()]
     return _verdict("V9", problems, {pair: float(count) for pair, count in shared.items()})
+
+
+def certificates_hold(
+    certified: np.ndarray[Any, Any], labels: np.ndarray[Any, Any], clean: np.ndarray[Any, Any], patched: np.ndarray
+) -> Check:
+    """V17: certified images are right without the patch and with it, so that robust accuracy is never the lower one.
+
+    Args:
+        certified: (N,) bool.
+        labels: (N,) class ids.
+        clean: (N,) predictions without the patch.
+        patched: (goals, N) predictions with it.
+    """
+    broken = certified & ((clean != labels) | (patched != labels).any(axis=0))
+    figures = {"certified": float(certified.sum()), "broken": float(broken.sum())}
+    problem = f"{int(broken.sum())} of {int(certified.sum())} certified images are classified wrongly"
+    return _verdict("V17", [problem] if broken.any() else [], figures)
 
 
 def merged(checks: list[Check]) -> tuple[Check, ...]:

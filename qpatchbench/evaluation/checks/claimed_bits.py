@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import groupby
 
-from qpatchbench.quantizers.audit import LayerAudit, effective_bits
+from qpatchbench.quantizers.inspection.audit_layers import LayerAudit, effective_bits
 from qpatchbench.runs.records import Check
 from qpatchbench.types import FLOAT_BITS, Bits
 

@@ -19,7 +19,8 @@ EXPLANATIONS: dict[str, Explanation] = {
     "V1": Explanation(
         "The patch is what it claims to be",
         "a pixel outside the patch changes, the mask exceeds its budget, a value leaves [0, 1], a stored "
-        "value is not the nearest of 8 bits, or rounding to 8 bits changes 0.5 % of the predictions or more",
+        "value is not the nearest of 8 bits, or rounding to 8 bits changes 0.5 % or more of the predictions "
+        "of the network that the patch was crafted on, whatever the row's target is",
         "the measured perturbation is not the one named in the row, or exists only in floating point",
         "clamp and round inside the attack; compare the mask with the stated size",
     ),
@@ -138,5 +139,13 @@ EXPLANATIONS: dict[str, Explanation] = {
         "simulated quantization does not describe the deployed network",
         "compare scales, zero points and rounding with the runtime's",
         "simulated only: no integer runtime was run",
+    ),
+    "V17": Explanation(
+        "A certificate holds",
+        "an image that is certified against patches of this size is classified wrongly, without the patch or with it",
+        "the certificate is wrong, or is for another network than the one that answers: certified_accuracy is no bound",
+        "look for a patch that no mask covers, and for a network that was changed after it was certified",
+        "nothing was certified against this patch: the preprocessor gives no certificate, the patch is larger than it "
+        "says, or it is turned",
     ),
 }

@@ -9,8 +9,8 @@ from __future__ import annotations
 import torch
 
 from qpatchbench.errors import QPatchBenchError
-from qpatchbench.quantizers.observing import evaluating
-from qpatchbench.quantizers.tapping import Taps
+from qpatchbench.quantizers.inspection.inputs import evaluating
+from qpatchbench.quantizers.inspection.taps import Taps
 
 FIRST = 3
 

@@ -24,8 +24,8 @@ from qpatchbench.evaluation.maps.agreement import (
     of_other_images,
 )
 from qpatchbench.ops.maps.similarity import cosine, intersection_over_union
-from qpatchbench.quantizers.observing import evaluating
-from qpatchbench.quantizers.tapping import Taps
+from qpatchbench.quantizers.inspection.inputs import evaluating
+from qpatchbench.quantizers.inspection.taps import Taps
 from qpatchbench.types import Bits
 
 SMALLEST_SIDE = 4  # of a map that says where something is

@@ -19,7 +19,7 @@ from qpatchbench.ops.crafting.pixel_attacks import Descent, perturbed_images
 from qpatchbench.ops.loss_gradient import LossGradient, loss_gradient
 from qpatchbench.ops.maps.similarity import cosine, mean_squared_error
 from qpatchbench.ops.patches.locating import upright
-from qpatchbench.quantizers.observing import evaluating
+from qpatchbench.quantizers.inspection.inputs import evaluating
 from qpatchbench.types import Bits, CraftTask, ImageSet, Progress, Untargeted, silent
 
 PGD = Descent(epsilon=8 / 255, step_size=2 / 255, steps=20, from_random=True)

@@ -32,8 +32,8 @@ from qpatchbench.ops.maps.similarity import (
 )
 from qpatchbench.ops.patches.pasting import to_float
 from qpatchbench.ops.randomness import derive_generator
-from qpatchbench.quantizers.observing import evaluating
-from qpatchbench.quantizers.tapping import Taps
+from qpatchbench.quantizers.inspection.inputs import evaluating
+from qpatchbench.quantizers.inspection.taps import Taps
 from qpatchbench.types import Bits, ImageSet
 
 INPUT_GRADIENT = "input gradient"

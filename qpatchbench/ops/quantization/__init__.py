@@ -1,1 +1,1 @@
-"""Where the grid of a quantizer lies, and which of its points a weight takes."""
+"""Fake quantization, its gradients, ranges and rounding."""

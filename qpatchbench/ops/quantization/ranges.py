@@ -17,7 +17,7 @@ _EXHAUSTIVE = 5  # bits up to which every zero point is tried
 _TRIED = 33  # zero points tried above
 
 
-class Grid(NamedTuple):
+class CodeGrid(NamedTuple):
     """The points scale * code for all integer codes of a range.
 
     Attributes:
@@ -38,17 +38,17 @@ def codes_from(zero_point: int, bits: int) -> CodeRange:
     return CodeRange(-zero_point, 2**bits - 1 - zero_point)
 
 
-def covering_grid(low: torch.Tensor, high: torch.Tensor, bits: int) -> Grid:
+def covering_grid(low: torch.Tensor, high: torch.Tensor, bits: int) -> CodeGrid:
     """The grid from the lowest to the highest value, both () float, shifted by at most half a step so that 0 is on it.
 
     0 is covered even where it does not lie between them.
     """
     low, high = low.clamp_max(0), high.clamp_min(0)
     scale = ((high - low) / (2**bits - 1)).clamp_min(SMALLEST_SCALE)
-    return Grid(scale, codes_from(int((-low / scale).round()), bits))
+    return CodeGrid(scale, codes_from(int((-low / scale).round()), bits))
 
 
-def least_squares_grid(values: torch.Tensor, bits: int) -> Grid:
+def least_squares_grid(values: torch.Tensor, bits: int) -> CodeGrid:
     """The grid with the least sum of squared errors over `values`, of any shape.
 
     For a given zero point the scale is that of `mse_scale`. Up to 5 bits every zero point is tried; above, 33 of them
@@ -61,14 +61,14 @@ def least_squares_grid(values: torch.Tensor, bits: int) -> Grid:
     tried = {start, *range(max(0, start - reach), min(largest, start + reach) + 1, step)}
     best, least = covering, squared_error(values, covering)
     for zero_point in sorted(tried):
-        grid = Grid(_scale(values, codes_from(zero_point, bits)), codes_from(zero_point, bits))
+        grid = CodeGrid(_scale(values, codes_from(zero_point, bits)), codes_from(zero_point, bits))
         error = squared_error(values, grid)
         if error < least:
             best, least = grid, error
     return best
 
 
-def squared_error(values: torch.Tensor, grid: Grid) -> float:
+def squared_error(values: torch.Tensor, grid: CodeGrid) -> float:
     """Sum of squared errors of rounding `values` to a grid."""
     return float((fake_quantize(values, grid.scale, *grid.codes) - values).square().sum())
 

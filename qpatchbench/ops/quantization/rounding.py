@@ -1,4 +1,4 @@
-"""Which grid points the weights of a layer take, so that its outputs change least.
+"""Rounding of a layer's weights so that its outputs change least.
 
 A layer's mean squared output error is a quadratic of its rounding error, tr(D H D^T) with D = rounded - weight and H
 the second moment of its inputs (Nagel et al. 2020, AdaRound, arXiv 2004.10568, equation 13). Nothing here sees images:
@@ -23,8 +23,7 @@ def output_error(difference: torch.Tensor, hessian: torch.Tensor) -> torch.Tenso
 def weighted_scale(weight: torch.Tensor, power: torch.Tensor, codes: CodeRange) -> torch.Tensor:
     """The scale of every row with the least squared error of rounding to nearest, weights counted by their inputs.
 
-    Without the inputs, least squares clips a few large weights for the sake of many small ones; where those few read
-    the inputs that vary most, the outputs shrink, layer after layer.
+    Without the inputs, least squares clips a few large weights for the sake of many small ones, whatever they read.
 
     Args:
         weight: (G, R, K).

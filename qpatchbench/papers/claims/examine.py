@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from qpatchbench.papers.claims.hypotheses import Claim, Hypothesis
-from qpatchbench.papers.claims.sampler import Row, estimate
+from qpatchbench.papers.claims.sampler import estimate
 from qpatchbench.papers.claims.select import ClaimSource, Stand, departures, group_of, stands
-from qpatchbench.papers.matching import Missing
+from qpatchbench.papers.matching import Missing, Record
 from qpatchbench.statistics.estimates import Estimate, Statistic, compare, mean, widened
 
-Verdict: TypeAlias = Literal["holds", "does not hold", "cannot tell", "not measured"]
+ClaimVerdict: TypeAlias = Literal["holds", "does not hold", "cannot tell", "not measured"]
 UNITS = {"level": "%", "difference": "points", "ratio": "times"}
-VERDICTS: tuple[tuple[Verdict, str], ...] = (
+VERDICTS: tuple[tuple[ClaimVerdict, str], ...] = (
     ("holds", "the whole 95 % interval lies on the claimed side of the threshold"),
     ("does not hold", "the whole interval lies on the other side"),
     ("cannot tell", "the interval covers the threshold, the protocol is not the paper's or a check failed (then "
@@ -27,7 +27,7 @@ _SIGN = {"above": 1, "below": -1}
 
 
 @dataclass(frozen=True)
-class Group:
+class RowGroup:
     """An effect in one group of rows.
 
     Attributes:
@@ -61,10 +61,10 @@ class Finding:
     """
 
     claim: Claim
-    verdict: Verdict
+    verdict: ClaimVerdict
     reason: str
-    groups: tuple[Group, ...] = ()
-    decisive: Group | None = None
+    groups: tuple[RowGroup, ...] = ()
+    decisive: RowGroup | None = None
     points: str = ""
     method: str = ""
     here: str = "nothing was measured"
@@ -104,7 +104,7 @@ def _missing(answers: Sequence[tuple[ClaimSource, list[Stand] | Missing]]) -> st
     return nearest.reason if len(missing) == 1 else f"{name}: {nearest.reason}"
 
 
-def _groups(hypothesis: Hypothesis, found: Sequence[Stand]) -> list[Group]:
+def _groups(hypothesis: Hypothesis, found: Sequence[Stand]) -> list[RowGroup]:
     """Every group's effect is the mean over its comparisons, and its interval is widened for their number."""
     by_name: dict[tuple[str, ...], list[Stand]] = defaultdict(list)
     for stand in found:
@@ -112,7 +112,7 @@ def _groups(hypothesis: Hypothesis, found: Sequence[Stand]) -> list[Group]:
     return [_group(hypothesis, name, by_name[name], len(by_name)) for name in sorted(by_name)]
 
 
-def _group(hypothesis: Hypothesis, name: tuple[str, ...], found: Sequence[Stand], count: int) -> Group:
+def _group(hypothesis: Hypothesis, name: tuple[str, ...], found: Sequence[Stand], count: int) -> RowGroup:
     ours = [_mean_of(hypothesis, stand.source, stand.rows) for stand in found]
     theirs = [_mean_of(hypothesis, stand.source, stand.baseline) for stand in found if stand.baseline]
     if theirs:
@@ -120,7 +120,7 @@ def _group(hypothesis: Hypothesis, name: tuple[str, ...], found: Sequence[Stand]
     else:
         effects = ours
     effect = mean(effects)
-    return Group(
+    return RowGroup(
         name,
         widened(effect, count, hypothesis.statistic),
         mean(ours).value,
@@ -130,11 +130,8 @@ def _group(hypothesis: Hypothesis, name: tuple[str, ...], found: Sequence[Stand]
     )
 
 
-def _mean_of(hypothesis: Hypothesis, source: ClaimSource, rows: Sequence[Row]) -> Estimate:
-    found = [estimate(row, hypothesis.quantity, source.sampler) for row in rows]
-    known = [each for each in found if each is not None]
-    assert len(known) == len(found), "rows without the quantity are no part of a comparison"
-    return mean(known)
+def _mean_of(hypothesis: Hypothesis, source: ClaimSource, rows: Sequence[Record]) -> Estimate:
+    return mean([estimate(row, hypothesis.quantity, source.sampler) for row in rows])
 
 
 def _margins(hypothesis: Hypothesis, effect: Estimate) -> tuple[float, float, float]:
@@ -144,38 +141,38 @@ def _margins(hypothesis: Hypothesis, effect: Estimate) -> tuple[float, float, fl
     return sign * (effect.value - hypothesis.threshold), ends[0], ends[1]
 
 
-def _status(hypothesis: Hypothesis, group: Group) -> int:
+def _status(hypothesis: Hypothesis, group: RowGroup) -> int:
     """1 where the whole interval is on the claimed side, -1 where it is on the other, 0 where it covers."""
     _, worse, better = _margins(hypothesis, group.effect)
     return 1 if worse > 0 else -1 if better < 0 else 0
 
 
-def _alone(hypothesis: Hypothesis, groups: Sequence[Group]) -> Verdict:
+def _alone(hypothesis: Hypothesis, groups: Sequence[RowGroup]) -> ClaimVerdict:
     found = [_status(hypothesis, group) for group in groups]
     best = min(found) if hypothesis.quantifier == "every" else max(found)
-    verdicts: dict[int, Verdict] = {1: "holds", 0: "cannot tell", -1: "does not hold"}
+    verdicts: dict[int, ClaimVerdict] = {1: "holds", 0: "cannot tell", -1: "does not hold"}
     return verdicts[best]
 
 
-def _decisive(hypothesis: Hypothesis, groups: Sequence[Group]) -> Group:
+def _decisive(hypothesis: Hypothesis, groups: Sequence[RowGroup]) -> RowGroup:
     choose = min if hypothesis.quantifier == "every" else max
     return choose(groups, key=lambda group: (_status(hypothesis, group), _margins(hypothesis, group.effect)[0]))
 
 
-def _covers(hypothesis: Hypothesis, group: Group) -> str:
+def _covers(hypothesis: Hypothesis, group: RowGroup) -> str:
     low, high = group.effect.low, group.effect.high
     if math.isnan(low) or math.isnan(high):
         return "no interval was measured"
     return f"the interval covers {hypothesis.threshold:g}"
 
 
-def _points(hypothesis: Hypothesis, group: Group, alone: Verdict) -> str:
+def _points(hypothesis: Hypothesis, group: RowGroup, alone: ClaimVerdict) -> str:
     if alone != "cannot tell":
         return alone
     return "towards it" if _margins(hypothesis, group.effect)[0] > 0 else "against it"
 
 
-def _method(hypothesis: Hypothesis, groups: Sequence[Group]) -> str:
+def _method(hypothesis: Hypothesis, groups: Sequence[RowGroup]) -> str:
     if hypothesis.quantity == "relative_time":
         kind = "quartiles of the timed rounds, side by side with the reference"
     elif hypothesis.statistic == "level":
@@ -200,7 +197,7 @@ def _digits(statistic: Statistic) -> int:
     return 2 if statistic == "ratio" else 1
 
 
-def _here(hypothesis: Hypothesis, groups: Sequence[Group], decisive: Group) -> str:
+def _here(hypothesis: Hypothesis, groups: Sequence[RowGroup], decisive: RowGroup) -> str:
     quantity, digits = str(hypothesis.quantity), _digits(hypothesis.statistic)
     if decisive.baseline is None:
         sides = quantity

@@ -1,22 +1,21 @@
-"""Which rows of runs a claim is about, and which of them stand against which."""
+"""Choice of the rows that a claim is about, and of those that stand against each other."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from qpatchbench.papers import protocol
 from qpatchbench.papers.claims.hypotheses import Claim, Hypothesis, Selection
-from qpatchbench.papers.claims.sampler import Row, Sampler
-from qpatchbench.papers.matching import Facet, Missing, Rows, failed_checks
+from qpatchbench.papers.claims.sampler import Sampler, has_quantity
+from qpatchbench.papers.matching import Facet, Missing, Record, Rows, column
 from qpatchbench.papers.printed.values import values_by_table
-from qpatchbench.papers.vocabulary import DATASETS, MAIN_MODELS, MODELS, Setting
-from qpatchbench.report.leaderboard.published import RunFolder, base_name
+from qpatchbench.papers.vocabulary import DATASETS, MAIN_MODELS, MODELS
+from qpatchbench.report.leaderboard.published import RunFolder
+from qpatchbench.report.leaderboard.row import OTHER_ARCHITECTURE, OTHER_TRAINING, OWN, Row, base_name
 
-OWN, OTHER_TRAINING, OTHER_ARCHITECTURE, CONTROL = "own", "other training", "other architecture", "control"
 _NETWORK = {
     "dataset": ("base",),
     "model": ("model",),
@@ -43,8 +42,8 @@ class ClaimSource:
     folder: RunFolder
 
     def __post_init__(self) -> None:
-        self.sampler = Sampler(Path(self.folder.name))
-        self.rows = Rows([_with_source(row) for row in self.folder.rows])
+        self.sampler = Sampler(self.folder)
+        self.rows = Rows(self.folder.rows)
         base = base_name(self.folder.dataset)
         self.costs = Rows([{**row, "base": base} for row in self.folder.whole_costs])
 
@@ -53,8 +52,8 @@ class Stand(NamedTuple):
     """Rows that are averaged, and those that they stand against; alike in all that the claim does not vary."""
 
     source: ClaimSource
-    rows: tuple[Row, ...]
-    baseline: tuple[Row, ...]
+    rows: tuple[Record, ...]
+    baseline: tuple[Record, ...]
 
 
 def stands(hypothesis: Hypothesis, source: ClaimSource) -> list[Stand] | Missing:
@@ -68,11 +67,11 @@ def stands(hypothesis: Hypothesis, source: ClaimSource) -> list[Stand] | Missing
     if isinstance(against, Missing):
         return Missing(f"baseline: {against.reason}", 100 + against.depth)
     columns = _agreeing(hypothesis)
-    by_key: dict[tuple[object, ...], tuple[list[Row], list[Row]]] = defaultdict(lambda: ([], []))
+    by_key: dict[tuple[object, ...], tuple[list[Record], list[Record]]] = defaultdict(lambda: ([], []))
     for place, rows in enumerate((found, against)):
         for row in rows:
             # Groups within the rows: what the claim varies and tells apart is not averaged away.
-            by_key[tuple(row[name] for name in columns)][place].append(row)
+            by_key[tuple(column(row, name) for name in columns)][place].append(row)
     pairs = [(ours, theirs) for ours, theirs in by_key.values() if ours and theirs]
     if not pairs:
         return Missing(f"no row and baseline that agree in {', '.join(columns)}", 200)
@@ -83,9 +82,9 @@ def stands(hypothesis: Hypothesis, source: ClaimSource) -> list[Stand] | Missing
     ]
 
 
-def group_of(row: Row, each: Sequence[str]) -> tuple[str, ...]:
+def group_of(row: Record, each: Sequence[str]) -> tuple[str, ...]:
     """Values of the facets that make a group."""
-    return tuple(str(row["base" if facet == "dataset" else facet]) for facet in each)
+    return tuple(column(row, facet) for facet in each)
 
 
 def departures(claim: Claim, found: Sequence[Stand]) -> list[str]:
@@ -99,23 +98,24 @@ def departures(claim: Claim, found: Sequence[Stand]) -> list[str]:
     return list(told)
 
 
-def _departures(claim: Claim, folder: RunFolder, row: Row, *, patched: bool) -> Iterator[str]:
+def _departures(claim: Claim, folder: RunFolder, row: Record, *, patched: bool) -> Iterator[str]:
     assert claim.hypothesis is not None
     values = [value for table in claim.tables for value in values_by_table().get(table, ())]
     datasets = {value.dataset or DATASETS.get(f"{value.paper}.{value.table}", "") for value in values} - {""}
-    models = {value.model for value in values if value.model} or {MAIN_MODELS.get(row["base"], "")}
-    if datasets and row["base"] not in datasets:
-        yield f"dataset: {row['base']} instead of {' or '.join(sorted(datasets))}"
-    if not any(row["model"] in MODELS.get(model, (model,)) for model in models):
-        yield f"architecture: {row['model']} instead of {' or '.join(sorted(models))}"
-    if claim.hypothesis.quantity == "relative_time":
+    base, own_model = column(row, "base"), column(row, "model")
+    models = {value.model for value in values if value.model} or {MAIN_MODELS.get(base, "")}
+    if datasets and base not in datasets:
+        yield f"dataset: {base} instead of {' or '.join(sorted(datasets))}"
+    if not any(own_model in MODELS.get(model, (model,)) for model in models):
+        yield f"architecture: {own_model} instead of {' or '.join(sorted(models))}"
+    if not isinstance(row, Row):
         yield from protocol.of_costs(folder, row)
         return
-    yield from protocol.of_run(folder, values[0], row["base"])
+    yield from protocol.of_run(folder, values[0], base)
     named = [named for side in _sides(claim.hypothesis) for named in side.components.get("defense", ())]
     meant = {name for each in named for name in each.fields}
     yield from protocol.of_row(folder, row, meant, patched=patched)
-    if patched and (text := failed_checks(row)):
+    if patched and (text := row.failed_checks):
         yield f"checks: {text}"
 
 
@@ -125,7 +125,7 @@ def _sides(hypothesis: Hypothesis) -> Iterator[Selection]:
         yield hypothesis.baseline
 
 
-def _selected(hypothesis: Hypothesis, selection: Selection, source: ClaimSource) -> list[Row] | Missing:
+def _selected(hypothesis: Hypothesis, selection: Selection, source: ClaimSource) -> list[Record] | Missing:
     cost = hypothesis.quantity == "relative_time"
     if cost and not source.folder.costs:
         return Missing("the run has no costs")
@@ -140,22 +140,23 @@ def _selected(hypothesis: Hypothesis, selection: Selection, source: ClaimSource)
         crafted = () if clean or "source" in given else (OWN, OTHER_TRAINING, OTHER_ARCHITECTURE)
         facets += [Facet(name, values) for name, values in given.items()]
         facets += [Facet("source", crafted)] if crafted else []
-    found = (source.costs if cost else source.rows).matching(facets)
+    found: Sequence[Record] | Missing = source.costs.matching(facets) if cost else source.rows.matching(facets)
     if isinstance(found, Missing):
         return found
-    known = {}
+    known: dict[object, Record] = {}
     for row in found:
-        key = tuple(row[column] for columns in _NETWORK.values() for column in columns) if clean else id(row)
-        if key not in known and (cost or row.get(hypothesis.quantity)):
-            known[key] = row
+        key = tuple(column(row, name) for names in _NETWORK.values() for name in names) if clean else id(row)
+        if has_quantity(row, hypothesis.quantity):
+            known.setdefault(key, row)
     if not known:
-        return Missing(f"no {hypothesis.quantity}: {found[0].get('status', 'nothing was measured')}", len(facets))
+        return Missing(f"no {hypothesis.quantity}: {column(found[0], 'status')}", len(facets))
     return list(known.values())
 
 
 def _titles(folder: RunFolder, kind: str, selection: Selection) -> Iterator[str]:
-    for name, fields in selection.components[kind]:
-        found = protocol.titles(folder, f"{kind}s", Setting(name, fields))
+    for setting in selection.components[kind]:
+        name, fields = setting
+        found = protocol.titles(folder, f"{kind}s", setting)
         # Named all the same, so that what is missing can be told.
         given = ", ".join(f"{field} {value}" for field, value in fields.items())
         yield from found or ((f"{name} with {given}" if fields else name),)
@@ -166,25 +167,12 @@ def _agreeing(hypothesis: Hypothesis) -> list[str]:
     if hypothesis.quantity == "relative_time":
         return ["base", "model", "seed"]
     known: Mapping[str, tuple[str, ...]] = _NETWORK if hypothesis.quantity == "clean_accuracy" else _NETWORK | _PATCH
-    varied = {column for facet in hypothesis.vary for column in (_NETWORK | _PATCH)[facet]}
-    return list(dict.fromkeys(column for columns in known.values() for column in columns if column not in varied))
+    varied = {name for facet in hypothesis.vary for name in (_NETWORK | _PATCH)[facet]}
+    return list(dict.fromkeys(name for names in known.values() for name in names if name not in varied))
 
 
-def _grouped(rows: Sequence[Row], each: Sequence[str]) -> dict[tuple[str, ...], list[Row]]:
-    groups: dict[tuple[str, ...], list[Row]] = defaultdict(list)
+def _grouped(rows: Sequence[Record], each: Sequence[str]) -> dict[tuple[str, ...], list[Record]]:
+    groups: dict[tuple[str, ...], list[Record]] = defaultdict(list)
     for row in rows:
         groups[group_of(row, each)].append(row)
     return groups
-
-
-def _with_source(row: Mapping[str, Any]) -> Row:
-    """With where the patch was made: `source` in words, and `made_on`, which is the same for every own backbone."""
-    model, defense = row["source_model"], row["source_defense"]
-    if not model:
-        source = CONTROL
-    elif model != row["model"]:
-        source = OTHER_ARCHITECTURE
-    else:
-        source = OWN if defense == row["defense"] else OTHER_TRAINING
-    same = "yes" if row["source_bits"] == row["target_bits"] else "no"
-    return {**row, "source": source, "made_on": OWN if source == OWN else f"{model} {defense}", "same_bits": same}

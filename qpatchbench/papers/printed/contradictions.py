@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cache
 
-from qpatchbench.papers.printed.files import read_yaml
+from qpatchbench.papers.printed.package_data import read
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,4 @@ class Contradiction:
 @cache
 def contradictions() -> tuple[Contradiction, ...]:
     """All 67, between papers first."""
-    return tuple(
-        Contradiction(each["id"], tuple(each["tables"]), each["kind"], each["text"])
-        for each in read_yaml("contradictions.yaml")
-    )
+    return read("contradictions.yaml", Contradiction)

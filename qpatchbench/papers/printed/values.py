@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cache
 
-from qpatchbench.papers.printed.files import read_csv
+from qpatchbench.papers.printed.package_data import read
 
 # What a number belongs to, in the order of the file; "" where the paper does not say or it does not apply.
 FACETS = (
@@ -81,11 +81,7 @@ class PublishedValue:
 @cache
 def published_values() -> tuple[PublishedValue, ...]:
     """All 1,033 numbers, in the order of the tables."""
-    texts = [field.name for field in fields(PublishedValue) if field.name not in ("table", "value")]
-    return tuple(
-        PublishedValue(table=int(row["table"]), value=float(row["value"]), **{name: row[name] for name in texts})
-        for row in read_csv("published.csv")
-    )
+    return read("published.csv", PublishedValue)
 
 
 @cache

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TypeAlias
 
-from qpatchbench.papers.matching import RATES, Measured, Missing, Source
+from qpatchbench.papers.matching import RATES, Measured, Missing, SearchedRun
 from qpatchbench.papers.matching_analyses import COSTS, SIMILARITIES, find_cost, find_similarity
-from qpatchbench.papers.printed.tables import Block, Key, PublishedTable
+from qpatchbench.papers.printed.published_tables import Block, Key, PublishedTable
 from qpatchbench.papers.printed.values import PublishedValue
-from qpatchbench.papers.tables.verdicts import MARKS, Comparison, Ordering, Verdict, ordering, verdict
+from qpatchbench.papers.tables.verdicts import MARKS, CellVerdict, Comparison, Ordering, ordering, verdict
 from qpatchbench.papers.vocabulary import row_modes
 
 Place: TypeAlias = tuple[Key, Key]
@@ -35,7 +35,7 @@ class Cell:
     found: Measured | Missing | None = None
     row_order: Ordering = ""
     column_order: Ordering = ""
-    verdict: Verdict | str = ""
+    verdict: CellVerdict | str = ""
     reason: str = ""
 
     @property
@@ -51,7 +51,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class FilledBlock:
-    """Rows under one heading, as `reference.tables.Block`, with cells instead of numbers."""
+    """Rows under one heading, as `printed.tables.Block`, with cells instead of numbers."""
 
     columns: tuple[str, ...]
     rows: tuple[tuple[str, tuple[Cell | None, ...]], ...]
@@ -59,11 +59,17 @@ class FilledBlock:
 
 @dataclass(frozen=True)
 class FilledTable:
-    """A table with its cells; `runs` are the folders that were looked at, none for the published numbers alone."""
+    """A table with its cells.
+
+    Attributes:
+        runs: the folders that were looked at; none for the published numbers alone.
+        counted_intervals: whether a leaderboard among them has no intervals of accuracies, see `row.read_row`.
+    """
 
     published: PublishedTable
     blocks: tuple[FilledBlock, ...]
-    runs: tuple[str, ...] = field(default=())
+    runs: tuple[str, ...] = ()
+    counted_intervals: bool = False
 
     @property
     def cells(self) -> tuple[Cell, ...]:
@@ -76,13 +82,14 @@ class FilledTable:
         return {name: given[name] for name in MARKS if given[name]}
 
 
-def filled(table: PublishedTable, sources: Sequence[Source]) -> FilledTable:
+def filled(table: PublishedTable, sources: Sequence[SearchedRun]) -> FilledTable:
     """Look for every number of a table in runs; of several the first that has it is taken."""
     blocks = tuple(_filled_block(table, block, sources) for block in table.blocks)
-    return FilledTable(table, blocks, tuple(source.folder.name for source in sources))
+    counted = any(row.counted_intervals for source in sources for row in source.folder.rows)
+    return FilledTable(table, blocks, tuple(source.folder.name for source in sources), counted)
 
 
-def _filled_block(table: PublishedTable, block: Block, sources: Sequence[Source]) -> FilledBlock:
+def _filled_block(table: PublishedTable, block: Block, sources: Sequence[SearchedRun]) -> FilledBlock:
     if not sources:
         return FilledBlock(block.column_names, tuple(_printed_row(block, name, row) for name, row in block.grid()))
     found = {
@@ -98,7 +105,7 @@ def _filled_block(table: PublishedTable, block: Block, sources: Sequence[Source]
     return FilledBlock(block.column_names, tuple(rows))
 
 
-def _answers(table: PublishedTable, block: Block, sources: Sequence[Source]) -> dict[Place, Measured | Missing]:
+def _answers(table: PublishedTable, block: Block, sources: Sequence[SearchedRun]) -> dict[Place, Measured | Missing]:
     """What was measured for every cell, by the published architecture itself or by what stands in for it.
 
     It stands in for all cells of the architecture, or for none: next to each other, two networks of different
@@ -106,7 +113,7 @@ def _answers(table: PublishedTable, block: Block, sources: Sequence[Source]) -> 
     """
     modes = {key: row_modes(row) for key, (_, row) in zip(block.rows, block.grid(), strict=True)}
 
-    def look(among: Sequence[Source]) -> dict[Place, Measured | Missing]:
+    def look(among: Sequence[SearchedRun]) -> dict[Place, Measured | Missing]:
         return {place: _found(table.name, value, modes[place[0]], among) for place, value in block.cells.items()}
 
     itself = look([source.alone for source in sources])
@@ -156,7 +163,7 @@ def _neighbours(block: Block, place: Place, *, of_row: bool) -> list[Place]:
     ]
 
 
-def _found(table: str, value: PublishedValue, row_mode: str, sources: Sequence[Source]) -> Measured | Missing:
+def _found(table: str, value: PublishedValue, row_mode: str, sources: Sequence[SearchedRun]) -> Measured | Missing:
     missing: list[tuple[Missing, str]] = []
     for source in sources:
         found = _found_in(source, table, value, row_mode)
@@ -167,7 +174,7 @@ def _found(table: str, value: PublishedValue, row_mode: str, sources: Sequence[S
     return nearest if len(sources) == 1 else Missing(f"{name}: {nearest.reason}", nearest.depth)
 
 
-def _found_in(source: Source, table: str, value: PublishedValue, row_mode: str) -> Measured | Missing:
+def _found_in(source: SearchedRun, table: str, value: PublishedValue, row_mode: str) -> Measured | Missing:
     if value.metric in RATES:
         return source.find(table, value, row_mode)
     if value.metric in COSTS:

@@ -1,4 +1,4 @@
-"""Whether a published number, or at least the order it stands in, is what was measured."""
+"""Verdicts on published numbers, and on the order they stand in."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Literal, NamedTuple, TypeAlias
 
 from qpatchbench.papers.matching import Measured, Missing
 
-Verdict: TypeAlias = Literal["holds", "ordering holds", "does not hold", "cannot tell", "not measured"]
+CellVerdict: TypeAlias = Literal["holds", "ordering holds", "does not hold", "cannot tell", "not measured"]
 Ordering: TypeAlias = Literal["as published", "not as published", "not separable", ""]
 
-MARKS: dict[Verdict, str] = {
+MARKS: dict[CellVerdict, str] = {
     "holds": "=",
     "ordering holds": "~",
     "does not hold": "x",
@@ -63,8 +63,8 @@ def ordering(cells: Sequence[Comparison]) -> Ordering:
     return "as published" if agreed == pairs else "not separable"
 
 
-def verdict(cell: Comparison, row: Ordering, column: Ordering, *, is_rate: bool) -> tuple[Verdict, str]:
-    """Verdict on one cell, and its reason.
+def verdict(cell: Comparison, row: Ordering, column: Ordering, *, is_rate: bool) -> tuple[CellVerdict, str]:
+    """CellVerdict on one cell, and its reason.
 
     A number that was measured under another protocol is neither confirmed nor refuted by it, and no more is its order:
     `ordering` is told beside the verdict instead.

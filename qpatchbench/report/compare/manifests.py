@@ -1,4 +1,4 @@
-"""What differs in the manifests of two runs: the resolved suite, versions, revision, device, images, plugins."""
+"""Differences between the manifests of two runs: suite, versions, revision, device, images, plugins."""
 
 from __future__ import annotations
 

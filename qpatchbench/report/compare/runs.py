@@ -1,6 +1,6 @@
 """Two runs row by row: what differs in ASR and in clean accuracy, paired where both kept outcomes of the same images.
 
-Unpaired rows are compared by their own intervals, combined as if the runs were independent (report.claim_estimates).
+Unpaired rows are compared by their own intervals, combined as if the runs were independent (statistics.estimates).
 All tests of a comparison are one family, corrected by Holm's method.
 """
 
@@ -12,12 +12,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from qpatchbench.report.compare.manifests import Differing, manifest_differences
-from qpatchbench.report.compare.side import Key, Side, key_of
-from qpatchbench.report.leaderboard.published import Row, RunFolder
+from qpatchbench.report.leaderboard.published import RunFolder
+from qpatchbench.report.leaderboard.row import Row
+from qpatchbench.report.leaderboard.row_outcomes import RowOutcomes
 from qpatchbench.runs.outcomes import StoredOutcomes
 from qpatchbench.statistics.estimates import Estimate, Quantity, compare
 from qpatchbench.statistics.holm import holm
-from qpatchbench.statistics.intervals import Array, wilson
+from qpatchbench.statistics.intervals import Array
 from qpatchbench.statistics.paired_rates import RateDifference, error_of_interval, normal_p_value, paired_rates
 
 LEVEL = 0.05
@@ -25,7 +26,7 @@ NETWORK_KEY = ("dataset", "model", "defense", "preprocessor", "quantization", "t
 
 
 @dataclass(frozen=True)
-class Compared:
+class RunDifference:
     """One quantity of one row (or network) in both runs.
 
     Attributes:
@@ -50,7 +51,7 @@ class Compared:
     checks: tuple[str, str] = ("", "")
 
     @property
-    def verdict(self) -> str:
+    def higher(self) -> str:
         """Which run is higher, beyond what chance explains."""
         if not self.adjusted < LEVEL:
             return ""
@@ -73,24 +74,24 @@ class RunComparison:
     fields: tuple[Differing, ...]
     only: tuple[tuple[Row, ...], tuple[Row, ...]]
     unmeasured: tuple[Row, ...]
-    compared: tuple[Compared, ...]
+    compared: tuple[RunDifference, ...]
 
 
 def compare_runs(a: RunFolder, b: RunFolder) -> RunComparison:
     """Match rows by what identifies them (ROW_KEY: everything but the seed) and compare."""
-    sides = Side(a), Side(b)
-    ours, theirs = ({key_of(row): row for row in side.folder.rows} for side in sides)
+    sides = RowOutcomes(a), RowOutcomes(b)
+    ours, theirs = ({row.key: row for row in side.folder.rows} for side in sides)
     both = [key for key in ours if key in theirs]
-    found: list[Compared] = []
+    found: list[RunDifference] = []
     unmeasured = []
-    networks: dict[Key, Key] = {}
+    networks: dict[tuple[str, ...], Row] = {}
     for key in both:
-        if not (ours[key]["asr"] and theirs[key]["asr"]):
+        if not (ours[key].measured("asr") and theirs[key].measured("asr")):
             unmeasured.append(ours[key])
             continue
-        networks.setdefault(tuple(ours[key][name] for name in NETWORK_KEY), key)
-        found.append(_compared("asr", key, ours[key], theirs[key], sides))
-    clean = [_compared("clean_accuracy", key, ours[key], theirs[key], sides) for key in networks.values()]
+        networks.setdefault(tuple(getattr(ours[key], name) for name in NETWORK_KEY), ours[key])
+        found.append(_compared("asr", ours[key], theirs[key], sides))
+    clean = [_compared("clean_accuracy", row, theirs[row.key], sides) for row in networks.values()]
     adjusted = holm([each.change.p_value for each in (*clean, *found)])
     return RunComparison(
         (a.name, b.name),
@@ -104,29 +105,29 @@ def compare_runs(a: RunFolder, b: RunFolder) -> RunComparison:
     )
 
 
-def _compared(quantity: Quantity, key: Key, a: Row, b: Row, sides: tuple[Side, Side]) -> Compared:
-    seeds = [" ".join(str(cell.seed) for cell in side.cells(key)) for side in sides]
-    found = _paired(quantity, key, sides)
+def _compared(quantity: Quantity, a: Row, b: Row, sides: tuple[RowOutcomes, RowOutcomes]) -> RunDifference:
+    seeds = [" ".join(str(cell.seed) for cell in side.cells(a)) for side in sides]
+    found = _paired(quantity, a, sides)
     change = _apart(quantity, a, b) if isinstance(found, str) else found
-    return Compared(
+    return RunDifference(
         quantity,
         a,
-        float(a[quantity]),
-        float(b[quantity]),
+        a.number(quantity),
+        b.number(quantity),
         change,
         unpaired=found if isinstance(found, str) else "",
         seeds=f"{seeds[0] or 'unknown'} / {seeds[1] or 'unknown'}" if seeds[0] != seeds[1] else "",
-        checks=(a["checks"], b["checks"]),
+        checks=(a.checks, b.checks),
     )
 
 
-def _paired(quantity: Quantity, key: Key, sides: tuple[Side, Side]) -> RateDifference | str:
+def _paired(quantity: Quantity, row: Row, sides: tuple[RowOutcomes, RowOutcomes]) -> RateDifference | str:
     """The difference on the same images; or why there is none."""
-    lacking = [side.folder.name for side in sides if side.run is None or not side.cells(key)]
+    lacking = [side.folder.name for side in sides if side.run is None or not side.cells(row)]
     if lacking:
         return f"no outcomes of single images in {' and '.join(dict.fromkeys(lacking))}"
-    ours, theirs = (side.stored(key) for side in sides)
-    reason = _unlike(ours, theirs, quantity, chosen=any(side.cells(key)[0].places == "chosen" for side in sides))
+    ours, theirs = (side.stored(row) for side in sides)
+    reason = _unlike(ours, theirs, quantity, chosen=any(side.cells(row)[0].places == "chosen" for side in sides))
     if reason:
         return reason
     return paired_rates(*_counted(quantity, ours), *_counted(quantity, theirs))
@@ -171,10 +172,4 @@ def _apart(quantity: Quantity, a: Row, b: Row) -> RateDifference:
 
 
 def _alone(quantity: Quantity, row: Row) -> Estimate:
-    """A row's own interval; an accuracy has none in a leaderboard: Wilson's over the images of one seed stands in."""
-    value = float(row[quantity])
-    if quantity == "asr":
-        return Estimate(value, float(row["asr_low"]), float(row["asr_high"]))
-    images = int(row["n_images"])
-    low, high = wilson(round(value / 100 * images), images)
-    return Estimate(value, 100 * low, 100 * high)
+    return Estimate(row.number(quantity), *row.interval(quantity))

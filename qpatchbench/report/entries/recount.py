@@ -7,22 +7,22 @@ from the outcomes, or named by the manifest) and what was found.
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 from pyarrow.lib import ArrowException
 
 from qpatchbench.errors import ArtifactError
 from qpatchbench.report.leaderboard.board import Leaderboard
 from qpatchbench.report.leaderboard.published import listing
-from qpatchbench.report.page.tables import csv as as_csv
+from qpatchbench.report.leaderboard.row import COLUMNS, Row
 from qpatchbench.runs.integrity import file_findings, patch_findings
 from qpatchbench.runs.layout import CELLS, LEADERBOARD, MANIFEST
 from qpatchbench.runs.manifest import read_manifest
 from qpatchbench.runs.outcomes import StoredOutcomes
+from qpatchbench.runs.parquet_tables import read_rows
 from qpatchbench.runs.records import CellRecord, QueryCounts
 from qpatchbench.runs.run import Run
 
@@ -60,7 +60,7 @@ def recounted(run: Run) -> tuple[str, ...]:
     """Count everything again and compare; one sentence per number that is not what it should be."""
     findings: list[str] = []
     counted = []
-    totals = pq.read_table(run.directory / CELLS).to_pylist()
+    totals = read_rows(run.directory / CELLS)
     for number, (cell, row) in enumerate(zip(run.cells, totals, strict=True)):
         if cell.status != "ok":
             counted.append(cell)
@@ -78,7 +78,7 @@ def recounted(run: Run) -> tuple[str, ...]:
     findings += _listed(run.manifest, run.cells)
     run.cells = tuple(counted)
     try:
-        expected = as_csv(Leaderboard(run).frame)
+        expected = Leaderboard(run).rows
     except ArtifactError as error:
         return (*findings, str(error))
     return (*findings, *_board(run.directory / LEADERBOARD, expected))
@@ -143,32 +143,24 @@ def _listed(manifest: Mapping[str, Any], cells: tuple[CellRecord, ...]) -> Itera
         yield f"{CELLS}: expected one row for cell {key}, found {found}"
 
 
-def _board(path: Path, expected: str) -> Iterator[str]:
-    """Numbers of leaderboard.csv that are not those computed again."""
+def _board(path: Path, expected: Sequence[Row]) -> Iterator[str]:
+    """Numbers of leaderboard.csv that are not those computed again; compared as text, as they were written."""
     if not path.is_file():
         yield f"{path.name}: expected the leaderboard, found none"
         return
-    wanted, found = (list(csv.DictReader(text.splitlines())) for text in (expected, path.read_text(encoding="utf-8")))
-    names = list(wanted[0]) if wanted else []
-    if found and set(found[0]) != set(names):
-        for name in sorted(set(names) ^ set(found[0]), key=str):
-            yield f"{path.name}: expected {'the' if name in names else 'no'} column {name}, found {_not(name in names)}"
-    if len(found) != len(wanted):
-        yield f"{path.name}: expected {len(wanted)} rows, found {len(found)}"
+    found = list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
+    if found and set(found[0]) != set(COLUMNS):
+        for name in sorted(set(COLUMNS) ^ set(found[0]), key=str):
+            there = name in COLUMNS
+            yield f"{path.name}: expected {'the' if there else 'no'} column {name}, found {'none' if there else 'one'}"
+    if len(found) != len(expected):
+        yield f"{path.name}: expected {len(expected)} rows, found {len(found)}"
         return
-    for number, (ours, theirs) in enumerate(zip(wanted, found, strict=True), 1):
-        for name in names:
-            if name in theirs and ours[name] != theirs[name]:
+    for number, (row, record) in enumerate(zip(expected, found, strict=True), 1):
+        for name in COLUMNS:
+            if name in record and row.text(name) != record[name]:
                 yield (
-                    f"{path.name}, row {number} ({_row_name(ours)}), column {name}: expected "
-                    f"{ours[name] or 'nothing'}, computed from the outcomes, found {theirs[name] or 'nothing'}"
+                    f"{path.name}, row {number} ({row.attack} from {row.source_bits or 'nothing'} on {row.target}), "
+                    f"column {name}: expected {row.text(name) or 'nothing'}, computed from the outcomes, found "
+                    f"{record[name] or 'nothing'}"
                 )
-
-
-def _not(expected: bool) -> str:
-    return "none" if expected else "one"
-
-
-def _row_name(row: Mapping[str, str]) -> str:
-    target = f"{row['model']} {row['defense']} {row['quantization']}@{row['target_bits']}"
-    return f"{row['attack']} from {row['source_bits'] or 'nothing'} on {target}"

@@ -7,6 +7,7 @@ entry.bib and SHA256SUMS; analyses where the run had them. No weights and no ima
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,7 +15,8 @@ from typing import Any, NamedTuple
 from qpatchbench.errors import QPatchBenchError
 from qpatchbench.report.entries.recount import manifest_of, number_findings
 from qpatchbench.report.leaderboard.published import listing
-from qpatchbench.report.page.tables import tex_escaped
+from qpatchbench.report.leaderboard.row import Row
+from qpatchbench.report.page.escaping import tex_escaped
 from qpatchbench.runs.files import sha256_of, write_atomically
 from qpatchbench.runs.integrity import entry_findings
 from qpatchbench.runs.layout import BIBTEX, LEADERBOARD, MANIFEST, SUMS
@@ -64,24 +66,14 @@ def bibtex(name: str, manifest: Mapping[str, Any], citation: Citation) -> str:
         "note": tex_escaped(f"qpatchbench {version}, suite {suite}, plan {manifest.get('plan', '')}"),
     }
     lines = [f"  {field} = {{{value}}}," for field, value in fields.items() if value]
-    return "\n".join([f"@misc{{{_key(name)},", *lines, "}"]) + "\n"
+    return "\n".join([f"@misc{{{_citation_key(name)},", *lines, "}"]) + "\n"
 
 
-def failed_checks(rows: Sequence[Mapping[str, str]]) -> dict[str, int]:
+def failed_checks(rows: Sequence[Row]) -> dict[str, int]:
     """Check -> number of rows in which it failed."""
-    failed = [name for row in rows for name in _failed(row.get("checks", ""))]
-    return {name: failed.count(name) for name in sorted(set(failed), key=lambda name: int(name[1:]))}
+    failed = Counter(name for row in rows for name in row.failed_checks.split()[1:])
+    return {name: failed[name] for name in sorted(failed, key=lambda name: int(name[1:]))}
 
 
-def _failed(checks: str) -> list[str]:
-    """The names after `fail`, up to the next verdict.
-
-    >>> _failed("fail V2 V6; warn V3")
-    ['V2', 'V6']
-    """
-    found = re.match(r"fail ([^;]*)", checks)
-    return found[1].split() if found else []
-
-
-def _key(name: str) -> str:
+def _citation_key(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9_-]+", "_", name).strip("_") or "entry"

@@ -1,8 +1,9 @@
-"""Figures of the papers, drawn from finished runs. Adding one is a new file here and one line below.
+"""Catalogue of all figures, of the papers and of a report: adding one is a new file here and a line below.
 
 A figure is a function `(folders: Sequence[RunFolder]) -> Iterator[Drawing]`: one drawing per dataset, model, patch, ...
 that one page should not mix, and none where the folders lack its data. `Path(folder.name)` is the folder itself, for
-files that RunFolder does not read. It is called with the settings of `style.publication_settings`.
+files that RunFolder does not read. Figures of the papers are drawn with the settings of print, those of a report
+with the larger ones of a screen (`drawing.style`).
 """
 
 from __future__ import annotations
@@ -25,10 +26,12 @@ class Drawing(NamedTuple):
     Attributes:
         name: file name without ending; letters, digits, dot, dash and underscore only.
         figure: what is drawn, not yet written.
+        title: what it shows, where the page around it says so.
     """
 
     name: str
     figure: Figure
+    title: str = ""
 
 
 Draw = Callable[["Sequence[RunFolder]"], Iterator[Drawing]]
@@ -43,12 +46,14 @@ class FigureEntry:
         summary: one sentence for `qpatchbench list figures`.
         reference: which figure of which paper it regenerates.
         needs: what a suite must state for a run to have its data.
+        of_a_paper: or else one of the report of every run, without a counterpart in print.
     """
 
     target: str
     summary: str
     reference: str
     needs: str
+    of_a_paper: bool = True
 
     def load(self) -> Draw:
         """The function; imports matplotlib."""
@@ -57,6 +62,7 @@ class FigureEntry:
         return draw
 
 
+REPORT = "the report of a run"
 TRIQDEF = "Guesmi, Ouni, Shafique 2026, TriQDef: Disrupting semantic and gradient alignment, ICLR, arXiv 2508.12132"
 QADTR = "Guesmi, Ouni, Shafique 2025, Breaking the limits of quantization-aware defenses, arXiv 2503.07058"
 
@@ -83,7 +89,7 @@ CATALOGUE: dict[str, FigureEntry] = {
     ),
     "gradients": FigureEntry(
         "qpatchbench.report.figures.gradients:gradients",
-        "input gradients under a patch and under PGD at every bit-width, with cosine and MSE to the widest",
+        "input gradients under a patch and under PGD at every bit-width, with cosine and MSE to that at most bits",
         f"{QADTR}, figure 4",
         "analysis: {maps: 4}",
     ),
@@ -105,19 +111,47 @@ CATALOGUE: dict[str, FigureEntry] = {
         f"{TRIQDEF}, table 17",
         "analysis: {costs: qat, fewer_bits: true}",
     ),
+    "asr_by_bits": FigureEntry(
+        "qpatchbench.report.figures.asr_by_bits:asr_by_bits",
+        "attack success against target bits with intervals, beside the random control and clean accuracy",
+        REPORT,
+        "attacks: [lavan]",
+        of_a_paper=False,
+    ),
+    "transfer": FigureEntry(
+        "qpatchbench.report.figures.transfer:transfer",
+        "heatmaps of attack success: the bits on which a patch was crafted against those on which it is evaluated",
+        REPORT,
+        "attacks: [lavan]",
+        of_a_paper=False,
+    ),
+    "patches": FigureEntry(
+        "qpatchbench.report.figures.galleries:patches",
+        "the patches of every attack, by source and target class",
+        REPORT,
+        "attacks: [lavan], in a run folder with its outcomes",
+        of_a_paper=False,
+    ),
+    "pasted": FigureEntry(
+        "qpatchbench.report.figures.galleries:pasted",
+        "a few images under a patch, with the answers of every network",
+        REPORT,
+        "attacks: [lavan], in a run folder with its outcomes",
+        of_a_paper=False,
+    ),
 }
 
 
 def drawings(entry: FigureEntry, folders: Sequence[RunFolder]) -> list[Drawing]:
     """Draw a figure with our settings, whatever the user's matplotlibrc says; nothing where its data is missing."""
-    from qpatchbench.report.figures.style import publication_settings
+    from qpatchbench.report.figures.drawing.style import fixed_settings, publication_settings
 
     draw = entry.load()
-    with publication_settings():
-        return _apart(draw(folders))
+    with publication_settings() if entry.of_a_paper else fixed_settings():
+        return apart(draw(folders))
 
 
-def _apart(found: Iterable[Drawing]) -> list[Drawing]:
+def apart(found: Iterable[Drawing]) -> list[Drawing]:
     """Number the names that safe characters made equal, so that no file overwrites another."""
     seen: Counter[str] = Counter()
     kept = []

@@ -16,13 +16,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from qpatchbench.report.figures import Drawing
-from qpatchbench.report.figures.drawing import file_name
-from qpatchbench.report.figures.rows import Point
-from qpatchbench.report.figures.style import (
+from qpatchbench.report.figures.drawing.points import Point
+from qpatchbench.report.figures.drawing.style import (
     CHANCE,
     TWO_COLUMNS,
     beside,
     draw_line,
+    file_name,
     legend_below,
     name_styles,
     new_figure,

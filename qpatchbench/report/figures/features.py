@@ -1,7 +1,7 @@
 """Feature maps of the first convolutions, clean and patched, at every bit-width.
 
 Regenerates figure 3 of QADT-R (Guesmi, Ouni, Shafique 2025, arXiv 2503.07058). One colour scale for all panels of a
-layer, so that what looks bright is large; above each panel the correlation with the same map at the widest bits.
+layer, so that what looks bright is large; above each panel the correlation with the same map at most bits.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from qpatchbench.report.figures import Drawing
-from qpatchbench.report.figures.drawing import file_name, shortened
-from qpatchbench.report.figures.map_pages import MappedBackbone, mapped_backbones
-from qpatchbench.report.figures.picture_grid import (
+from qpatchbench.report.figures.drawing.map_pages import MappedBackbone, mapped_backbones
+from qpatchbench.report.figures.drawing.picture_grid import (
     Column,
-    Group,
     Panel,
+    PictureGroup,
     as_picture,
     difference_box,
     page,
     short,
 )
+from qpatchbench.report.figures.drawing.style import file_name, shortened
 from qpatchbench.report.leaderboard.published import RunFolder
 from qpatchbench.statistics.intervals import Array
 
@@ -43,7 +43,7 @@ def _page(backbone: MappedBackbone, index: int) -> Figure:
     return page(backbone.title, backbone.headings, groups, caption)
 
 
-def _layer(backbone: MappedBackbone, index: int, layer: str, contents: Sequence[str]) -> Group:
+def _layer(backbone: MappedBackbone, index: int, layer: str, contents: Sequence[str]) -> PictureGroup:
     clean = backbone.array("pixels", "clean")[index]
     columns, values = [], []
     for content in contents:
@@ -54,7 +54,7 @@ def _layer(backbone: MappedBackbone, index: int, layer: str, contents: Sequence[
         values += maps
     scale = min(float(each.min()) for each in values), max(float(each.max()) for each in values)
     name = shortened(layer.removeprefix("backbone."), 28)
-    return Group(name, columns, scale, f"{name}, mean over channels")
+    return PictureGroup(name, columns, scale, f"{name}, mean over channels")
 
 
 def correlation(first: Array, second: Array) -> float:

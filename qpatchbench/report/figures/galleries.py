@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from qpatchbench.report.figures.drawing import Plot, file_name, shortened
-from qpatchbench.report.figures.mosaic import Tile, mosaic
+from qpatchbench.report.figures import Drawing
+from qpatchbench.report.figures.drawing.mosaic import Tile, mosaic
+from qpatchbench.report.figures.drawing.style import file_name, shortened
 from qpatchbench.report.leaderboard.keys import FLOAT_BITS, bits_order
+from qpatchbench.report.leaderboard.published import RunFolder
+from qpatchbench.report.leaderboard.row import behind
+from qpatchbench.runs.layout import CELLS, OUTCOMES
+from qpatchbench.runs.layout import EXAMPLES as EXAMPLES_FILE
 from qpatchbench.runs.outcomes import target_of
 from qpatchbench.runs.records import CellRecord
 from qpatchbench.runs.run import Examples, Run
@@ -19,6 +25,32 @@ from qpatchbench.statistics.intervals import Array
 SOURCES, GOALS, TARGETS, EXAMPLES = 10, 10, 6, 8  # at most so many in one picture
 BACKGROUND = 217  # light grey where a mask is open
 _NAME = 15  # characters of a class name under a tile
+
+
+def patches(folders: Sequence[RunFolder]) -> Iterator[Drawing]:
+    """One drawing per attack and size."""
+    for run in _runs(folders):
+        examples, classes = run.examples(), class_names(run)
+        yield from filter(None, (patch_gallery(cells, examples, classes) for cells in patch_groups(run)))
+
+
+def pasted(folders: Sequence[RunFolder]) -> Iterator[Drawing]:
+    """One drawing per backbone, attack and size."""
+    for run in _runs(folders):
+        examples, classes = run.examples(), class_names(run)
+        yield from filter(None, (pasted_gallery(cells, run, examples, classes) for cells in pasted_groups(run)))
+
+
+def class_names(run: Run) -> list[str]:
+    """Of the run's dataset; none where the manifest has none."""
+    return [str(name) for name in run.manifest.get("class_names", [])]
+
+
+def _runs(folders: Sequence[RunFolder]) -> Iterator[Run]:
+    """The folders that hold outcomes and example images; what was published of a run may lack them."""
+    for directory in (Path(folder.name) for folder in folders):
+        if all((directory / name).is_file() for name in (CELLS, OUTCOMES, EXAMPLES_FILE)):
+            yield Run(directory)
 
 
 def patch_groups(run: Run) -> Iterator[list[CellRecord]]:
@@ -32,7 +64,7 @@ def patch_groups(run: Run) -> Iterator[list[CellRecord]]:
         yield [groups[key][source] for source in sorted(groups[key])]
 
 
-def patches(cells: Sequence[CellRecord], examples: Examples, classes: Sequence[str]) -> Plot | None:
+def patch_gallery(cells: Sequence[CellRecord], examples: Examples, classes: Sequence[str]) -> Drawing | None:
     """One row per source, one column per goal; per-image patches show the first goal's, one column per image."""
     first = cells[0]
     per_image = first.patch_kind == "per_image"
@@ -59,8 +91,8 @@ def patches(cells: Sequence[CellRecord], examples: Examples, classes: Sequence[s
         for name, most, total in (("sources", SOURCES, len(cells)), ("target classes", GOALS, len(goals)))
         if total > most and not (per_image and name != "sources")
     ]
-    png = mosaic(title, rows, heads, "; ".join(left_out), inches=0.8)
-    return Plot(file_name("patches", first.dataset, first.attack, size), title, png)
+    figure = mosaic(title, rows, heads, "; ".join(left_out), inches=0.8)
+    return Drawing(file_name("patches", first.dataset, first.attack, size), figure, title)
 
 
 def pasted_groups(run: Run) -> Iterator[list[CellRecord]]:
@@ -82,7 +114,7 @@ def pasted_groups(run: Run) -> Iterator[list[CellRecord]]:
         yield sorted(chosen[key], key=lambda cell: (bits_order(cell.target_bits), cell.quantization))
 
 
-def pasted(cells: Sequence[CellRecord], run: Run, examples: Examples, classes: Sequence[str]) -> Plot | None:
+def pasted_gallery(cells: Sequence[CellRecord], run: Run, examples: Examples, classes: Sequence[str]) -> Drawing | None:
     """Example images without a patch, then one row per target network under the first goal's patch."""
     first = cells[0]
     stored = examples.patch(first.patch)
@@ -108,19 +140,18 @@ def pasted(cells: Sequence[CellRecord], run: Run, examples: Examples, classes: S
         rows.append((f"{cell.quantization}@{cell.target_bits}", tiles))
     size = f"{first.patch_height}x{first.patch_width}"
     goal = _aim(first.counts[0].goal, classes)
-    behind = "" if first.preprocessor == "none" else f" + {first.preprocessor}"
     title = (
         f"{first.attack} {size}, {goal}, crafted on {_source_label(first, ' ')}\n"
-        f"evaluated on {first.model} {first.defense}{behind}, {first.dataset}: label → prediction"
+        f"evaluated on {first.model} {first.defense}{behind(first.preprocessor)}, {first.dataset}: label → prediction"
     )
     note = (
         "✗ solid frame: fooled   ✓ dotted frame: not fooled   ○ thin frame: wrong without a patch, or the target class"
     )
     if len(cells) > TARGETS:
         note += f"\nthe first {TARGETS} of {len(cells)} target networks"
-    png = mosaic(title, rows, [f"image {number + 1}" for number in range(len(ids))], note)
+    figure = mosaic(title, rows, [f"image {number + 1}" for number in range(len(ids))], note)
     name = file_name("pasted", first.dataset, first.model, first.defense, first.preprocessor, first.attack, size)
-    return Plot(name, title.replace("\n", ", "), png)
+    return Drawing(name, figure, title.replace("\n", ", "))
 
 
 def composite(pixels: Array, texture: Array, mask: Array, row: int, column: int) -> Array:
@@ -148,8 +179,8 @@ def _seen(texture: Array, mask: Array) -> Array:
 
 
 def _source_label(cell: CellRecord, between: str = "\n") -> str:
-    behind = "" if cell.source_preprocessor == "none" else f" + {cell.source_preprocessor}"
-    return f"{cell.source_model} {cell.source_defense}{behind}{between}{cell.source_quantization}@{cell.source_bits}"
+    backbone = f"{cell.source_model} {cell.source_defense}{behind(cell.source_preprocessor)}"
+    return f"{backbone}{between}{cell.source_quantization}@{cell.source_bits}"
 
 
 def _source_order(cell: CellRecord) -> tuple[Any, ...]:

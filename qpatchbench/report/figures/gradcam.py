@@ -12,17 +12,17 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from qpatchbench.report.figures import Drawing
-from qpatchbench.report.figures.drawing import shortened
-from qpatchbench.report.figures.map_pages import MappedBackbone, pages
-from qpatchbench.report.figures.picture_grid import (
+from qpatchbench.report.figures.drawing.map_pages import MappedBackbone, pages
+from qpatchbench.report.figures.drawing.picture_grid import (
     Column,
-    Group,
     Panel,
+    PictureGroup,
     as_picture,
     difference_box,
     page,
     short,
 )
+from qpatchbench.report.figures.drawing.style import shortened
 from qpatchbench.report.leaderboard.published import RunFolder
 
 IMAGES = 4  # on one page
@@ -34,13 +34,13 @@ def gradcam(folders: Sequence[RunFolder]) -> Iterator[Drawing]:
 
 
 def _page(backbone: MappedBackbone, images: range) -> Figure:
-    means, widest = backbone.means("gradcam"), backbone.bits[0]
+    means, most_bits = backbone.means("gradcam"), backbone.bits[0]
     contents = [content for content in ("clean", "patched") if content in backbone.facts["contents"]]
     groups = [_group(backbone, content, images, means) for content in contents]
     layer = backbone.facts["cam_layer"].removeprefix("backbone.")
     caption = (
         f"Grad-CAM of {layer} for the true class; above each map: the answer, cosine and IoU of the top fifth with the "
-        f"map at {widest} bits"
+        f"map at {most_bits} bits"
     )
     return page(backbone.title, backbone.headings, groups, caption)
 
@@ -50,7 +50,7 @@ def _group(
     content: str,
     images: range,
     means: Mapping[tuple[str, str, str], Mapping[str, Any]],
-) -> Group:
+) -> PictureGroup:
     pixels, clean = backbone.array("pixels", content), backbone.array("pixels", "clean")
     labels = backbone.array("labels")
     cams = {bits: backbone.array("cams", content, bits) for bits in backbone.bits}
@@ -66,12 +66,12 @@ def _group(
             panels.append(Panel(cams[bits][index], f"{shortened(answers[bits][index], 14)}\n{alike}"))
         name = shortened(backbone.class_name(int(labels[index])), 12)
         columns.append(Column(name, as_picture(pixels[index]), panels, difference_box(clean[index], pixels[index])))
-    notes = [_note(means, content, bits, widest=bits == backbone.bits[0]) for bits in backbone.bits]
-    return Group(content, columns, (0.0, 1.0), "Grad-CAM, relative to the panel's largest", notes, smooth=True)
+    notes = [_note(means, content, bits, reference=bits == backbone.bits[0]) for bits in backbone.bits]
+    return PictureGroup(content, columns, (0.0, 1.0), "Grad-CAM, relative to the panel's largest", notes, smooth=True)
 
 
-def _note(means: Mapping[tuple[str, str, str], Mapping[str, Any]], content: str, bits: str, *, widest: bool) -> str:
-    if widest:
+def _note(means: Mapping[tuple[str, str, str], Mapping[str, Any]], content: str, bits: str, *, reference: bool) -> str:
+    if reference:
         return "reference"
     rows = [means[content, bits, metric] for metric in ("cosine", "iou")]
     found = [f"{name} {short(row['value'])}" for name, row in zip(("cos", "IoU"), rows, strict=True)]

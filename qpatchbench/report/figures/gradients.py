@@ -1,4 +1,4 @@
-"""Input gradients under a patch and under PGD at every bit-width, with cosine and MSE to the widest network's.
+"""Input gradients under a patch and under PGD at every bit-width, with cosine and MSE to the network's of most bits.
 
 Regenerates figure 4 of QADT-R (Guesmi, Ouni, Shafique 2025, arXiv 2503.07058). Gradients of different images and
 bit-widths differ in size by orders of magnitude, so that each panel is shown relative to its own largest pixel, and the
@@ -14,18 +14,18 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from qpatchbench.report.figures import Drawing
-from qpatchbench.report.figures.drawing import shortened
-from qpatchbench.report.figures.map_pages import MappedBackbone, pages
-from qpatchbench.report.figures.picture_grid import (
+from qpatchbench.report.figures.drawing.map_pages import MappedBackbone, pages
+from qpatchbench.report.figures.drawing.picture_grid import (
     Column,
-    Group,
     Panel,
+    PictureGroup,
     as_picture,
     difference_box,
     page,
     scientific,
     short,
 )
+from qpatchbench.report.figures.drawing.style import shortened
 from qpatchbench.report.leaderboard.published import RunFolder
 
 IMAGES = 4  # on one page
@@ -38,10 +38,10 @@ def gradients(folders: Sequence[RunFolder]) -> Iterator[Drawing]:
 
 
 def _page(backbone: MappedBackbone, images: range) -> Figure:
-    means, widest = backbone.means("gradients"), backbone.bits[0]
+    means, most_bits = backbone.means("gradients"), backbone.bits[0]
     contents = [("patched" if "patched" in backbone.facts["contents"] else "clean"), "perturbed"]
     groups = [_group(backbone, content, images, means) for content in contents]
-    caption = f"above each panel: cosine and MSE to the gradient at {widest} bits; the cosine of chance is 0"
+    caption = f"above each panel: cosine and MSE to the gradient at {most_bits} bits; the cosine of chance is 0"
     return page(backbone.title, backbone.headings, groups, caption)
 
 
@@ -50,7 +50,7 @@ def _group(
     content: str,
     images: range,
     means: Mapping[tuple[str, str, str], Mapping[str, Any]],
-) -> Group:
+) -> PictureGroup:
     pixels, clean = backbone.array("pixels", content), backbone.array("pixels", "clean")
     labels = backbone.array("labels")
     shown = {bits: backbone.array("gradients", content, bits).astype(np.float64) for bits in backbone.bits}
@@ -68,14 +68,14 @@ def _group(
         box = difference_box(clean[index], pixels[index]) if content == "patched" else None
         name = shortened(backbone.class_name(int(labels[index])), 12)
         columns.append(Column(name, as_picture(pixels[index]), panels, box))
-    notes = [_note(means, content, bits, widest=bits == backbone.bits[0]) for bits in backbone.bits]
+    notes = [_note(means, content, bits, reference=bits == backbone.bits[0]) for bits in backbone.bits]
     label = "gradient, Euclidean norm over the colours, relative to the panel's largest"
     heading = f"{HEADINGS[content]}, made at {backbone.bits[0]} bits" if content == "perturbed" else HEADINGS[content]
-    return Group(heading, columns, (0.0, 1.0), label, notes)
+    return PictureGroup(heading, columns, (0.0, 1.0), label, notes)
 
 
-def _note(means: Mapping[tuple[str, str, str], Mapping[str, Any]], content: str, bits: str, *, widest: bool) -> str:
-    if widest:
+def _note(means: Mapping[tuple[str, str, str], Mapping[str, Any]], content: str, bits: str, *, reference: bool) -> str:
+    if reference:
         return "reference"
     cosine, error = means[content, bits, "cosine"], means[content, bits, "mse"]
     return f"mean of {cosine['n_images']}\ncos {short(cosine['value'])}\nMSE {scientific(error['value'])}"

@@ -1,8 +1,8 @@
 """Accuracy under pixel attacks against epsilon and bit-widths.
 
 Regenerates figure 1 of Guesmi, Ouni, Shafique 2025 (QADT-R, arXiv 2503.07058): FGSM, PGD, MI-FGSM and AutoAttack on the
-bit-widths of one network, white-box. The figure prints no numbers; what it is said to show (narrow networks are ahead
-at small epsilon and fall off more steeply) can be read off.
+bits of one network, white-box. The figure prints no numbers; what it is said to show (networks of few bits are ahead at
+small epsilon and fall off more steeply) can be read off.
 """
 
 from __future__ import annotations
@@ -10,25 +10,25 @@ from __future__ import annotations
 import json
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 from matplotlib.axes import Axes
 
 from qpatchbench.report.figures import Drawing
-from qpatchbench.report.figures.drawing import file_name
-from qpatchbench.report.figures.rows import SAME_NETWORK, Point, bits_label, families, finished_rows, rate
-from qpatchbench.report.figures.style import (
+from qpatchbench.report.figures.drawing.points import Point, bits_label, families, finished_rows, rate
+from qpatchbench.report.figures.drawing.style import (
     TWO_COLUMNS,
     LineStyle,
     beside,
     bits_styles,
     draw_line,
+    file_name,
     grid_of_panels,
     legend_below,
     percent_axis,
 )
-from qpatchbench.report.leaderboard.published import Row, RunFolder
+from qpatchbench.report.leaderboard.published import RunFolder
+from qpatchbench.report.leaderboard.row import SAME_NETWORK, Row
 
 COLUMNS = 4
 WHOLE_IMAGE = "100%"
@@ -44,23 +44,25 @@ class Strength(NamedTuple):
 
 def pixel_attacks(folders: Sequence[RunFolder]) -> Iterator[Drawing]:
     """One drawing per family of networks, one panel per attack, one line per bit-width."""
-    panels = [*dict.fromkeys(found.panel for folder in folders for found in strengths(folder.suite).values())]
-    for family, rows in families(finished_rows([_pixel_attacks_alone(folder) for folder in folders])):
-        styles = bits_styles([row["target_bits"] for row in rows])
-        own_panels = [panel for panel in panels if any(row["panel"] == panel for row in rows)]
-        figure, grid = grid_of_panels(len(own_panels), COLUMNS, width=TWO_COLUMNS)
-        for axes, panel in zip(grid, own_panels, strict=True):
-            _panel(axes, [row for row in rows if row["panel"] == panel], styles)
-            axes.set_title(panel)
-        figure.suptitle(f"{family.title}\nwhite-box pixel attacks, {int(rows[0]['n_images']):,} images")
+    known = _strengths_of_rows(folders)
+    titles = [*dict.fromkeys(each.panel for folder in folders for each in strengths(folder.suite).values())]
+    for family, rows in families([row for row in finished_rows(folders) if row.key in known]):
+        styles = bits_styles([row.target_bits for row in rows])
+        curves = {title: [row for row in rows if known[row.key].panel == title] for title in titles}
+        shown = {title: own for title, own in curves.items() if own}
+        figure, grid = grid_of_panels(len(shown), COLUMNS, width=TWO_COLUMNS)
+        for axes, (title, own) in zip(grid, shown.items(), strict=True):
+            _panel(axes, [(known[row.key].epsilon, row) for row in own], styles)
+            axes.set_title(title)
+        figure.suptitle(f"{family.title}\nwhite-box pixel attacks, {rows[0].count('n_images'):,} images")
         legend_below(figure, grid, [bits_label(bits) for bits in styles])
         yield Drawing(file_name("pixel_attacks", *family.parts), figure)
 
 
-def curve(rows: Sequence[Row]) -> list[Point]:
-    """Accuracy of one network under one attack: clean at 0, then by epsilon."""
-    measured = {float(row["epsilon"]): rate(row, "robust_accuracy", float(row["epsilon"])) for row in rows}
-    return sorted(({0.0: rate(rows[0], "clean_accuracy", 0.0)} | measured).values())
+def curve(points: Sequence[tuple[float, Row]]) -> list[Point]:
+    """Accuracy of one network under one attack, from (epsilon, row): clean at 0, then by epsilon."""
+    measured = {epsilon: rate(row, "robust_accuracy", epsilon) for epsilon, row in points}
+    return sorted(({0.0: rate(points[0][1], "clean_accuracy", 0.0)} | measured).values())
 
 
 def strengths(suite: Mapping[str, Any]) -> dict[str, Strength]:
@@ -79,14 +81,15 @@ def strengths(suite: Mapping[str, Any]) -> dict[str, Strength]:
     }
 
 
-def _pixel_attacks_alone(folder: RunFolder) -> RunFolder:
-    """The folder with its white-box rows of pixel attacks; they learn their panel and epsilon."""
-    known = strengths(folder.suite)
-    rows = [row for row in folder.rows if row["attack"] in known and row["lineage"] == SAME_NETWORK]
-    found = [(row, known[row["attack"]]) for row in rows]
-    return replace(
-        folder, rows=tuple({**row, "panel": each.panel, "epsilon": repr(each.epsilon)} for row, each in found)
-    )
+def _strengths_of_rows(folders: Sequence[RunFolder]) -> dict[tuple[str | int, ...], Strength]:
+    """By key, the strength of the white-box rows of pixel attacks, as the first folder that has a row states it."""
+    found: dict[tuple[str | int, ...], Strength] = {}
+    for folder in folders:
+        known = strengths(folder.suite)
+        for row in finished_rows([folder]):
+            if row.attack in known and row.lineage == SAME_NETWORK:
+                found.setdefault(row.key, known[row.attack])
+    return found
 
 
 def _panel_title(attack: Mapping[str, Any], own: Sequence[Mapping[str, Any]]) -> str:
@@ -98,10 +101,10 @@ def _panel_title(attack: Mapping[str, Any], own: Sequence[Mapping[str, Any]]) ->
     return f"{name} ({told})" if told else name
 
 
-def _panel(axes: Axes, rows: Sequence[Row], styles: Mapping[str, LineStyle]) -> None:
-    places = [0.0, *(float(row["epsilon"]) for row in rows)]
+def _panel(axes: Axes, points: Sequence[tuple[float, Row]], styles: Mapping[str, LineStyle]) -> None:
+    places = [0.0, *(epsilon for epsilon, _ in points)]
     for (bits, style), shift in zip(styles.items(), beside(len(styles), places), strict=True):
-        own = [row for row in rows if row["target_bits"] == bits]
+        own = [(epsilon, row) for epsilon, row in points if row.target_bits == bits]
         if own:
             draw_line(axes, curve(own), style, bits_label(bits), shift=shift)
     axes.margins(x=0.06)

@@ -16,16 +16,17 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from qpatchbench.report.figures import Drawing
-from qpatchbench.report.figures.drawing import file_name, shortened
-from qpatchbench.report.figures.rows import Family, Point
-from qpatchbench.report.figures.style import (
+from qpatchbench.report.figures.drawing.points import Family, Point
+from qpatchbench.report.figures.drawing.style import (
     CHANCE,
     GRID,
     TWO_COLUMNS,
     draw_line,
+    file_name,
     legend_below,
     name_styles,
     new_figure,
+    shortened,
 )
 from qpatchbench.report.leaderboard.keys import bits_order
 from qpatchbench.report.leaderboard.published import RunFolder
@@ -54,7 +55,7 @@ def similarity(folders: Sequence[RunFolder]) -> Iterator[Drawing]:
 
 
 def pairs_of(rows: Measures) -> list[tuple[str, str]]:
-    """Pairs of bit-widths, from those of the widest network to those of the narrowest."""
+    """Pairs of bit-widths, from those of most bits to those of fewest."""
     found = {(row["first_bits"], row["second_bits"]) for row in rows}
     return sorted(found, key=lambda pair: (bits_order(pair[0]), bits_order(pair[1])))
 

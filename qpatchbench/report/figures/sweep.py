@@ -13,20 +13,20 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from qpatchbench.report.figures import Drawing
-from qpatchbench.report.figures.drawing import file_name
-from qpatchbench.report.figures.rows import bits_label, finished_rows, rate
-from qpatchbench.report.figures.style import (
+from qpatchbench.report.figures.drawing.points import bits_label, finished_rows, rate
+from qpatchbench.report.figures.drawing.style import (
     ONE_COLUMN,
     TWO_COLUMNS,
     beside,
     bits_styles,
     draw_line,
+    file_name,
     legend_below,
     name_styles,
     new_figure,
     percent_axis,
 )
-from qpatchbench.report.figures.sweep_pages import AXES, Page, numbers, pages
+from qpatchbench.report.figures.drawing.sweep_pages import AXES, Page, numbers, pages
 from qpatchbench.report.leaderboard.published import RunFolder
 
 

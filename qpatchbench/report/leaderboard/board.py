@@ -4,50 +4,24 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
 from qpatchbench.report.leaderboard.counterparts import Comparisons, is_white_box
 from qpatchbench.report.leaderboard.keys import ROW_KEY, row_key, row_order
 from qpatchbench.report.leaderboard.ranks import Contestant, ranks
-from qpatchbench.report.leaderboard.rates import Measured, measure, ratio
+from qpatchbench.report.leaderboard.rates import RowRates, measure, ratio
+from qpatchbench.report.leaderboard.row import COLUMNS, INTEGERS, NUMBERS, Row, row_of
 from qpatchbench.runs.records import QUERY_BUDGETS, CellRecord, Check
 from qpatchbench.runs.run import Run
 
-_INTERVALS = ("low", "high")
-RATES = (
-    *("asr", "asr_low", "asr_high", "asr_targeted", "asr_common", "asr_control", "asr_net"),
-    *("clean_accuracy", "robust_accuracy"),
-)
-QUERY_RATES = tuple(f"asr_{budget}_queries" for budget in QUERY_BUDGETS)
-MORE_RATES = (
-    *(f"{name}_{end}" for name in ("asr_common", "asr_control", "asr_net") for end in _INTERVALS),
-    *("asr_grey", "asr_worst"),
-    *QUERY_RATES,
-)
-COUNTS = ("n_images", "n_eligible")
-MORE_COUNTS = (
-    *("n_clean_correct", "n_fooled", "n_hit", "n_robust"),
-    *("n_common", "n_common_fooled", "n_control_fooled", "n_grey_fooled", "n_worst_fooled"),
-)
-COLUMNS = (
-    *ROW_KEY[:8],
-    "area_percent",
-    *ROW_KEY[8:14],
-    "seeds",
-    *COUNTS,
-    *RATES,
-    *("lineage", "checks", "partial"),
-    *ROW_KEY[14:],
-    *MORE_RATES,
-    *("transfer_ratio", "queries_median"),
-    *MORE_COUNTS,
-    *("rank", "transfer_only", "status"),
-)
-PERCENTAGES = (*RATES, *MORE_RATES)
+if TYPE_CHECKING:
+    import pandas as pd
+
 # White-box cells of the same attack on the same target decide whether a row is "transfer only".
 _TARGET = (*ROW_KEY[:8], "target_bits", "transformation")
 _VERDICTS = {"not-run": 0, "pass": 1, "warn": 2, "fail": 3}
@@ -57,7 +31,7 @@ class Leaderboard:
     """Rows and what explains them.
 
     Attributes:
-        frame: COLUMNS; percentages in 0..100, NaN where undefined; sorted by key.
+        rows: sorted by key.
         checks: the merged checks of every row, by position.
     """
 
@@ -65,27 +39,40 @@ class Leaderboard:
         comparisons = Comparisons(run)
         groups = _groups(run.cells)
         reached = {_target(cell) for cell in run.cells if is_white_box(cell) and cell.status == "ok"}
-        rows, worst = [], _Worst()
+        found, worst = [], _Worst()
         self.checks: list[tuple[Check, ...]] = []
         contests: dict[tuple[object, ...], list[Contestant]] = defaultdict(list)
         for place, cells in enumerate(groups):
             finished = [cell for cell in cells if cell.status == "ok"]
-            measured = measure(finished, comparisons) if finished else _nothing()
-            checks = merged_checks(
-                [*(check for cell in finished for check in cell.checks), *_compared(cells, measured)]
-            )
-            row = _row(cells, finished, measured, checks)
-            row["transfer_only"] = bool(cells[0].source_model) and _target(cells[0]) not in reached
-            worst.add(_target(cells[0]), measured)
-            if row["status"] == "ok" and not _failed(checks) and not math.isnan(row["asr"]):
-                contests[_contest(cells[0])].append(Contestant(place, row["asr"], measured.replicates))
-            rows.append(row)
+            rates = measure(finished, comparisons) if finished else RowRates(counts={}, rates={})
+            checks = merged_checks([*(check for cell in finished for check in cell.checks), *_compared(cells, rates)])
+            row = _row(cells, finished, rates, checks)
+            row = replace(row, transfer_only=bool(row.source_model) and _target(cells[0]) not in reached)
+            worst.add(_target(cells[0]), rates)
+            if row.status == "ok" and not row.failed_checks and row.measured("asr"):
+                contests[_contest(cells[0])].append(Contestant(place, row.number("asr"), rates.replicates))
+            found.append(row)
             self.checks.append(checks)
         given = {place: rank for contest in contests.values() for place, rank in ranks(contest).items()}
-        for place, (row, cells) in enumerate(zip(rows, groups, strict=True)):
-            row["rank"] = given.get(place, pd.NA)
-            row |= worst.of(_target(cells[0]))
-        self.frame = _frame(rows)
+
+        def ranked(place: int) -> dict[str, float]:
+            return {"rank": given[place]} if place in given else {}
+
+        self.rows = tuple(
+            replace(row, numbers={**row.numbers, **ranked(place), **worst.of(_target(cells[0]))})
+            for place, (row, cells) in enumerate(zip(found, groups, strict=True))
+        )
+
+    @cached_property
+    def frame(self) -> pd.DataFrame:
+        """The rows as a table of COLUMNS, for notebooks; what is undefined is NaN or NA."""
+        import pandas as pd  # a report needs none
+
+        records = [
+            [row.numbers.get(name) if name in NUMBERS else getattr(row, name) for name in COLUMNS] for row in self.rows
+        ]
+        types = {name: "Int64" if name in INTEGERS else "float64" for name in NUMBERS}
+        return pd.DataFrame(records, columns=list(COLUMNS)).astype(types)
 
 
 class _Worst:
@@ -94,17 +81,17 @@ class _Worst:
     def __init__(self) -> None:
         self._found: dict[tuple[object, ...], dict[int, tuple[np.ndarray[Any, Any], int]]] = defaultdict(dict)
 
-    def add(self, target: tuple[object, ...], measured: Measured) -> None:
-        for seed, fooled in measured.fooled.items():
+    def add(self, target: tuple[object, ...], rates: RowRates) -> None:
+        for seed, fooled in rates.fooled.items():
             earlier = self._found[target].get(seed)
             merged = fooled if earlier is None else fooled | earlier[0]
-            self._found[target][seed] = (merged, int(measured.eligible[seed].sum()))
+            self._found[target][seed] = (merged, int(rates.eligible[seed].sum()))
 
-    def of(self, target: tuple[object, ...]) -> dict[str, Any]:
+    def of(self, target: tuple[object, ...]) -> dict[str, float]:
         found = self._found[target].values()
         fooled = sum(int(merged.sum()) for merged, _ in found)
         eligible = sum(count for _, count in found)
-        return {"asr_worst": 100 * ratio(fooled, eligible), "n_worst_fooled": fooled if eligible else pd.NA}
+        return {"asr_worst": 100 * ratio(fooled, eligible), "n_worst_fooled": fooled} if eligible else {}
 
 
 def merged_checks(checks: Sequence[Check]) -> tuple[Check, ...]:
@@ -144,25 +131,35 @@ def _groups(cells: Sequence[CellRecord]) -> list[list[CellRecord]]:
     return [sorted(groups[key], key=lambda cell: (cell.seed, cell.cell)) for key in sorted(groups, key=row_order)]
 
 
-def _row(
-    cells: Sequence[CellRecord], finished: Sequence[CellRecord], measured: Measured, checks: Sequence[Check]
-) -> dict[str, Any]:
+def _row(cells: Sequence[CellRecord], finished: Sequence[CellRecord], rates: RowRates, checks: Sequence[Check]) -> Row:
     first = cells[0]
     image, patch = first.image_height * first.image_width, first.patch_height * first.patch_width
     failed = len(cells) - len(finished)
-    return {
-        **dict(zip(ROW_KEY, row_key(first), strict=True)),
-        "area_percent": 100 * patch / image,
-        "seeds": len({cell.seed for cell in finished}),
-        **measured.counts,
-        **{name: 100 * value for name, value in measured.rates.items() if name != "transfer_ratio"},
-        "transfer_ratio": measured.rates.get("transfer_ratio", math.nan),
-        **_queries(finished),
-        "lineage": "/".join(sorted({cell.lineage for cell in cells})),
-        "checks": checks_text(checks) if finished else "",
-        "partial": any(cell.partial for cell in cells),
-        "status": "ok" if not failed else "error" if not finished else f"{failed} of {len(cells)} seeds failed",
-    }
+    return replace(
+        row_of(first),
+        lineage="/".join(sorted({cell.lineage for cell in cells})),
+        checks=checks_text(checks) if finished else "",
+        partial=any(cell.partial for cell in cells),
+        status="ok" if not failed else "error" if not finished else f"{failed} of {len(cells)} seeds failed",
+        numbers={
+            "area_percent": 100 * patch / image,
+            "seeds": len({cell.seed for cell in finished}),
+            **rates.counts,
+            **{name: 100 * value for name, value in rates.rates.items() if name in NUMBERS},
+            **({"transfer_ratio": rates.rates["transfer_ratio"]} if finished else {}),
+            **_certified(finished),
+            **_queries(finished),
+        },
+    )
+
+
+def _certified(cells: Sequence[CellRecord]) -> dict[str, float]:
+    """Images with a certificate against patches of the row's size; nothing where any seed has none to give."""
+    counts = [cell.n_certified for cell in cells if cell.n_certified is not None]
+    if not cells or len(counts) < len(cells):
+        return {}
+    images = sum(cell.n_images for cell in cells)
+    return {"n_certified": sum(counts), "certified_accuracy": 100 * ratio(sum(counts), images)}
 
 
 def _queries(cells: Sequence[CellRecord]) -> dict[str, float]:
@@ -179,11 +176,11 @@ def _queries(cells: Sequence[CellRecord]) -> dict[str, float]:
     return {**rates, "queries_median": sum(medians) / len(medians) if medians else math.nan}
 
 
-def _compared(cells: Sequence[CellRecord], measured: Measured) -> Iterator[Check]:
+def _compared(cells: Sequence[CellRecord], rates: RowRates) -> Iterator[Check]:
     # A listed control is no optimised patch, and a pixel attack has no random patch to be compared with.
     if cells[0].source_model:
-        yield measured.control
-    yield from (check for check in (measured.masking, measured.inversion) if check is not None)
+        yield rates.control
+    yield from (check for check in (rates.masking, rates.inversion) if check is not None)
 
 
 def _contest(cell: CellRecord) -> tuple[object, ...]:
@@ -198,18 +195,3 @@ def _contest(cell: CellRecord) -> tuple[object, ...]:
 
 def _target(cell: CellRecord) -> tuple[object, ...]:
     return tuple(getattr(cell, name) for name in _TARGET)
-
-
-def _failed(checks: Sequence[Check]) -> bool:
-    return any(check.verdict == "fail" for check in checks)
-
-
-def _nothing() -> Measured:
-    return Measured(counts={}, rates={})
-
-
-def _frame(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-    frame = pd.DataFrame(list(rows), columns=list(COLUMNS))
-    floats = [*PERCENTAGES, "area_percent", "transfer_ratio", "queries_median"]
-    integers = [*COUNTS, *MORE_COUNTS, "rank"]
-    return frame.astype({**dict.fromkeys(floats, "float64"), **dict.fromkeys(integers, "Int64")})

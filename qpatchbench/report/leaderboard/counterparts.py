@@ -1,4 +1,4 @@
-"""What a row is compared with: its controls, the networks of its comparison, and the source's own cell."""
+"""Counterparts of a row: its controls, the networks of its comparison, and the source's own cell."""
 
 from __future__ import annotations
 

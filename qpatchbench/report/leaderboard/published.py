@@ -1,4 +1,4 @@
-"""What run folders offer to a comparison: rows of the leaderboard, of costs and of similarities."""
+"""Run folders read for comparison: rows of the leaderboard, of costs and of similarities."""
 
 from __future__ import annotations
 
@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from qpatchbench.errors import ArtifactError
+from qpatchbench.report.leaderboard.row import Row, read_row
 from qpatchbench.runs.layout import CELLS, LEADERBOARD, MANIFEST
 from qpatchbench.runs.manifest import read_manifest
-
-Row = Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -23,7 +22,7 @@ class RunFolder:
     Attributes:
         name: the folder as it was given.
         manifest: facts about the run.
-        rows: of the leaderboard, as text, with `size` (6x6) and `base` (the dataset without its note) added.
+        rows: of the leaderboard, with numbers as leaderboard.csv states them.
         costs, similarity: rows of those analyses; none where the run had none.
     """
 
@@ -67,55 +66,50 @@ def read_folder(directory: Path) -> RunFolder:
         )
     manifest = read_manifest(path)
     fresh = board.is_file() and not (cells.is_file() and cells.stat().st_mtime > board.stat().st_mtime)
-    text = board.read_text(encoding="utf-8") if fresh else _computed(directory)
-    rows = list(csv.DictReader(text.splitlines()))
-    if rows and not {"dataset", "model", "asr", "asr_low", "patch_height"} <= set(rows[0]):
-        raise ArtifactError(f"{board}: expected a leaderboard, found columns {', '.join(rows[0])}")
     return RunFolder(
         str(directory),
         manifest,
-        tuple(_with_facets(row) for row in rows),
+        read_board(board) if fresh else _computed(directory),
         _analysis(directory / "costs"),
         _analysis(directory / "similarity"),
     )
 
 
-def base_name(dataset: str) -> str:
-    """A dataset without its note.
+def read_board(path: Path) -> tuple[Row, ...]:
+    """The rows of a leaderboard.csv.
 
-    >>> base_name("cifar10 (jpeg)")
-    'cifar10'
+    Raises:
+        ArtifactError: it is none, or a number in it is no number.
     """
-    return dataset.partition(" (")[0]
+    records = list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
+    if records and not {"dataset", "model", "asr", "asr_low", "patch_height"} <= set(records[0]):
+        raise ArtifactError(f"{path}: expected a leaderboard, found columns {', '.join(records[0])}")
+    rows = []
+    for number, record in enumerate(records, 1):
+        try:
+            rows.append(read_row(record))
+        except KeyError as error:
+            raise ArtifactError(f"{path}: expected a column {error.args[0]}, found {', '.join(record)}") from None
+        except ValueError as error:
+            raise ArtifactError(f"{path}, row {number}: expected numbers, found another text: {error}") from None
+    return tuple(rows)
 
 
-def _with_facets(row: dict[str, str]) -> Row:
-    # Folders from before patches were moved, or pre-processed, lack those columns.
-    return {
-        **{"transformation": "", "seen": "", "preprocessor": "none", "source_preprocessor": "none"},
-        **{"status": "ok", "checks": ""},
-        **row,
-        "size": f"{row['patch_height']}x{row['patch_width']}",
-        "base": base_name(row["dataset"]),
-    }
-
-
-def _computed(directory: Path) -> str:
-    # Imported here: a written leaderboard needs neither pandas nor the outcomes.
+def _computed(directory: Path) -> tuple[Row, ...]:
+    # Imported here: a written leaderboard needs no outcomes.
     from qpatchbench.report.leaderboard.board import Leaderboard
-    from qpatchbench.report.page.tables import csv as as_csv
     from qpatchbench.runs.run import Run
 
-    return as_csv(Leaderboard(Run(directory)).frame)
+    return tuple(row.rounded() for row in Leaderboard(Run(directory)).rows)
 
 
 def _analysis(stem: Path) -> tuple[Mapping[str, Any], ...]:
     """Rows of an analysis; of the rounded .csv where that is all that was published."""
     whole, readable = stem.with_suffix(".parquet"), stem.with_suffix(".csv")
     if whole.is_file():
-        import pyarrow.parquet as pq
+        from qpatchbench.runs.parquet_tables import read_rows
 
-        return tuple(pq.read_table(whole).to_pylist())
+        return tuple(read_rows(whole))
     if not readable.is_file():
         return ()
     rows = csv.DictReader(readable.read_text(encoding="utf-8").splitlines())

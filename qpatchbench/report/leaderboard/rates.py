@@ -1,4 +1,4 @@
-"""Counts, rates and intervals of one leaderboard row. Rates are fractions here; percentages are made for display."""
+"""Counts, rates and intervals of one leaderboard row, as fractions; percentages are made for display."""
 
 from __future__ import annotations
 
@@ -24,11 +24,12 @@ from qpatchbench.statistics.intervals import (
 )
 
 CONTROL, GREY = "random", "grey"
+_COUNTED = {"fooled", "eligible", "robust", "all"}  # a record holds them already
 NOTHING = Interval(math.nan, math.nan)
 
 
 @dataclass(frozen=True)
-class Measured:
+class RowRates:
     """Numbers of one row.
 
     Attributes:
@@ -51,7 +52,7 @@ class Measured:
     control: Check = Check(id="V2", verdict="not-run", message="nothing was measured")  # noqa: RUF009 (frozen)
 
 
-def measure(cells: Sequence[CellRecord], comparisons: Comparisons) -> Measured:
+def measure(cells: Sequence[CellRecord], comparisons: Comparisons) -> RowRates:
     """Measure the finished cells of one row, which differ in their seed only.
 
     Raises:
@@ -62,7 +63,8 @@ def measure(cells: Sequence[CellRecord], comparisons: Comparisons) -> Measured:
         raise ArtifactError(f"cells {', '.join(cell.cell for cell in cells)}: expected the same goals and images")
     fooled = np.stack([each.fooled for each in outcomes])
     eligible = np.stack([each.eligible for each in outcomes])
-    kinds = {"fooled": fooled, "eligible": eligible}
+    robust = np.stack([each.robust for each in outcomes])
+    kinds = {"fooled": fooled, "eligible": eligible, "robust": robust}
     common = _common(cells, outcomes, comparisons)
     if common is not None:
         kinds |= {"common_fooled": fooled & common, "common": eligible & common}
@@ -72,10 +74,11 @@ def measure(cells: Sequence[CellRecord], comparisons: Comparisons) -> Measured:
         kinds["control_fooled"] = control
     if grey is not None:
         kinds["grey_fooled"] = grey
-    totals = {name: int(values.sum()) for name, values in kinds.items()}
-    drawn = dict(zip(kinds, resampled_totals(np.stack([*kinds.values()])).T, strict=True))
+    totals = {**{name: int(values.sum()) for name, values in kinds.items()}, "all": robust.size}
+    drawn = _drawn(kinds)
     single = fooled.shape[:2] == (1, 1)
-    found = _plain(cells, outcomes)
+    found = {"asr_targeted": _targeted(cells, outcomes), **_clean(outcomes)}
+    found |= _rate("robust_accuracy", "robust", "all", totals, drawn, single)
     found |= _rate("asr", "fooled", "eligible", totals, drawn, single)
     found |= _rate("asr_common", "common_fooled", "common", totals, drawn, single)
     found |= _rate("asr_control", "control_fooled", "eligible", totals, drawn, single)
@@ -84,16 +87,25 @@ def measure(cells: Sequence[CellRecord], comparisons: Comparisons) -> Measured:
     found["transfer_ratio"] = _transfer_ratio(cells, outcomes, comparisons)
     # A patch that was moved after it was crafted is judged like one that was transferred.
     own = all(is_white_box(cell) and not cell.transformation for cell in cells)
-    return Measured(
+    return RowRates(
         counts=_counts(cells, totals),
         rates=found,
         replicates=rates(drawn["fooled"], drawn["eligible"]),
         fooled={cell.seed: each.fooled for cell, each in zip(cells, outcomes, strict=True)},
         eligible={cell.seed: each.eligible for cell, each in zip(cells, outcomes, strict=True)},
-        masking=_masking(cells, eligible, comparisons),
-        inversion=_inversion(cells, fooled, eligible, comparisons),
-        control=beats_control(fooled, control, eligible, white_box=own),
+        masking=None if _unchecked(comparisons) else _masking(cells, eligible, comparisons),
+        inversion=None if _unchecked(comparisons) else _inversion(cells, fooled, eligible, comparisons),
+        control=(
+            Check(id="V2", verdict="not-run", message="evaluation.checks is off")
+            if _unchecked(comparisons)
+            else beats_control(fooled, control, eligible, white_box=own)
+        ),
     )
+
+
+def _unchecked(comparisons: Comparisons) -> bool:
+    """Whether the suite, or `--checks`, asked for no checks."""
+    return bool(comparisons.run.manifest.get("resolved", {}).get("evaluation", {}).get("checks") == "off")
 
 
 def _masking(cells: Sequence[CellRecord], eligible: Array, comparisons: Comparisons) -> Check | None:
@@ -137,22 +149,30 @@ def ratio(successes: int, trials: int) -> float:
 
 def _counts(cells: Sequence[CellRecord], totals: dict[str, int]) -> dict[str, int]:
     counted = {name: sum(cell.totals()[name] for cell in cells) for name in cells[0].totals()}
-    others = {f"n_{name}": totals[name] for name in totals if name not in ("fooled", "eligible")}
+    others = {f"n_{name}": count for name, count in totals.items() if name not in _COUNTED}
     clean = sum(cell.n_clean_correct for cell in cells)
     return {"n_images": cells[0].n_images, "n_clean_correct": clean, **counted, **others}
 
 
-def _plain(cells: Sequence[CellRecord], outcomes: Sequence[Outcomes]) -> dict[str, float]:
-    images = sum(cell.n_images for cell in cells)
-    patched = sum(cell.n_images * len(cell.counts) for cell in cells)
+def _targeted(cells: Sequence[CellRecord], outcomes: Sequence[Outcomes]) -> float:
     totals = [cell.totals() for cell in cells]
     targeted = any(goal != "untargeted" for each in outcomes for goal in each.goals)
     hits, eligible = sum(total["n_hit"] for total in totals), sum(total["n_eligible"] for total in totals)
-    return {
-        "asr_targeted": ratio(hits, eligible) if targeted else math.nan,
-        "clean_accuracy": ratio(sum(cell.n_clean_correct for cell in cells), images),
-        "robust_accuracy": ratio(sum(total["n_robust"] for total in totals), patched),
-    }
+    return ratio(hits, eligible) if targeted else math.nan
+
+
+def _clean(outcomes: Sequence[Outcomes]) -> dict[str, float]:
+    """Without a patch there are no goals: seeds and images only."""
+    correct = np.stack([each.correct[None] for each in outcomes])
+    totals, single = {"correct": int(correct.sum()), "all": correct.size}, len(outcomes) == 1
+    return _rate("clean_accuracy", "correct", "all", totals, {} if single else _drawn({"correct": correct}), single)
+
+
+def _drawn(kinds: dict[str, Array]) -> dict[str, Array]:
+    """(R,) bootstrap totals of each kind, (seeds, goals, images) boolean; `all`, everything, is the same in each."""
+    values = np.stack([*kinds.values()])
+    totals = resampled_totals(values)
+    return {**dict(zip(kinds, totals.T, strict=True)), "all": np.full(len(totals), float(values[0].size))}
 
 
 def _rate(

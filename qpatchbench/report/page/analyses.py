@@ -1,17 +1,23 @@
-"""What a run measured beside patches: costs of training and similarity of bit-widths, as tables."""
+"""Tables of what a run measured beside patches: costs of training, similarity between bits."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
+from typing import Any, TypeAlias
 
-import pandas as pd
+import pyarrow.parquet as pq
 
-from qpatchbench.report.page.tables import csv, markdown_table
+from qpatchbench.report.leaderboard.row import stated
+from qpatchbench.report.page.grid import Grid
 from qpatchbench.runs.files import write_atomically
 
 COSTS = "costs"
 SIMILARITY = "similarity"
+Records: TypeAlias = Sequence[Mapping[str, Any]]
+_MEANS = ("value", "chance", "corrected")
 
 
 def write_analyses(run_dir: Path, formats: tuple[str, ...]) -> list[Path]:
@@ -29,33 +35,31 @@ def write_analyses(run_dir: Path, formats: tuple[str, ...]) -> list[Path]:
         source = run_dir / f"{name}.parquet"
         if not source.is_file():
             continue
-        frame = pd.read_parquet(source)
-        texts: dict[str, Callable[[pd.DataFrame], str]] = {"csv": csv, "md": readable}
-        written += [
-            write_atomically(run_dir / f"{name}.{ending}", text(frame).encode())
-            for ending, text in texts.items()
-            if ending in formats
-        ]
+        table = pq.read_table(source)
+        names, records = table.column_names, table.to_pylist()
+        if "csv" in formats:
+            grid = Grid(names, [[stated(row[column]) for column in names] for row in records])
+            written.append(write_atomically(run_dir / f"{name}.csv", grid.csv().encode()))
+        if "md" in formats:
+            written.append(write_atomically(run_dir / f"{name}.md", readable(records).encode()))
     return written
 
 
-def costs_table(frame: pd.DataFrame) -> str:
+def costs_table(rows: Records) -> str:
     """Time and memory of a training step of every defense, relative to the reference."""
-    rows = [
+    names = ("model", "defense", "bits", "step [ms]", "images/s", "time", "memory [MiB]", "memory")
+    cells = [
         [
-            row["model"],
-            row["defense"],
-            row["bits"],
+            *(row["model"], row["defense"], row["bits"]),
             f"{1000 * row['step_seconds']:.0f}",
             f"{row['images_per_second']:.0f}",
             f"{row['relative_time']:.2f}",
             f"{row['peak_bytes'] / 2**20:.0f}",
             f"{row['relative_memory']:.2f}",
         ]
-        for row in frame.to_dict("records")
+        for row in rows
     ]
-    reference = ", ".join(sorted(set(frame["reference"])))
-    names = ("model", "defense", "bits", "step [ms]", "images/s", "time", "memory [MiB]", "memory")
+    reference = ", ".join(sorted({row["reference"] for row in rows}))
     return "\n".join(
         [
             "# Costs of training",
@@ -63,20 +67,19 @@ def costs_table(frame: pd.DataFrame) -> str:
             f"One optimiser step, measured in turn on one machine; time and memory are relative to {reference}.",
             "A defense that trains one network per bit-width is measured on one of them; a curriculum at its end.",
             "",
-            markdown_table(names, rows, right=frozenset(names[3:])),
+            Grid(names, cells, names[3:]).markdown(),
             "",
         ]
     )
 
 
-def similarity_table(frame: pd.DataFrame) -> str:
+def similarity_table(rows: Records) -> str:
     """Mean over all pairs of bit-widths; every pair is in similarity.csv."""
-    keys = ["model", "defense", "quantization", "images", "layer", "metric"]
-    means = frame.groupby(keys, sort=True)[["value", "chance", "corrected"]].mean().reset_index()
-    rows = [
-        [*(str(row[name]) for name in keys), *(_figure(row[name]) for name in ("value", "chance", "corrected"))]
-        for row in means.to_dict("records")
-    ]
+    keys = ("model", "defense", "quantization", "images", "layer", "metric")
+    groups: dict[tuple[str, ...], list[Mapping[str, Any]]] = defaultdict(list)
+    for row in rows:
+        groups[tuple(row[name] for name in keys)].append(row)
+    cells = [[*key, *(_mean(groups[key], name) for name in _MEANS)] for key in sorted(groups)]
     names = (*keys, "similarity", "chance", "above chance")
     return "\n".join(
         [
@@ -85,11 +88,13 @@ def similarity_table(frame: pd.DataFrame) -> str:
             "Mean over all pairs of bit-widths. Chance is what independent noise scores, and above chance is "
             "(similarity - chance) / (1 - chance).",
             "",
-            markdown_table(names, rows, right=frozenset(names[6:])),
+            Grid(names, cells, names[6:]).markdown(),
             "",
         ]
     )
 
 
-def _figure(value: float) -> str:
-    return "" if pd.isna(value) else f"{value:.3f}"
+def _mean(rows: Records, name: str) -> str:
+    """Of what is known; empty where nothing is."""
+    known = [row[name] for row in rows if row[name] is not None and row[name] == row[name]]
+    return f"{fmean(known):.3f}" if known else ""

@@ -8,9 +8,10 @@ from pathlib import Path
 from qpatchbench.errors import UnknownNameError
 from qpatchbench.report.leaderboard.board import Leaderboard
 from qpatchbench.report.page.analyses import write_analyses
-from qpatchbench.report.page.tables import csv, latex, markdown, stamps
+from qpatchbench.report.page.tables import latex, markdown, stamps, whole_grid
 from qpatchbench.runs.files import write_atomically
 from qpatchbench.runs.layout import PLOTS, REPORT_PAGE
+from qpatchbench.runs.ownership import owned_files
 from qpatchbench.runs.run import Run
 
 FORMATS = ("csv", "md", "tex", "html")
@@ -37,11 +38,11 @@ def build(run_dir: Path, formats: Sequence[str]) -> tuple[Path, ...]:
     run = Run(run_dir)
     board = Leaderboard(run)
     heading = f"{run.manifest.get('suite', run_dir.name)}: leaderboard"
-    notes = stamps(run.manifest, board.frame)
+    notes = stamps(run.manifest, board.rows)
     texts: dict[str, Callable[[], str]] = {
-        "csv": lambda: csv(board.frame),
-        "md": lambda: markdown(board.frame, heading, notes),
-        "tex": lambda: latex(board.frame, heading, notes),
+        "csv": lambda: whole_grid(board.rows).csv(),
+        "md": lambda: markdown(board.rows, heading, notes),
+        "tex": lambda: latex(board.rows, heading, notes),
     }
     written = [
         write_atomically(run_dir / f"leaderboard.{name}", text().encode())
@@ -59,11 +60,12 @@ def _pictures_and_page(run: Run, board: Leaderboard) -> list[Path]:
     from qpatchbench.report.figures.of_a_run import MOST, draw
     from qpatchbench.report.page.html import page
 
-    drawn = draw(run, board.frame)
+    drawn = draw(run, board.rows)
     folder = run.directory / PLOTS
-    written = [write_atomically(folder / f"{plot.name}.png", plot.png) for plot in drawn.plots]
+    written = [write_atomically(folder / f"{each.name}.png", each.png) for each in drawn.pictures]
+    owned = owned_files(run.directory, str(run.manifest.get("suite")))
     for kind in MOST:  # pictures of an earlier report that this one does not have
         for path in folder.glob(f"{kind}_*.png"):
-            if path not in written:
+            if path not in written and str(path.relative_to(run.directory)) in owned:
                 path.unlink()
     return [*written, write_atomically(run.directory / REPORT_PAGE, page(run, board, drawn).encode())]

@@ -21,11 +21,11 @@ _INTRODUCTION = (
 )
 
 
-class Finding(NamedTuple):
+class CheckCount(NamedTuple):
     """One check over all rows.
 
     Attributes:
-        check: V1..V16.
+        check: V1..V17.
         explanation: the check in words.
         counts: rows by verdict; a row without a verdict has not run it.
         warned: label of a row and what was found, where the verdict is a warning.
@@ -37,7 +37,7 @@ class Finding(NamedTuple):
     warned: tuple[tuple[str, str], ...]
 
 
-def overview(labels: Sequence[str], checks: Sequence[Sequence[Check]]) -> tuple[Finding, ...]:
+def overview(labels: Sequence[str], checks: Sequence[Sequence[Check]]) -> tuple[CheckCount, ...]:
     """What every check found, in their order.
 
     Args:
@@ -54,11 +54,11 @@ def overview(labels: Sequence[str], checks: Sequence[Sequence[Check]]) -> tuple[
             if check is not None and check.verdict == "warn"
         ]
         verdicts: tuple[Verdict, ...] = ("pass", "warn", "fail", "not-run")
-        found.append(Finding(name, explanation, {verdict: counts[verdict] for verdict in verdicts}, tuple(warned)))
+        found.append(CheckCount(name, explanation, {verdict: counts[verdict] for verdict in verdicts}, tuple(warned)))
     return tuple(found)
 
 
-def explained() -> str:
+def checks_document() -> str:
     """All checks as Markdown: results/CHECKS.md."""
     parts = [
         "# Validity checks",

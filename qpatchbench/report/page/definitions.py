@@ -1,4 +1,4 @@
-"""What the numbers mean; printed beside every table that uses them."""
+"""Definitions of the numbers, printed beside every table that uses them."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ DEFINITIONS: tuple[tuple[str, str], ...] = (
     ("clean_accuracy", "% of all evaluation images classified correctly without a patch"),
     ("robust_accuracy", "% of all evaluation images classified correctly without and with the patch, mean over target "
      "classes"),
+    ("certified_accuracy", "% of all evaluation images that provably keep their label under any upright square patch "
+     "of this size, wherever it lies; empty where nothing is proved"),
     ("transfer_ratio", "asr on the target / asr of the same patch on its source, both on images common to the "
      "comparisons of the two"),
     ("intervals", "95 %; Wilson over images for one seed and one target class, otherwise a bootstrap that resamples "

@@ -9,20 +9,22 @@ from importlib.resources import files
 from typing import Any
 
 import jinja2
+from markupsafe import Markup
 
 from qpatchbench.evaluation.checks.explanations import EXPLANATIONS
-from qpatchbench.report.figures.of_a_run import Plots
+from qpatchbench.report.figures.of_a_run import Pictures
 from qpatchbench.report.leaderboard.board import Leaderboard
+from qpatchbench.report.leaderboard.row import row_of
 from qpatchbench.report.page.checks import overview
 from qpatchbench.report.page.definitions import DEFINITIONS
-from qpatchbench.report.page.tables import COLUMNS, RIGHT, readable, source_text, stamps
-from qpatchbench.runs.records import CellRecord
+from qpatchbench.report.page.tables import readable_grid, stamps
 from qpatchbench.runs.run import Run
 
 
-def page(run: Run, board: Leaderboard, plots: Plots) -> str:
+def page(run: Run, board: Leaderboard, drawn: Pictures) -> str:
     """The report; every text of a suite or a traceback is escaped."""
-    manifest, frame = run.manifest, board.frame
+    manifest, rows = run.manifest, board.rows
+    failed = {place for place, row in enumerate(rows) if row.failed_checks or row.status != "ok"}
     template = files("qpatchbench.report.page").joinpath("template.html.j2").read_text(encoding="utf-8")
     environment = jinja2.Environment(
         autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined, keep_trailing_newline=True
@@ -30,23 +32,23 @@ def page(run: Run, board: Leaderboard, plots: Plots) -> str:
     return environment.from_string(template).render(
         suite=str(manifest.get("suite", "")),
         description=str(manifest.get("description", "")).strip(),
-        stamps=stamps(manifest, frame),
+        stamps=stamps(manifest, rows),
         ran=_ran(run),
         failures=_failures(board),
-        checks=overview([_row_label(row) for row in frame.to_dict("records")], board.checks),
-        total=len(frame),
+        checks=overview([row.label for row in rows], board.checks),
+        total=len(rows),
         definitions=DEFINITIONS,
-        columns=[(name, "number" if name in RIGHT else "text") for name in COLUMNS],
-        rows=[
-            {"cells": cells, "failed": "fail" in checks or status != "ok"}
-            for cells, checks, status in zip(readable(frame), frame["checks"], frame["status"], strict=True)
-        ],
-        left_out=plots.left_out,
+        leaderboard=Markup(readable_grid(rows).html(failed)),  # noqa: S704 (the grid escapes its cells)
+        left_out=drawn.left_out,
         plots=[
             {"name": plot.name, "title": plot.title, "data": base64.b64encode(plot.png).decode()}
-            for plot in plots.plots
+            for plot in drawn.pictures
         ],
-        errors=[{"label": _label(cell), "text": cell.error} for cell in run.cells if cell.status == "error"],
+        errors=[
+            {"label": f"{row_of(cell).label}, seed {cell.seed}", "text": cell.error}
+            for cell in run.cells
+            if cell.status == "error"
+        ],
         manifest=[(name, _text(value)) for name, value in manifest.items()],
     )
 
@@ -79,32 +81,14 @@ def _ran(run: Run) -> list[tuple[str, str]]:
 def _failures(board: Leaderboard) -> list[Mapping[str, Any]]:
     """Failed checks by id, each with the rows that failed it."""
     rows: dict[str, list[dict[str, str]]] = {}
-    for facts, checks in zip(board.frame.to_dict("records"), board.checks, strict=True):
+    for row, checks in zip(board.rows, board.checks, strict=True):
         for check in checks:
             if check.verdict == "fail":
-                rows.setdefault(check.id, []).append({"label": _row_label(facts), "message": check.message})
+                rows.setdefault(check.id, []).append({"label": row.label, "message": check.message})
     return [
         {"id": name, "rows": rows[name], **EXPLANATIONS[name]._asdict()}
         for name in sorted(rows, key=lambda name: int(name[1:]))
     ]
-
-
-def _row_label(row: Mapping[Any, Any]) -> str:
-    size = " ".join(filter(None, (f"{row['patch_height']}x{row['patch_width']}", row["transformation"])))
-    target = f"{row['model']} {row['defense']} {row['quantization']}@{row['target_bits']}{_behind(row['preprocessor'])}"
-    return f"{row['attack']} {size} from {source_text(row)} on {target}"
-
-
-def _label(cell: CellRecord) -> str:
-    source = f" from {cell.source_model} {cell.source_defense} {cell.source_quantization}@{cell.source_bits}"
-    source += _behind(cell.source_preprocessor)
-    target = f"{cell.model} {cell.defense} {cell.quantization}@{cell.target_bits}{_behind(cell.preprocessor)}"
-    size = " ".join(filter(None, (f"{cell.patch_height}x{cell.patch_width}", cell.transformation)))
-    return f"{cell.attack} {size}{source if cell.source_model else ''} on {target}, seed {cell.seed}"
-
-
-def _behind(preprocessor: str) -> str:
-    return "" if preprocessor == "none" else f" + {preprocessor}"
 
 
 def _text(value: object) -> str:

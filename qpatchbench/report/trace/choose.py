@@ -1,4 +1,4 @@
-"""Which row of a leaderboard a person means: its number, or what it must agree in."""
+"""Choice of the row that a person means: by its number, or by what it must agree in."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from typing import NamedTuple
 
 from qpatchbench.errors import QPatchBenchError, suggestion
 from qpatchbench.report.leaderboard.keys import ROW_KEY
-from qpatchbench.report.leaderboard.published import Row
+from qpatchbench.report.leaderboard.row import COLUMNS, Row
 
+_NAMES = ("size", "base")  # of a row, beside its columns
 MOST = 8  # rows that a message names
 
 
@@ -34,11 +35,11 @@ def choose_row(rows: Sequence[Row], wanted: Sequence[str]) -> ChosenRow:
         column, sign, value = condition.partition("=")
         if not sign:
             raise QPatchBenchError(f"expected column=value, for example target_bits=4, found {condition!r}")
-        if column not in rows[0]:
-            raise QPatchBenchError(f"{condition}: no column {column!r}.{suggestion(column, rows[0])}")
-        kept = [each for each in found if each.row[column] == value]
+        if column not in (known := (*COLUMNS, *_NAMES)):
+            raise QPatchBenchError(f"{condition}: no column {column!r}.{suggestion(column, known)}")
+        kept = [each for each in found if each.row.text(column) == value]
         if not kept:
-            values = {each.row[column] or "''" for each in found}
+            values = {each.row.text(column) or "''" for each in found}
             raise QPatchBenchError(f"{condition}: no row left with {column} {value!r}.{suggestion(value, values)}")
         found = kept
     if len(found) > 1:
@@ -59,7 +60,7 @@ def _told(found: Sequence[ChosenRow]) -> str:
 
 def _hint(found: Sequence[ChosenRow]) -> str:
     """The column that tells them apart best."""
-    varied = [(column, dict.fromkeys(each.row.get(column, "") for each in found)) for column in ("size", *ROW_KEY)]
+    varied = [(column, dict.fromkeys(each.row.text(column) for each in found)) for column in ("size", *ROW_KEY)]
     column, values = max(varied, key=lambda pair: len(pair[1]))
     named = ", ".join(f"{column}={value}" for value in values)
     return f"They differ most in {column}: {named}" if len(values) > 1 else "They cannot be told apart by a condition"

@@ -39,11 +39,11 @@ def _those(section: str, items: object, titles: set[str]) -> Iterator[str]:
 
 
 def _quantizers(items: object, bits: set[str]) -> Iterator[str]:
-    """Quantizers that deploy one of the widths: their names in results follow from several fields."""
+    """Quantizers that deploy one of the bits: their names in results follow from several fields."""
     for place, item in enumerate(items if isinstance(items, list) else []):
-        widths = item.get("bits") if isinstance(item, dict) else None
-        listed = widths if isinstance(widths, list) else [widths]
-        if {str(width) for width in listed} & bits:
+        given = item.get("bits") if isinstance(item, dict) else None
+        listed = given if isinstance(given, list) else [given]
+        if {str(each) for each in listed} & bits:
             yield f"  quantizers[{place}]: {_flow(item)}"
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from qpatchbench.errors import ArtifactError, QPatchBenchError, StorageError
+from qpatchbench.suite.execution.time_limit import at_most
 from qpatchbench.suite.jobs.base import Job
 from qpatchbench.suite.plan.plan import Plan
 from qpatchbench.suite.store.plugin_facts import plugins_of
@@ -43,6 +44,21 @@ class Worker(Protocol):
         """The artifact of `job`, whose upstream artifacts are in the store."""
 
 
+def reason_of(error: BaseException) -> str:
+    """What an error says, in one line: of several lines the first that holds a finding, after what it is about.
+
+    The first line of torch's "Error(s) in loading state_dict for ResNet:" only announces the findings below it.
+    """
+    if isinstance(error, SystemExit):
+        return f"a component called sys.exit({'' if error.code is None else repr(error.code)})"
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = lines[0] if lines else "no message"
+    if text.endswith(":") and len(lines) > 1:
+        more = f" (and {len(lines) - 2} more)" if len(lines) > 2 else ""
+        text = f"{text} {lines[1]}{more}"
+    return text if isinstance(error, QPatchBenchError) else f"{type(error).__name__}: {text}"
+
+
 @dataclass
 class Execution:
     """What happened to the jobs of a plan.
@@ -50,6 +66,7 @@ class Execution:
     Attributes:
         ran: keys of jobs that ran now.
         errors: key of a failed job -> its traceback, or why it could not start.
+        time_limit: seconds after which a job is given up; None: never.
     """
 
     plan: Plan
@@ -58,15 +75,20 @@ class Execution:
     display: Display
     ran: list[str] = field(default_factory=list)
     errors: dict[str, str] = field(default_factory=dict)
+    time_limit: float | None = None
 
     def run(self) -> None:
-        """Run every missing job; a failure stops only what depends on it.
+        """Run every job that is missing or damaged; a failure stops only what depends on it.
+
+        Everything is read before it is used, so that a run that repairs ends like one that had nothing to repair.
 
         Raises:
             StorageError: results can no longer be kept, so nothing more is computed.
         """
         for job in self.plan.jobs:
-            if not self.store.has(job.kind, job.key):
+            if self.store.has(job.kind, job.key):
+                self.artifact(job)
+            else:
                 self._attempt(job)
 
     def artifact(self, job: Job) -> Artifact | None:
@@ -96,22 +118,24 @@ class Execution:
             self.store.write(job.kind, job.key, kept)
         except StorageError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # a component that ends the process ends its own job only
             self.errors[job.key] = traceback.format_exc()
-            text = str(error).strip().splitlines()
-            kind = "" if isinstance(error, QPatchBenchError) else f"{type(error).__name__}: "
-            self.display.failed(job, f"{kind}{text[0] if text else 'no message'}")
+            self.display.failed(job, reason_of(error))
             return
         self.ran.append(job.key)
         self.display.finished(job, seconds)
 
     def _work(self, job: Job) -> Artifact:
         try:
-            return self.worker.work(job, self.display.progressed)
+            return self._timed(job)
         except ArtifactError:
             # A damaged artifact upstream: whichever it is, make it again, then this job once more.
             if not self._mend(job):
                 raise
+            return self._timed(job)
+
+    def _timed(self, job: Job) -> Artifact:
+        with at_most(self.time_limit, job.title):
             return self.worker.work(job, self.display.progressed)
 
     def _mend(self, job: Job) -> bool:

@@ -14,7 +14,8 @@ from safetensors.numpy import save as serialize_tensors
 
 from qpatchbench.evaluation.checks.artifacts import merged
 from qpatchbench.runs.files import parquet, replacing, sha256_of, storage_errors, write_atomically
-from qpatchbench.runs.layout import ANALYSIS_FILES, CELLS, EXAMPLES, MANIFEST, OUTCOMES
+from qpatchbench.runs.layout import ANALYSIS_FILES, CELLS, EXAMPLES, MANIFEST, OUTCOMES, patch_file
+from qpatchbench.runs.ownership import claim, owned_files
 from qpatchbench.runs.records import CellRecord
 from qpatchbench.suite.execution.executor import Execution
 from qpatchbench.suite.execution.export_analyses import write_analyses
@@ -24,14 +25,14 @@ from qpatchbench.suite.execution.network_facts import checkpoint_facts, network_
 from qpatchbench.suite.jobs.evaluate import EvaluateJob
 from qpatchbench.suite.jobs.pipeline import DeployJob, TrainJob
 from qpatchbench.suite.store.plugin_facts import plugins_of
-from qpatchbench.suite.store.provenance import git_state, versions
+from qpatchbench.suite.store.provenance import git_state, mixture, ran_on, versions
 from qpatchbench.suite.store.store import Artifact
 from qpatchbench.suite.work.evaluate import record_of
 from qpatchbench.suite.work.workbench import Workbench
 
 SHOWN = 8  # images kept for galleries
 MEASURED = (
-    *("n_images", "n_clean_correct", "counts", "queries", "queries_median"),
+    *("n_images", "n_clean_correct", "n_certified", "counts", "queries", "queries_median"),
     *("forward_passes", "backward_passes", "places", "checks"),
 )
 
@@ -70,7 +71,7 @@ def _record(
         return failed.model_copy(update={"status": "error", "error": execution.errors[job.key]})
     record = CellRecord.model_validate(artifact.facts["record"])
     # Labels are for people and no part of a key: the same cell may be known by other names in another suite.
-    named = record_of(job, bench.suite, record.dataset)
+    named = record_of(job, bench.suite, bench.dataset_title(job.target.checkpoint.model))
     measured = {name: getattr(record, name) for name in MEASURED}
     measured["checks"] = merged([*record.checks, *later.of(job)])
     return named.model_copy(update=measured)
@@ -103,8 +104,12 @@ def _write_patches(execution: Execution, output: Path) -> list[dict[str, Any]]:
     """Every patch of the run as a file of its own, and what the manifest says of them."""
     jobs = {job.patch.key: job.patch for job in execution.plan.cells}
     found = [(job, execution.artifact(job)) for job in jobs.values()]
+    suite = execution.plan.suite.suite
+    owned = owned_files(output, suite)
+    # Claimed before they are written, so that a killed export leaves no file that nobody owns.
+    claim(output, suite, (patch_file(job.short_key) for job, artifact in found if artifact is not None))
     entries = [write_patch(artifact, job, output) for job, artifact in found if artifact is not None]
-    remove_other_patches(output, {entry["file"] for entry in entries})
+    remove_other_patches(output, {entry["file"] for entry in entries}, owned)
     return entries
 
 
@@ -181,10 +186,19 @@ def _manifest(execution: Execution, bench: Workbench) -> dict[str, Any]:
         "git": git_state(),
         "plugins": plugins_of(suite),
         "device": str(bench.device),
+        "ran_on": ran_on(),
+        "mixed": mixture(_places(execution)),
         "checkpoints": [checkpoint_facts(job, bench.store) for job in plan.jobs if isinstance(job, TrainJob)],
         "networks": [_network_facts(job, execution) for job in plan.jobs if isinstance(job, DeployJob)],
         "jobs": [_job_facts(job, execution) for job in plan.jobs],
     }
+
+
+def _places(execution: Execution) -> Iterator[Mapping[str, str]]:
+    """Where each finished job was computed; of results of an earlier version nothing is known."""
+    for job in execution.plan.jobs:
+        if job.key not in execution.errors:
+            yield execution.store.facts(job.kind, job.key).get("made", {}).get("ran_on", {})
 
 
 def _network_facts(job: DeployJob, execution: Execution) -> dict[str, Any]:

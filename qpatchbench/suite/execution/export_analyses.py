@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import pyarrow as pa
 from safetensors.numpy import save as serialize_tensors
@@ -13,8 +14,15 @@ from safetensors.numpy import save as serialize_tensors
 from qpatchbench.runs.files import parquet, write_atomically
 from qpatchbench.runs.layout import MAPS, TABLES
 from qpatchbench.suite.execution.executor import Execution
+from qpatchbench.suite.jobs.cost import CostJob
+from qpatchbench.suite.jobs.maps import MapsJob
+from qpatchbench.suite.jobs.similarity import SimilarityJob
 from qpatchbench.suite.store.store import Artifact
+from qpatchbench.suite.work.maps import patch_facts
+from qpatchbench.suite.work.similarity import titles
 from qpatchbench.types import distinct
+
+AnalysisJob: TypeAlias = CostJob | SimilarityJob | MapsJob
 
 
 def write_analyses(execution: Execution, output: Path) -> None:
@@ -25,13 +33,31 @@ def write_analyses(execution: Execution, output: Path) -> None:
     """
     analyses = execution.plan.analyses
     for kind in distinct([job.kind for job in analyses]):
-        found = [execution.artifact(job) for job in analyses if job.kind == kind]
-        finished = [artifact for artifact in found if artifact is not None]
+        found = [(job, execution.artifact(job)) for job in analyses if job.kind == kind]
+        finished = [named(job, artifact) for job, artifact in found if artifact is not None]
         for name, file in TABLES[kind].items():
             rows = [row for artifact in finished for row in artifact.facts[name]]
             write_atomically(output / file, parquet(_table(rows)))
         if kind == "maps":
             write_atomically(output / MAPS, _maps(finished))
+
+
+def named(job: AnalysisJob, artifact: Artifact) -> Artifact:
+    """An artifact under the labels of the suite that asks for it; another suite may have made it under its own."""
+    if isinstance(job, CostJob):
+        shared = {"model": job.reference.model.title, "reference": job.reference.defense.title}
+        trainings = (*job.trainings, *job.narrowed)
+        rows = [
+            {**row, **shared, "defense": training.defense.title}
+            for row, training in zip(artifact.facts["rows"], trainings, strict=True)
+        ]
+        return replace(artifact, facts={**artifact.facts, "rows": rows})
+    own = titles(job.networks)
+    tables = {name: [{**row, **own} for row in artifact.facts[name]] for name in TABLES[job.kind]}
+    facts = {**artifact.facts, **tables}
+    if isinstance(job, MapsJob):
+        facts |= {**own, "patch": patch_facts(job)}
+    return replace(artifact, facts=facts)
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:

@@ -42,8 +42,14 @@ def write_patch(artifact: Artifact, job: CraftJob, output: Path) -> dict[str, An
     }
 
 
-def remove_other_patches(output: Path, kept: set[str]) -> None:
-    """Delete patch files of an earlier export that are not among `kept`, file names within the run folder."""
-    for path in (output / PATCHES).glob("*.safetensors"):
-        if f"{PATCHES}/{path.name}" not in kept:
-            path.unlink()
+def remove_other_patches(output: Path, kept: set[str], owned: set[str]) -> None:
+    """Delete patch files of an earlier export that are not among `kept`; both are file names within the run folder.
+
+    Args:
+        output: the run folder.
+        kept: files of this export.
+        owned: files that earlier exports say they wrote; no other file is touched.
+    """
+    for name in sorted(owned - kept):
+        if name == f"{PATCHES}/{Path(name).name}":
+            (output / name).unlink(missing_ok=True)

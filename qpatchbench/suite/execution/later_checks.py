@@ -35,8 +35,8 @@ class LaterChecks:
 
     def _convergence(self, patch: CraftJob) -> Check:
         if patch.key not in self._converged:
-            facts = self._execution.store.facts(patch.kind, patch.key)
-            self._converged[patch.key] = has_converged(facts.get("history", ()))
+            artifact = self._execution.artifact(patch)
+            self._converged[patch.key] = has_converged(artifact.facts["history"] if artifact is not None else ())
         return self._converged[patch.key]
 
     def _audited(self, job: AuditJob) -> Check:

@@ -21,6 +21,7 @@ from qpatchbench.evaluation.repeatability import judged
 from qpatchbench.runs.layout import patch_file
 from qpatchbench.runs.outcomes import StoredOutcomes
 from qpatchbench.runs.patch_file import read_patch
+from qpatchbench.suite.execution.strangers import Unavailable, expect_known, harmless, is_key
 from qpatchbench.suite.file.load import suite_from
 from qpatchbench.suite.file.source import Source
 from qpatchbench.suite.jobs.evaluate import EvaluateJob
@@ -34,10 +35,6 @@ from qpatchbench.suite.work.evaluate import predicted
 from qpatchbench.suite.work.workbench import Workbench, loaded_data_keys
 
 StoredOf = Callable[[str], StoredOutcomes]
-
-
-class Unavailable(QPatchBenchError):
-    """Checkpoints or images, or a component, that predicting again needs and that are not at hand."""
 
 
 class Repredicted(NamedTuple):
@@ -71,7 +68,15 @@ class Rebuilt:
     folder: Path
 
 
-def rebuilt(folder: Path, manifest: Mapping[str, Any], cache: Path, data_dir: Path, device: torch.device) -> Rebuilt:
+def rebuilt(
+    folder: Path,
+    manifest: Mapping[str, Any],
+    cache: Path,
+    data_dir: Path,
+    device: torch.device,
+    *,
+    decode: bool = False,
+) -> Rebuilt:
     """What is needed to predict again.
 
     Raises:
@@ -80,16 +85,17 @@ def rebuilt(folder: Path, manifest: Mapping[str, Any], cache: Path, data_dir: Pa
     """
     store = Store(cache)
     checkpoints = [str(entry.get("key")) for entry in manifest.get("checkpoints", ())]
-    if not any(store.has(TrainJob.kind, key) for key in checkpoints):
+    if not any(store.has(TrainJob.kind, key) for key in checkpoints if is_key(key)):
         raise Unavailable(f"none of the {len(checkpoints)} checkpoints is in {cache}")
     try:
         if not isinstance(manifest.get("resolved"), dict):
             raise Unavailable("the manifest has no resolved suite")
-        suite = suite_from(manifest["resolved"], "manifest.json")
+        suite = harmless(suite_from(manifest["resolved"], "manifest.json"), data_dir, cache, decode=decode)
         bench = Workbench(suite, store, data_dir, device)
         source = Source("manifest.json")
-        keys = loaded_data_keys(bench, source)
-        cells = make_plan(suite, keys, weights_keys(suite, source)).cells
+        weights = weights_keys(suite, source, cache)
+        expect_known(weights)
+        cells = make_plan(suite, loaded_data_keys(bench, source), weights).cells
     except QPatchBenchError as error:
         raise Unavailable(str(error)) from None
     found, named = bench.splits(suite.models[0]).fingerprints, manifest.get("dataset_fingerprint")

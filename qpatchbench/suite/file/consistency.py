@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import difflib
 import importlib.util
+import math
 from collections.abc import Iterator
 
 from qpatchbench.attacks.base import Attack
+from qpatchbench.suite.file.half_precision import half_precision_problems
 from qpatchbench.suite.file.schema import Suite
 from qpatchbench.suite.file.source import KeyPath
 from qpatchbench.types import FLOAT, Bits, Size, Written
@@ -24,6 +26,7 @@ def incoherences(suite: Suite) -> Iterator[tuple[KeyPath, str]]:
     yield from _attacks(suite)
     yield from _deployments(suite)
     yield from _sweep(suite)
+    yield from half_precision_problems(suite)
     yield from _pool(suite)
     yield from _borrowed(suite)
     yield from _sources(suite)
@@ -153,6 +156,24 @@ def _sweep(suite: Suite) -> Iterator[tuple[KeyPath, str]]:
     for index, size in enumerate(suite.sweep.sizes):
         if size.side(suite.dataset.side) > suite.dataset.side:
             yield ("sweep", "sizes", index), _too_large(size, suite)
+    patches = [attack for attack in suite.attacks if attack.covers == "square"]
+    for index, shift in enumerate(suite.sweep.shifts):
+        if not any(shift):
+            yield ("sweep", "shifts", index), "expected a shift that moves patches, found none in either direction"
+            continue
+        for attack in patches:
+            # Patches wrap around, so that a longer shift is a shorter one under another name, or none.
+            places = suite.dataset.side - attack.size.side(suite.dataset.side) + 1
+            if any(abs(pixels) >= max(places, 1) for pixels in shift if pixels):
+                yield (
+                    ("sweep", "shifts", index),
+                    f"expected fewer pixels than the {max(places, 0)} places that {attack.title}, {attack.size}, has "
+                    f"on {suite.dataset.side} pixels, since patches wrap around; found {', '.join(map(str, shift))}",
+                )
+                break
+    for index, angle in enumerate(suite.sweep.rotations):
+        if math.isfinite(angle) and not 0 < abs(angle) < 360:
+            yield ("sweep", "rotations", index), f"expected an angle that turns, between -360 and 360, found {angle:g}"
 
 
 def _several_sources(suite: Suite) -> Iterator[tuple[KeyPath, str]]:

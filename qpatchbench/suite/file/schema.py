@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SerializeAsAny
 
 from qpatchbench.attacks.base import Attack
 from qpatchbench.data.base import DatasetSource
 from qpatchbench.defenses.base import Defense
+from qpatchbench.labels import checked_lines
 from qpatchbench.models.base import ModelSource
 from qpatchbench.preprocessors.base import Preprocessor
 from qpatchbench.quantizers.base import Quantizer
@@ -150,7 +151,9 @@ class Suite(Section):
     """One experiment, completely."""
 
     suite: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", description="name; results/<name> by default")
-    description: str = Field(default="", description="what the suite is for, shown in the report")
+    description: Annotated[str, AfterValidator(checked_lines)] = Field(
+        default="", description="what the suite is for, shown in the report"
+    )
     dataset: SerializeAsAny[DatasetSource] = Field(description="where images come from")
     models: tuple[SerializeAsAny[ModelSource], ...] = Field(min_length=1, description="architectures")
     training: TrainingSettings = Field(default=TrainingSettings(), description="training from scratch")

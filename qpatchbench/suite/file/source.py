@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, TypeAlias
 import yaml
 
 from qpatchbench.errors import SuiteError
+from qpatchbench.runs.reading import read_whole
 from qpatchbench.suite.file.scalars import TAG, PlainLoader, is_number_or_truth, misread
 
 # Keys and list indices from the top of the file, for example ("attacks", 1, "size").
@@ -27,7 +28,10 @@ KINDS = {
 }
 PLAIN = {f"{TAG}{kind}": words for kind, words in KINDS.items()}
 MERGE = f"{TAG}merge"
+MOST_BYTES = 200_000  # of a suite file; reading YAML takes a second for every 100 kB
 MOST_VALUES = 10_000  # aliases of aliases can stand for more than a memory holds
+MOST_MERGED = 100_000  # and merges of merges for more pairs than there is time
+LONGEST_NUMBER = 400  # characters
 
 
 class Problem(NamedTuple):
@@ -55,6 +59,7 @@ class Source:
         values: position of each value.
         overridden: paths set from the command line, in order.
         top: how messages call the whole of it.
+        pairs: keys and values looked at so far, those of merged mappings as often as they are merged.
     """
 
     name: str
@@ -63,6 +68,7 @@ class Source:
     values: dict[KeyPath, tuple[int, int]] = field(default_factory=dict)
     overridden: list[KeyPath] = field(default_factory=list)
     top: str = "suite"
+    pairs: int = 0
 
     def where(self, path: KeyPath, *, key: bool = False) -> str:
         """`file:line:column` of a key or value, or of the nearest thing around it; or the `--set` that it came from."""
@@ -133,7 +139,7 @@ def read_source(path: Path) -> Source:
         SuiteError: not there, not YAML, not a mapping, or with a key twice; all such problems at once.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_whole(path, MOST_BYTES).decode()
     except FileNotFoundError:
         nearby = sorted(str(other) for other in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
         hint = f" Suites there: {', '.join(nearby)}." if nearby else ""
@@ -216,13 +222,15 @@ def _walk(node: yaml.Node, path: KeyPath, source: Source) -> Iterator[str]:
             yield from _walk(item, (*path, index), source)
     elif isinstance(node, yaml.MappingNode):
         yield from _walk_mapping(node, path, source)
+    elif node.style is None and len(node.value) > LONGEST_NUMBER and is_number_or_truth(node.value):
+        yield f"{here}: expected a number, found {len(node.value):,} characters"
     elif isinstance(node, yaml.ScalarNode) and (wrong := misread(node)):
         yield f"{here}: {wrong}"
 
 
 def _walk_mapping(node: yaml.MappingNode, path: KeyPath, source: Source) -> Iterator[str]:
     own = {id(key) for key, _ in node.value}
-    for key, value in [*_pairs(node, merged=False), *_pairs(node, merged=True)]:
+    for key, value in [*_pairs(node, source, merged=False), *_pairs(node, source, merged=True)]:
         line, column = _position(key)
         here = f"{source.name}:{line}:{column}"
         word = isinstance(key, yaml.ScalarNode) and key.tag == f"{TAG}str"
@@ -238,17 +246,20 @@ def _walk_mapping(node: yaml.MappingNode, path: KeyPath, source: Source) -> Iter
         yield from _walk(value, inner, source)
 
 
-def _pairs(node: yaml.MappingNode, *, merged: bool) -> Iterator[tuple[yaml.Node, yaml.Node]]:
+def _pairs(node: yaml.MappingNode, source: Source, *, merged: bool) -> Iterator[tuple[yaml.Node, yaml.Node]]:
     """Keys and values that a mapping gives itself, or those it merges from others with <<."""
     for key, value in node.value:
+        source.pairs += 1
+        if source.pairs > MOST_MERGED:
+            raise SuiteError([f"{source.name}:1:1: expected at most {MOST_MERGED:,} keys merged with <<, found more"])
         if key.tag != MERGE:
             if not merged:
                 yield key, value
         elif merged:
             for other in value.value if isinstance(value, yaml.SequenceNode) else (value,):
                 if isinstance(other, yaml.MappingNode):  # else the YAML library says what is wrong
-                    yield from _pairs(other, merged=False)
-                    yield from _pairs(other, merged=True)
+                    yield from _pairs(other, source, merged=False)
+                    yield from _pairs(other, source, merged=True)
 
 
 def _position(node: yaml.Node) -> tuple[int, int]:

@@ -7,8 +7,9 @@ from qpatchbench.models.base import ModelSource
 
 
 def decoding_for(model: ModelSource, side: int) -> Decoding:
-    """The model's own crop and interpolation; models of fixed-size datasets all share the default."""
+    """The model's own crop, interpolation and border; models of fixed-size datasets all share the default."""
     if not model.image_model:
         return Decoding()
     wanted = model.preprocessing(side)
-    return Decoding(wanted.crop_fraction, wanted.interpolation)
+    fill = tuple(round(255 * value) for value in wanted.mean) if wanted.crop_mode == "border" else Decoding().fill
+    return Decoding(wanted.crop_fraction, wanted.interpolation, wanted.crop_mode, fill)

@@ -120,9 +120,21 @@ class DeployJob(Job):
             }
         )
 
+    @property
+    def state_key(self) -> str | None:
+        """Identifies what its preprocessor learns, whatever stands behind; None where it learns nothing."""
+        if self.preprocessor is None or not self.preprocessor.learns:
+            return None
+        return key_of(self._preprocessing(self.preprocessor))
+
     def _preprocessing(self, preprocessor: Preprocessor) -> dict[str, Any]:
-        calibration = self.facts["calibration"] if preprocessor.learns else None
-        return {"job": JOB_VERSIONS["preprocess"], **preprocessor.identity(), "calibration": calibration}
+        seen = preprocessor.learns_from if preprocessor.learns else None
+        return {
+            "job": JOB_VERSIONS["preprocess"],
+            **preprocessor.identity(),
+            "calibration": self.facts["calibration"] if seen == "calibration" else None,
+            **({"train": self.checkpoint.facts["train"]} if seen == "train" else {}),
+        }
 
     def identity(self) -> dict[str, Any]:
         """The network and the images it is measured on."""

@@ -2,34 +2,73 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from qpatchbench.data.source import cached_fingerprints
 from qpatchbench.errors import SuiteError, WeightsError
-from qpatchbench.models.weights import weights_fingerprint
+from qpatchbench.models.base import ModelSource
+from qpatchbench.models.weights import PRETRAINED, weights_fingerprint
+from qpatchbench.runs.files import write_atomically
 from qpatchbench.suite.file.schema import Suite
 from qpatchbench.suite.file.source import Source
 from qpatchbench.suite.jobs.base import DataKeys
 from qpatchbench.suite.jobs.decoding import decoding_for
+from qpatchbench.suite.store.store import key_of
 
-if TYPE_CHECKING:
-    pass
+UNREAD = "unread"
 
 
-def weights_keys(suite: Suite, source: Source) -> dict[str, str]:
-    """Model title -> hash of the weights it starts from.
+def weights_keys(suite: Suite, source: Source, cache_dir: Path | None = None, *, fetch: bool = False) -> dict[str, str]:
+    """Model title -> what identifies the weights it starts from: their content, and for published ones also their name.
+
+    Args:
+        suite: a coherent suite.
+        source: tells errors where they stand.
+        cache_dir: where the hashes of published weights are remembered.
+        fetch: whether to read published weights, downloading them where they are not at hand. Otherwise those that were
+            never read end in `UNREAD`, and no stored result matches them.
 
     Raises:
-        SuiteError: a weights file is not there; says which line asks for it.
+        SuiteError: weights are not there; says which line asks for them.
     """
     keys = {}
     for index, model in enumerate(suite.models):
         try:
-            keys[model.title] = weights_fingerprint(model.weights)
+            keys[model.title] = weights_key(model, suite.dataset.num_classes, cache_dir, fetch=fetch)
         except WeightsError as error:
             raise SuiteError([f"{source.where(('models', index, 'weights'))}: {error}"]) from None
     return keys
+
+
+def weights_key(model: ModelSource, num_classes: int, cache_dir: Path | None = None, *, fetch: bool = False) -> str:
+    """What identifies the weights that one model starts from; see `weights_keys`.
+
+    Raises:
+        WeightsError: they are not there.
+    """
+    if model.weights == PRETRAINED:
+        return _published(model, num_classes, cache_dir, fetch=fetch)
+    return weights_fingerprint(model.weights)
+
+
+def _published(model: ModelSource, num_classes: int, cache_dir: Path | None, *, fetch: bool) -> str:
+    """Name and hash of published weights. The hash is taken whenever they are fetched: a name can be given again."""
+    release = model.pretrained_release()
+    digest = None
+    record = None if cache_dir is None else cache_dir / "published" / f"{key_of({'release': release})}.json"
+    if fetch:
+        from qpatchbench.models.weights import tensors_fingerprint
+
+        digest = tensors_fingerprint(model.pretrained_tensors(num_classes))
+        if record is not None:
+            write_atomically(record, json.dumps({"release": release, "sha256": digest}).encode())
+    elif record is not None:
+        try:
+            digest = json.loads(record.read_text(encoding="utf-8"))["sha256"]
+        except (OSError, ValueError, KeyError, TypeError):
+            digest = None
+    return f"{release} sha256:{digest or UNREAD}"
 
 
 def remembered_data_keys(suite: Suite, data_dir: Path, cache_dir: Path) -> dict[str, DataKeys] | None:
@@ -47,4 +86,4 @@ def remembered_data_keys(suite: Suite, data_dir: Path, cache_dir: Path) -> dict[
 
 def unread_data_keys(suite: Suite) -> dict[str, DataKeys]:
     """Stand-ins for a plan that is only shown; no stored result matches them."""
-    return {model.title: DataKeys("unread", "unread", "unread", "unread") for model in suite.models}
+    return {model.title: DataKeys(UNREAD, UNREAD, UNREAD, UNREAD) for model in suite.models}

@@ -8,6 +8,8 @@ from __future__ import annotations
 import functools
 import platform
 import subprocess
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,42 @@ PACKAGES = ("torch", "torchvision", "timm", "numpy", "safetensors", "lightning-f
 
 def provenance(seconds: float) -> dict[str, Any]:
     """Facts about this process, and how long a job took."""
-    return {"seconds": round(seconds, 3), "device": device_name(), "git": git_state(), "versions": versions()}
+    return {
+        "seconds": round(seconds, 3),
+        "device": device_name(),
+        "ran_on": ran_on(),
+        "git": git_state(),
+        "versions": versions(),
+    }
+
+
+def ran_on() -> dict[str, str]:
+    """What the last bits of a result depend on besides the code: sums are taken in another order elsewhere."""
+    import torch
+
+    return {
+        "processor": _processor(),
+        "instruction set": torch.backends.cpu.get_cpu_capability(),
+        "threads": str(torch.get_num_threads()),
+        "torch": versions()["torch"],
+        "device": str(torch.cuda.get_device_name()) if torch.cuda.is_available() else "cpu",
+    }
+
+
+def mixture(places: Iterable[Mapping[str, str]]) -> str:
+    """What differs between the places where the jobs of a run were computed, in one line; "" where nothing does.
+
+    >>> mixture([{"threads": "1", "torch": "2.12"}, {"threads": "2", "torch": "2.12"}])
+    'threads: 1 (1 jobs), 2 (1 jobs)'
+    """
+    found = [dict(place) for place in places]
+    names = dict.fromkeys(name for place in found for name in place)
+    counts = {name: Counter(place.get(name, "unknown") for place in found) for name in names}
+    return "; ".join(
+        f"{name}: {', '.join(f'{value} ({count} jobs)' for value, count in sorted(each.items()))}"
+        for name, each in counts.items()
+        if len(each) > 1
+    )
 
 
 @functools.cache
@@ -52,7 +89,6 @@ def _git(root: Path, *arguments: str) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True, timeout=10).stdout.strip()
 
 
-@functools.cache
 def device_name() -> str:
     """The GPU's name, or the processor's and its cores."""
     import torch
@@ -62,6 +98,7 @@ def device_name() -> str:
     return f"{_processor()}, {torch.get_num_threads()} threads"
 
 
+@functools.cache
 def _processor() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()

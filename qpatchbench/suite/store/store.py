@@ -68,9 +68,13 @@ class Store:
         if not isinstance(facts, dict) or facts.get("sha256") != found:
             expected = facts.get("sha256") if isinstance(facts, dict) else None
             raise ArtifactError(f"{path}: damaged {kind} artifact: expected SHA-256 {expected}, found {found}")
+        if (facts.get("kind"), facts.get("key")) != (kind, key):
+            raise ArtifactError(
+                f"{path.with_suffix('.json')}: damaged {kind} artifact: expected {kind} {key}, found "
+                f"{facts.get('kind')} {facts.get('key')}"
+            )
         kept = facts.get("facts")
-        # Artifacts of early versions do not name the hash of their facts.
-        if not isinstance(kept, dict) or facts.get("facts_sha256", _hash_of(kept)) != _hash_of(kept):
+        if not isinstance(kept, dict) or facts.get("facts_sha256") != _hash_of(kept):
             raise ArtifactError(
                 f"{path.with_suffix('.json')}: damaged {kind} artifact: its facts are not those that were written"
             )
@@ -80,12 +84,15 @@ class Store:
             raise ArtifactError(f"{path}: damaged {kind} artifact: {error}") from None
 
     def facts(self, kind: str, key: str) -> Mapping[str, Any]:
-        """The facts alone, without reading the arrays; empty if there is no such artifact."""
+        """The facts alone, without reading the arrays; empty if there is no such artifact, or they are damaged."""
         try:
             stored = json.loads(self._path(kind, key, ".json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return {}
-        return stored["facts"] if isinstance(stored, dict) and isinstance(stored.get("facts"), dict) else {}
+        if not isinstance(stored, dict) or (stored.get("kind"), stored.get("key")) != (kind, key):
+            return {}
+        kept = stored.get("facts")
+        return kept if isinstance(kept, dict) and stored.get("facts_sha256") == _hash_of(kept) else {}
 
     def digest(self, kind: str, key: str) -> str:
         """SHA-256 of the arrays' file as it was written; empty if there is no such artifact."""

@@ -12,7 +12,7 @@ from qpatchbench.errors import QPatchBenchError
 from qpatchbench.evaluation.checks.budgets import Rung, budget_is_used, gradients_agree, implementations_agree
 from qpatchbench.evaluation.measure import fooled_images, patched_predictions
 from qpatchbench.ops.patches.pasting import to_uint8
-from qpatchbench.quantizers.backward import identity_gradients
+from qpatchbench.quantizers.frozen.surrogate_gradients import identity_gradients
 from qpatchbench.runs.records import Check
 from qpatchbench.statistics.intervals import Array
 from qpatchbench.suite.jobs.audit import (

@@ -16,9 +16,10 @@ from qpatchbench.ops.crafting.score_access import Scores
 from qpatchbench.ops.passes import Passes, counted_passes
 from qpatchbench.ops.patches.pasting import to_float, to_uint8
 from qpatchbench.ops.randomness import derive_generator
-from qpatchbench.quantizers.backward import with_scale_gradients
+from qpatchbench.quantizers.frozen.surrogate_gradients import with_scale_gradients
 from qpatchbench.runs.patch_file import StoredPatch
 from qpatchbench.runs.records import Check
+from qpatchbench.suite.guards.returned_patch import require_patch
 from qpatchbench.suite.jobs.pipeline import CraftJob, DeployJob, float_deployment
 from qpatchbench.suite.store.store import Artifact
 from qpatchbench.suite.work.workbench import Workbench
@@ -84,13 +85,10 @@ def patch_of(bench: Workbench, job: CraftJob, attacked: ImageSet | None, progres
             progress=progress,
         )
     )
-    patch = _on_cpu(patch)
-    if not bool(torch.isfinite(patch.textures).all()):
-        raise AttackError(f"{job.title}: the patch is not finite")
-    height, width = patch.textures.shape[-2:]
-    if patch.placement is None and (height, width) != (job.side, job.side):
-        raise AttackError(f"{job.title}: expected a patch of {job.side}x{job.side} pixels, found {height}x{width}")
-    return patch
+    whole = bench.suite.dataset.side
+    count = len(job.goals) * (1 if attacked is None else len(attacked))
+    require_patch(job.title, patch, job.goals, count, job.side, whole)
+    return _on_cpu(patch)
 
 
 def _as_seen(bench: Workbench, job: CraftJob, source: DeployJob) -> Network:
@@ -122,7 +120,9 @@ def _control(bench: Workbench, job: CraftJob) -> Artifact:
     nothing = ImageSet(torch.empty(0, 3, side, side, dtype=torch.uint8), torch.empty(0, dtype=torch.int64), ())
     generator = derive_generator(job.seed, "craft", job.attack.name)
     patch = job.attack.craft(CraftTask((_no_network,), job.goals, nothing, generator))
-    found = [artifacts.patch_is_valid(patch, job.side, 0, 0)]
+    require_patch(job.title, patch, job.goals, len(job.goals), job.side, side)
+    checked = bench.suite.evaluation.checks != "off"
+    found = [artifacts.patch_is_valid(patch, job.side, 0, 0)] if checked else []
     return _artifact(patch, {"history": [], "checks": [check.model_dump() for check in found]}, Passes())
 
 

@@ -5,18 +5,26 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
 from qpatchbench.evaluation.checks import artifacts
 from qpatchbench.evaluation.checks.claimed_bits import bits_are_as_claimed
 from qpatchbench.evaluation.measure import clean_predictions
 from qpatchbench.ops.patches.pasting import to_float
-from qpatchbench.quantizers.audit import LayerAudit, effective_bits, operations, unquantized_operations
-from qpatchbench.quantizers.operands import float_operations
+from qpatchbench.preprocessors.preprocessed import PreprocessedNetwork
+from qpatchbench.quantizers.calibrated.float_operands import float_operations
+from qpatchbench.quantizers.inspection.audit_layers import (
+    LayerAudit,
+    effective_bits,
+    operations,
+    unquantized_operations,
+)
 from qpatchbench.runs.records import Check
 from qpatchbench.suite.jobs.pipeline import DeployJob
 from qpatchbench.suite.store.store import Artifact
 from qpatchbench.suite.work.workbench import Workbench
+from qpatchbench.types import ImageSet
 
 CHECKED_IMAGES = 64  # images on which a network is vetted
 AUDITED_IMAGES = 8  # images on which distinct activation levels are counted
@@ -43,8 +51,25 @@ def deployed(bench: Workbench, job: DeployJob) -> Artifact:
             claimed = [job.bits, *(partner.bits for partner in job.partners)]
             found.append(bits_are_as_claimed(layers, claimed))
         facts["audit"] = _audit_facts(bare, layers, sample)
+    arrays = {"predictions": predictions.numpy()}
+    certified = _certified(bench, job, images)
+    if certified is not None:
+        arrays["certified"] = certified
     facts["checks"] = [check.model_dump() for check in artifacts.merged(found)]
-    return Artifact({"predictions": predictions.numpy()}, facts)
+    return Artifact(arrays, facts)
+
+
+def _certified(bench: Workbench, job: DeployJob, images: ImageSet) -> np.ndarray[Any, Any] | None:
+    """Which evaluation images the preprocessor certifies, (N,) bool; None where it certifies nothing."""
+    network, size = bench.network(job), bench.suite.evaluation.batch_size
+    if not isinstance(network, PreprocessedNetwork):
+        return None
+    parts = []
+    for first in range(0, len(images), size):
+        part = images[first : first + size]
+        parts.append(network.certified(to_float(part.pixels), part.labels))
+    known = [part.cpu() for part in parts if part is not None]
+    return torch.cat(known).numpy() if known else None
 
 
 def _audit_facts(network: torch.nn.Module, layers: Sequence[LayerAudit], sample: torch.Tensor) -> dict[str, Any]:

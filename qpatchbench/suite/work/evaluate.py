@@ -39,6 +39,9 @@ def evaluated(bench: Workbench, job: EvaluateJob) -> Artifact:
         axis: np.stack([getattr(placement, axis).numpy().astype(np.int16) for placement in placements])
         for axis in ("rows", "columns")
     }
+    certified = covered(job, target, placements)
+    if certified is not None and bench.suite.evaluation.checks != "off":
+        found.append(artifacts.certificates_hold(certified, labels, clean, predictions))
     spent: dict[str, object] = {f"{way}_passes": count for way, count in stored.facts.get("passes", {}).items()}
     if patch.queries is not None:
         fooled = fooled_images(labels, clean, predictions, patch.goals)
@@ -52,6 +55,7 @@ def evaluated(bench: Workbench, job: EvaluateJob) -> Artifact:
             "n_images": len(images),
             "n_clean_correct": int((clean == labels).sum()),
             "counts": count_outcomes(labels, clean, predictions, job.patch.goals),
+            "n_certified": None if certified is None else int(certified.sum()),
             "checks": artifacts.merged(found),
             "places": "given" if patch.placement is None else "chosen",
             **spent,
@@ -71,6 +75,19 @@ def predicted(
         for index, placement in enumerate(placements)
     ]
     return torch.cat(rows).numpy(), placements
+
+
+def covered(job: EvaluateJob, target: Artifact, placements: list[Placement]) -> np.ndarray[Any, Any] | None:
+    """Images certified against the job's patch, (N,) bool; None where no certificate speaks of such a patch.
+
+    Certificates are about upright squares inside the image, up to a side.
+    """
+    preprocessor, side = job.target.preprocessor, job.target.facts["side"]
+    limit = preprocessor.certified_side(side) if preprocessor else None
+    upright = all(bool((own.angles == 0).all() and (own.scales == 1).all()) for own in placements)
+    if "certified" not in target.arrays or limit is None or job.patch.side > limit or not upright:
+        return None
+    return target.arrays["certified"]
 
 
 def places(bench: Workbench, job: EvaluateJob, patch: Patch, images: ImageSet) -> Placement:

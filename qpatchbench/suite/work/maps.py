@@ -82,7 +82,7 @@ def mapped(bench: Workbench, job: MapsJob, progress: Progress) -> Artifact:
         "contents": [*contents],
         "layers": layers,
         "cam_layer": explained,
-        "patch": _patch_facts(job),
+        "patch": patch_facts(job),
         "images": list(images.ids[: job.drawn]),
         "gradients": _rows(shared, gradient_rows),
         "gradcam": _rows(shared, cam_rows),
@@ -94,7 +94,8 @@ def _rows(shared: Mapping[str, Any], found: Sequence[Agreement]) -> list[dict[st
     return [{**shared, **row.model_dump(mode="json")} for row in found]
 
 
-def _patch_facts(job: MapsJob) -> dict[str, Any] | None:
+def patch_facts(job: MapsJob) -> dict[str, Any] | None:
+    """What results call the patch that the maps were taken under; None where there is none."""
     if job.patch is None:
         return None
     source = job.patch.source

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from qpatchbench.errors import ArtifactError, TrainingError
+from qpatchbench.errors import ArtifactError, TrainingError, WeightsError
 from qpatchbench.suite.jobs.pipeline import TrainJob
+from qpatchbench.suite.plan.fingerprints import weights_key
 from qpatchbench.suite.store.store import Artifact, key_of
 from qpatchbench.suite.work.craft import patch_from
 from qpatchbench.suite.work.workbench import Workbench, arrays, tensors
@@ -17,6 +18,12 @@ def trained(bench: Workbench, job: TrainJob, progress: Progress) -> Artifact:
     splits = bench.splits(job.model)
     if not job.trains:
         module = bench.build(job.model)
+        found = weights_key(job.model, bench.suite.dataset.num_classes, fetch=True)
+        if found != job.facts["weights"]:
+            raise WeightsError(
+                f"{job.title}: its weights are others than when the run began: expected {job.facts['weights']}, found "
+                f"{found}. Run the same command again"
+            )
         return Artifact(arrays(module.state_dict()), {"log": []})
     if not len(splits.train):
         raise TrainingError(
@@ -52,6 +59,13 @@ def trained(bench: Workbench, job: TrainJob, progress: Progress) -> Artifact:
         kept = bench.store.path("snapshot", _snapshot_key(job, good.epochs, good.running is not None))
         raise TrainingError(f"{error}. The weights after epoch {good.epochs} are kept in {kept}") from error
     return Artifact(arrays(state), {"log": log})
+
+
+def forget_snapshots(bench: Workbench, job: TrainJob) -> None:
+    """Remove what an unfinished training left: it must not be gone on with."""
+    for epochs in range(job.settings.epochs + 1):
+        for running in (False, True):
+            bench.store.remove("snapshot", _snapshot_key(job, epochs, running))
 
 
 def task_of(bench: Workbench, job: TrainJob) -> TrainingTask:

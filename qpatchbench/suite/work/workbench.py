@@ -12,17 +12,20 @@ import numpy as np
 import torch
 
 from qpatchbench.data.base import Decoding, Splits
+from qpatchbench.data.source import identified
 from qpatchbench.errors import DataError, SuiteError
 from qpatchbench.evaluation.checks import artifacts
 from qpatchbench.models.base import ModelSource
 from qpatchbench.ops.patches.pasting import to_float
 from qpatchbench.ops.patches.placing import sample_placement
 from qpatchbench.ops.randomness import derive_generator, derive_seed
+from qpatchbench.origin import is_outside
 from qpatchbench.preprocessors.base import Preprocessor
 from qpatchbench.quantizers.base import Checkpoint
 from qpatchbench.runs.records import Check
 from qpatchbench.suite.file.schema import Suite
 from qpatchbench.suite.file.source import Source
+from qpatchbench.suite.guards.shared_objects import images_fingerprint, network_fingerprint
 from qpatchbench.suite.jobs.base import DataKeys
 from qpatchbench.suite.jobs.decoding import decoding_for
 from qpatchbench.suite.jobs.pipeline import DeployJob
@@ -30,6 +33,8 @@ from qpatchbench.suite.store.store import Artifact, Store
 from qpatchbench.types import ImageSet, Placement, Randomized
 
 NETWORKS_IN_MEMORY = 8
+PARTS = ("train", "calibration", "craft", "evaluation")
+FITTED_IMAGES = 2048  # training images that a preprocessor learns from: as floats they must fit into memory
 
 
 @dataclass
@@ -51,14 +56,21 @@ class Workbench:
     _evaluation: dict[Decoding, ImageSet] = field(default_factory=dict)
     _networks: OrderedDict[str, torch.nn.Module] = field(default_factory=OrderedDict)
     _disjoint: dict[Decoding, Check] = field(default_factory=dict)
-    _fitted: dict[tuple[Preprocessor, Decoding], Mapping[str, torch.Tensor]] = field(default_factory=dict)
+    _lent: dict[str, torch.nn.Module] = field(default_factory=dict)
+    _network_prints: dict[str, dict[str, str]] = field(default_factory=dict)
+    _image_prints: dict[tuple[Decoding, str], str] = field(default_factory=dict)
 
     def splits(self, model: ModelSource) -> Splits:
         """The images, decoded as `model` wants them; evaluation images cut to the suite's limit."""
         decoding = decoding_for(model, self.suite.dataset.side)
         if decoding not in self._splits:
             wanted = self.suite.evaluation.images
-            self._splits[decoding] = self.suite.dataset.load(self.data_dir, self.store.root, decoding, wanted)
+            dataset = self.suite.dataset
+            splits = dataset.load(self.data_dir, self.store.root, decoding, wanted)
+            # A source from outside may say of other images what it said of earlier ones.
+            self._splits[decoding] = identified(splits) if is_outside(type(dataset)) else splits
+            for part in PARTS:
+                self._image_prints[decoding, part] = images_fingerprint(getattr(self._splits[decoding], part))
         return self._splits[decoding]
 
     def dataset_title(self, model: ModelSource) -> str:
@@ -88,7 +100,7 @@ class Workbench:
         decoding = decoding_for(model, self.suite.dataset.side)
         if decoding not in self._disjoint:
             splits = self.splits(model)
-            parts = {name: getattr(splits, name) for name in ("train", "calibration", "craft", "evaluation")}
+            parts = {name: getattr(splits, name) for name in PARTS}
             self._disjoint[decoding] = artifacts.parts_are_disjoint(parts)
         return self._disjoint[decoding]
 
@@ -97,10 +109,32 @@ class Workbench:
         key = job.network_key
         if key not in self._networks:
             self._networks[key] = self._built(job).to(self.device)
+            self._network_prints[key] = network_fingerprint(self._networks[key])
             if len(self._networks) > NETWORKS_IN_MEMORY:
                 self._networks.popitem(last=False)
         self._networks.move_to_end(key)
+        self._lent[key] = self._networks[key]
         return self._networks[key]
+
+    def taken_back(self) -> list[str]:
+        """What the job that ends now changed of the networks and images it was lent; that is thrown away."""
+        changed = []
+        for key, network in self._lent.items():
+            found, kept = network_fingerprint(network), self._network_prints[key]
+            parts = [part for part in {**kept, **found} if kept.get(part) != found.get(part)]
+            if parts:
+                changed.append(f"a network it was given, in {len(parts)} parts, the first: {parts[0]}")
+        self._lent.clear()
+        for (decoding, part), loaded in self._image_prints.items():
+            if images_fingerprint(getattr(self._splits[decoding], part)) != loaded:
+                changed.append(f"the {part} images")
+        if changed:  # others may hold the same tensors, so nothing in memory is trusted
+            self._networks.clear()
+            self._network_prints.clear()
+            self._splits.clear()
+            self._evaluation.clear()
+            self._image_prints.clear()
+        return changed
 
     def answering(self, job: DeployJob, *role: object) -> torch.nn.Module:
         """The deployed network, ready to answer in one role; one that draws at random draws by the role alone."""
@@ -121,14 +155,17 @@ class Workbench:
         return job.checkpoint.defense.combined([network, *partners]).eval()
 
     def _state(self, preprocessor: Preprocessor, job: DeployJob) -> Mapping[str, torch.Tensor]:
-        """What the preprocessor learns from the calibration images, learnt once."""
-        model = job.checkpoint.model
-        known = (preprocessor, decoding_for(model, self.suite.dataset.side))
-        if known not in self._fitted:
-            calibration = to_float(self.splits(model).calibration.pixels)
+        """What the preprocessor learns, learnt once and kept in the store."""
+        key = job.state_key
+        if key is None:
+            return {}
+        if not self.store.has("preprocess", key):
+            splits = self.splits(job.checkpoint.model)
+            images = splits.calibration if preprocessor.learns_from == "calibration" else spread(splits.train)
             with torch.random.fork_rng(devices=[]):
-                self._fitted[known] = preprocessor.fit(calibration)
-        return self._fitted[known]
+                state = preprocessor.fit(to_float(images.pixels))
+            self.store.write("preprocess", key, Artifact(arrays(state), {"preprocessor": preprocessor.title}))
+        return tensors(self.store.read("preprocess", key))
 
     def _deployed(self, job: DeployJob) -> torch.nn.Module:
         """The network of the job's own checkpoint, without partners or preprocessor."""
@@ -142,6 +179,12 @@ class Workbench:
         calibration = to_float(self.splits(source.model).calibration.pixels)
         with torch.random.fork_rng(devices=[]):
             return job.quantizer.deploy(checkpoint, job.bits, calibration)
+
+
+def spread(images: ImageSet) -> ImageSet:
+    """At most FITTED_IMAGES of the images, evenly spread."""
+    count = min(len(images), FITTED_IMAGES)
+    return images.chosen(torch.arange(count) * len(images) // count)
 
 
 def tensors(artifact: Artifact) -> Mapping[str, torch.Tensor]:

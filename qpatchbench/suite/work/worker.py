@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from qpatchbench.errors import SharedStateError
+from qpatchbench.ops.randomness import derive_seed
+from qpatchbench.suite.guards.process_state import process_state
 from qpatchbench.suite.jobs.audit import AuditJob
 from qpatchbench.suite.jobs.base import Job
 from qpatchbench.suite.jobs.cost import CostJob
@@ -19,7 +22,7 @@ from qpatchbench.suite.work.deploy import deployed
 from qpatchbench.suite.work.evaluate import evaluated
 from qpatchbench.suite.work.maps import mapped
 from qpatchbench.suite.work.similarity import similarities
-from qpatchbench.suite.work.train import trained
+from qpatchbench.suite.work.train import forget_snapshots, trained
 from qpatchbench.suite.work.workbench import Workbench
 from qpatchbench.types import Progress
 
@@ -31,7 +34,29 @@ class BenchWorker:
     bench: Workbench
 
     def work(self, job: Job, progress: Progress) -> Artifact:
-        """Compute a job's artifact from those of the jobs before it, which are in the store."""
+        """Compute a job's artifact from those of the jobs before it, which are in the store.
+
+        Raises:
+            SharedStateError: the job changed a network, images or a state of the process that other jobs use. All of
+                it is thrown away or put back, and nothing of the job is kept.
+        """
+        changed: list[str] = []
+        with process_state(derive_seed(0, "job", job.key)) as process:
+            try:
+                artifact = self._worked(job, progress)
+            finally:
+                changed += self.bench.taken_back()
+        changed += process.found
+        if changed:
+            if isinstance(job, TrainJob):
+                forget_snapshots(self.bench, job)
+            raise SharedStateError(
+                f"{job.title}: expected a job to leave what others use as it was, found changed: "
+                f"{'; '.join(changed)}. Its result is not kept; let the component work on copies"
+            )
+        return artifact
+
+    def _worked(self, job: Job, progress: Progress) -> Artifact:
         match job:
             case TrainJob():
                 return trained(self.bench, job, progress)

@@ -128,6 +128,42 @@ def double_precision_works(preprocessor: Preprocessor, seed: int) -> None:
     require(found.dtype == torch.float64, preprocessor, "float64 images from float64 images", found.dtype)
 
 
+def certificates_hold(preprocessor: Preprocessor, seed: int) -> None:
+    """No patch of the certified size turns a certified image: tried with the colours that decide, in many places.
+
+    The network tells more red from more blue, and the images are so even that one patch turns the bare network.
+    """
+    side = preprocessor.certified_side(SIDE)
+    if side is None:
+        raise DoesNotApplyError("it certifies nothing")
+    calibration = torch.full((16, 3, SIDE, SIDE), 0.5)
+    state = preprocessor.fit(calibration)
+    share = (side / SIDE) ** 2
+    labels = torch.tensor([0, 1])
+    images = torch.full((2, 3, SIDE, SIDE), 0.5)
+    images[0, 0] += share / 4
+    images[1, 2] += share / 4
+    certified = preprocessor.certified(red_or_blue, images, labels, state)
+    fits = certified.shape == (2,) and certified.dtype == torch.bool
+    require(fits, preprocessor, "one bool for each of 2 images", f"{tuple(certified.shape)} in {certified.dtype}")
+    places = sorted({*range(0, SIDE - side + 1, max(1, side // 2)), SIDE - side})
+    for row in places:
+        for column in places:
+            shown = images.clone()
+            for image, other in ((0, 2), (1, 0)):
+                shown[image, :, row : row + side, column : column + side] = torch.eye(3)[other].view(3, 1, 1)
+            seen = preprocessor.apply(shown, state, torch.Generator().manual_seed(seed))
+            turned = certified & (preprocessor.answer(red_or_blue, seen, state).argmax(dim=1) != labels)
+            expected = f"no patch of {side} x {side} pixels that turns a certified image"
+            found = f"one at row {row}, column {column}; certify what the answer is under every such patch"
+            require(not bool(turned.any()), preprocessor, expected, found)
+
+
+def red_or_blue(images: torch.Tensor) -> torch.Tensor:
+    """Images (B, 3, H, W) -> logits (B, 2): mean red, mean blue."""
+    return images.mean(dim=(2, 3))[:, [0, 2]]
+
+
 def its_time_is_reported(preprocessor: Preprocessor, seed: int) -> str:
     """How long an image takes, relative to a forward pass of a ResNet-20; no limit."""
     from qpatchbench.models.cifar import CifarModel
@@ -169,5 +205,6 @@ CHECKS: tuple[Callable[[Preprocessor, int], str | None], ...] = (
     batches_do_not_matter,
     its_gradient_is_useful,
     double_precision_works,
+    certificates_hold,
     its_time_is_reported,
 )

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from qpatchbench.quantizers.base import Quantizer
-from qpatchbench.quantizers.switchable import set_bits
+from qpatchbench.quantizers.trained.switchable import set_bits
 from qpatchbench.testing.fixtures.checkpoints import deployed, tried
 from qpatchbench.testing.fixtures.networks_and_images import BITS, CLASSES, float_network, switchable_network
 from qpatchbench.testing.require import DoesNotApplyError, fail, require

@@ -395,7 +395,7 @@ def test_merging_keeps_the_worst_verdict_and_all_messages() -> None:
 def test_every_check_is_explained() -> None:
     from qpatchbench.evaluation.checks.explanations import EXPLANATIONS
 
-    assert set(EXPLANATIONS) == {f"V{number}" for number in range(1, 17)}
+    assert set(EXPLANATIONS) == {f"V{number}" for number in range(1, 18)}
     assert all(all(part.strip() for part in explanation) for explanation in EXPLANATIONS.values())
 
 

@@ -1,4 +1,4 @@
-"""V11 and V12 on outcomes given by hand: what is caught, and what is left to chance."""
+"""V11, V12 and V14 on outcomes given by hand: what is caught, and what is left to chance."""
 
 from __future__ import annotations
 
@@ -7,7 +7,14 @@ from collections.abc import Mapping
 import numpy as np
 import pytest
 
-from qpatchbench.evaluation.checks.budgets import LEAST_GAP, Rung, budget_is_used, gradients_agree
+from qpatchbench.evaluation.checks.budgets import (
+    LEAST_DISAGREEMENT,
+    LEAST_GAP,
+    Rung,
+    budget_is_used,
+    gradients_agree,
+    implementations_agree,
+)
 from qpatchbench.statistics.intervals import Array
 
 COUNT = 128
@@ -95,6 +102,7 @@ def test_without_eligible_images_nothing_is_said() -> None:
     for check in (
         budget_is_used(nothing, nothing, [], None),
         gradients_agree("network", {"network": nothing}, nothing),
+        implementations_agree(nothing, nothing, nothing),
     ):
         assert (check.verdict, check.message) == ("not-run", "no image is eligible")
 
@@ -131,3 +139,20 @@ def test_the_weaker_choice_of_an_attack_is_told_too() -> None:
     check = gradients_agree("float", {"float": first(20), "network": first(90)}, ELIGIBLE)
     assert check.verdict == "warn"
     assert check.figures == {"float": 20, "network": 90, "eligible": 128}
+
+
+@pytest.mark.parametrize(("own", "second", "verdict"), [(60, 62, "pass"), (40, 70, "fail"), (70, 40, "warn")])
+def test_implementations_agree_or_not(own: int, second: int, verdict: str) -> None:
+    check = implementations_agree(first(own), first(second), ELIGIBLE)
+    assert (check.id, check.verdict) == ("V14", verdict)
+    assert check.figures == {"own": own, "second": second, "eligible": 128}
+    assert check.message.startswith(f"a second implementation reaches the goal on {second} of 128, the row's on {own}")
+    assert ("McNemar" in check.message) == (verdict != "pass")
+
+
+def test_a_significant_difference_that_crafting_again_might_make_passes() -> None:
+    """Ten goals: 4 points are significant, and within what other draws give."""
+    own, second = drawn(0.50, 0), drawn(0.50, 0) | drawn(0.08, 1)
+    gap = (second.sum() - own.sum()) / own.size
+    assert LEAST_GAP / 2 < gap < LEAST_DISAGREEMENT
+    assert implementations_agree(own, second, GOALS).verdict == "pass"

@@ -10,13 +10,13 @@ import torch
 from torch import nn
 
 from qpatchbench.evaluation.checks.claimed_bits import bits_are_as_claimed
-from qpatchbench.quantizers.audit import LayerAudit, operations
 from qpatchbench.quantizers.base import Checkpoint, Quantizer
 from qpatchbench.quantizers.dynamic import Dynamic
-from qpatchbench.quantizers.frozen import frozen_layers, settle
+from qpatchbench.quantizers.frozen.network import frozen_layers, settle
+from qpatchbench.quantizers.inspection.audit_layers import LayerAudit, operations
 from qpatchbench.quantizers.ptq import Ptq
 from qpatchbench.quantizers.qat import Qat
-from qpatchbench.quantizers.switchable import initialize, prepare
+from qpatchbench.quantizers.trained.switchable import initialize, prepare
 from qpatchbench.runs.records import Check
 from qpatchbench.types import FLOAT, Bits
 

@@ -14,13 +14,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from qpatchbench.papers.claims.claim_texts import COLUMNS, as_csv, as_latex, as_markdown
 from qpatchbench.papers.claims.examine import Finding, examine
 from qpatchbench.papers.claims.hypotheses import claims
 from qpatchbench.papers.claims.select import ClaimSource
-from qpatchbench.papers.claims.texts import COLUMNS, as_csv, as_latex, as_markdown
 from qpatchbench.report.leaderboard.board import Leaderboard
 from qpatchbench.report.leaderboard.published import read_folder
-from qpatchbench.report.page.tables import csv as board_csv
+from qpatchbench.report.page.tables import whole_grid
 from qpatchbench.runs.layout import LEADERBOARD
 from qpatchbench.runs.records import Check
 from qpatchbench.runs.run import Run
@@ -134,7 +134,7 @@ def test_without_outcomes_rows_count_as_independent(tmp_path: Path) -> None:
     unseen(folder, "triqdef", 40)
     unseen(folder, "pbat", 146)
     paired = effect(result(folder, "triqdef-unseen-pbat-points"))
-    board = board_csv(Leaderboard(Run(folder.path)).frame)
+    board = whole_grid(Leaderboard(Run(folder.path)).rows).csv()
     for name in ("cells.parquet", "outcomes.parquet"):
         (folder.path / name).unlink()
     (folder.path / LEADERBOARD).write_text(board)

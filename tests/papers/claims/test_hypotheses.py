@@ -7,8 +7,7 @@ import pytest
 from qpatchbench.errors import UnknownNameError
 from qpatchbench.papers.claims.hypotheses import Claim, Selection, claims, claims_of
 from qpatchbench.papers.claims.select import FACETS
-from qpatchbench.papers.printed.settings import PAPERS
-from qpatchbench.papers.printed.tables import published_tables
+from qpatchbench.papers.printed.published_tables import PAPERS, published_tables
 from qpatchbench.registry import REGISTRIES
 
 CLAIMS = claims()

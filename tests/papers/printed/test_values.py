@@ -12,8 +12,7 @@ import pytest
 
 from qpatchbench.errors import UnknownNameError
 from qpatchbench.papers.printed.contradictions import contradictions
-from qpatchbench.papers.printed.settings import PAPERS, figures, hyperparameters, setup
-from qpatchbench.papers.printed.tables import Block, PublishedTable, published_table, published_tables
+from qpatchbench.papers.printed.published_tables import Block, PublishedTable, published_table, published_tables
 from qpatchbench.papers.printed.values import FACETS, PublishedValue, published_values
 
 # Numbers in the tables 1, 2, 3, ... of each paper, counted in the papers.
@@ -173,32 +172,6 @@ def test_a_contradiction_is_in_the_numbers_that_it_names() -> None:
     assert clean("qadtr.9") == ["81.5"]
 
 
-@pytest.mark.parametrize("paper", PAPERS)
-def test_settings(paper: str) -> None:
-    known = hyperparameters(paper)
-    assert len(known) > 10
-    assert all(each.symbol and each.meaning and each.where for each in known)
-    assert setup(paper)["main_models"]["ImageNet"] == "ResNet-34"
-
-
-def test_hyperparameters_are_those_of_the_table_that_prints_them() -> None:
-    stated = {each.symbol: each.value for each in hyperparameters("qadtr") if each.where.startswith("table 17")}
-    printed = {each.param: each.value for each in published_table("qadtr.17").values}
-    assert set(printed) == set(stated)
-    assert printed.pop("f_g") == 100 * stated.pop("f_g")
-    assert printed == stated
-
-
-def test_figures() -> None:
-    assert [(each.paper, each.number) for each in figures()] == [
-        *(("triqdef", number) for number in (1, 2, 3)),
-        *(("qadtr", number) for number in (1, 2, 3, 4)),
-    ]
-    quoted = figures()[-1].numbers
-    assert {"attack": "lavan", "metric": "cosine", "bits": 8, "value": 0.2842} in quoted
-    assert all(not each.data for each in figures() if each.kind == "diagram")
-
-
 def test_a_table_of_words() -> None:
     table = published_table("qadtr.1")
     assert table.blocks == ()
@@ -219,8 +192,3 @@ def test_an_unknown_table_names_the_nearest(name: str, message: str) -> None:
     with pytest.raises(UnknownNameError) as caught:
         published_table(name)
     assert str(caught.value).startswith(message)
-
-
-def test_an_unknown_paper_names_the_nearest() -> None:
-    with pytest.raises(UnknownNameError, match="unknown paper 'quadtr'. Did you mean: qadtr"):
-        hyperparameters("quadtr")

@@ -18,8 +18,8 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
 from qpatchbench.report.figures import CATALOGUE, Drawing, drawings
+from qpatchbench.report.figures.drawing.style import beside, bits_styles, name_styles
 from qpatchbench.report.figures.pixel_attacks import strengths
-from qpatchbench.report.figures.style import beside, bits_styles, name_styles
 from qpatchbench.report.leaderboard.published import read_folder
 from qpatchbench.statistics.intervals import Array, wilson
 from tests.report.made_up_runs import cost, pixel_attack, pixel_row, row, similarities, write_run

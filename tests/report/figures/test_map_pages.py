@@ -16,9 +16,9 @@ from safetensors.numpy import save_file
 
 from qpatchbench.errors import ArtifactError
 from qpatchbench.report.figures import CATALOGUE, Drawing, drawings
+from qpatchbench.report.figures.drawing.map_pages import mapped_backbones
+from qpatchbench.report.figures.drawing.picture_grid import PlacedPicture, difference_box, scientific, short
 from qpatchbench.report.figures.features import correlation
-from qpatchbench.report.figures.map_pages import mapped_backbones
-from qpatchbench.report.figures.picture_grid import Box, difference_box, scientific, short
 from qpatchbench.report.leaderboard.published import RunFolder
 from qpatchbench.statistics.intervals import Array
 
@@ -172,7 +172,7 @@ def test_boxes_of_differences() -> None:
     second = first.copy()
     assert difference_box(first, second) is None
     second[1, 3, 9] = 1
-    assert difference_box(first, second) == Box(0.9, 0.75, 0.1, 0.25)
+    assert difference_box(first, second) == PlacedPicture(0.9, 0.75, 0.1, 0.25)
 
 
 def test_correlation() -> None:

@@ -12,11 +12,11 @@ import pytest
 from PIL import Image
 
 from qpatchbench.report.figures import of_a_run
-from qpatchbench.report.figures.asr_by_bits import pages
-from qpatchbench.report.figures.drawing import file_name, shortened
+from qpatchbench.report.figures.asr_by_bits import curve_pages
+from qpatchbench.report.figures.drawing.mosaic import Tile, mosaic
+from qpatchbench.report.figures.drawing.style import file_name, fixed_settings, png, shortened
 from qpatchbench.report.figures.galleries import composite, pasted_groups, patch_groups
-from qpatchbench.report.figures.mosaic import Tile, mosaic
-from qpatchbench.report.figures.transfer import panels
+from qpatchbench.report.figures.transfer import heatmaps
 from qpatchbench.report.leaderboard.board import Leaderboard
 from qpatchbench.runs.run import Run
 
@@ -44,7 +44,9 @@ def test_composite_agrees_with_a_loop_over_pixels() -> None:
 
 def test_patch_pixels_survive_into_the_picture() -> None:
     colours = np.array([[[255, 0, 0], [0, 255, 0]], [[0, 0, 255], [12, 34, 56]]], np.uint8)
-    with Image.open(io.BytesIO(mosaic("title", [("row", [Tile(colours)])], ["head"]))) as image:
+    with fixed_settings():
+        drawn = png(mosaic("title", [("row", [Tile(colours)])], ["head"]))
+    with Image.open(io.BytesIO(drawn)) as image:
         found, sizes = np.unique(np.asarray(image.convert("RGB")).reshape(-1, 3), axis=0, return_counts=True)
     counted = {tuple(colour): size for colour, size in zip(found.tolist(), sizes.tolist(), strict=True)}
     areas = [counted.get(tuple(colour), 0) for colour in colours.reshape(-1, 3).tolist()]
@@ -52,27 +54,28 @@ def test_patch_pixels_survive_into_the_picture() -> None:
 
 
 def test_heatmap_panels_hold_the_mode_and_its_float_network(run: Run) -> None:
-    found = list(panels(Leaderboard(run).frame))
-    modes = {(facts["defense"], facts["quantization"]) for facts, _ in found}
+    found = list(heatmaps(Leaderboard(run).rows))
+    modes = {(each.rows[0].defense, each.mode) for each in found}
     assert modes == {("qat", "qat"), ("none", "ptq-minmax"), ("none", "fp")}
-    for facts, rows in found:
-        assert set(rows["quantization"]) <= {facts["quantization"], "fp"}
-        assert not rows.duplicated(["source_model", "source_defense", "source_bits", "target_bits"]).any()
-        if facts["quantization"] != "fp" and facts["attack"] == "lavan":
-            assert set(rows["target_bits"]) == {"32", "8", "5", "4", "2"}
-            assert set(rows["source_model"]) == {"resnet20", "vgg16"}
+    for mode, rows in found:
+        assert {row.quantization for row in rows} <= {mode, "fp"}
+        places = [(row.source_model, row.source_defense, row.source_bits, row.target_bits) for row in rows]
+        assert len(set(places)) == len(places)
+        if mode != "fp" and rows[0].attack == "lavan":
+            assert {row.target_bits for row in rows} == {"32", "8", "5", "4", "2"}
+            assert {row.source_model for row in rows} == {"resnet20", "vgg16"}
 
 
 def test_curve_pages_split_and_name_themselves(run: Run) -> None:
-    found = list(pages(Leaderboard(run).frame))
-    assert [name for name, _, _ in found] == [
+    found = list(curve_pages(Leaderboard(run).rows))
+    assert [page.name for page in found] == [
         "bits_cifar10-jpeg_5x5_white-box",
         "bits_cifar10-jpeg_5x5_from-32-bits",
     ]
-    white_box, from_float = (rows for _, _, rows in found)
+    white_box, from_float = (page.panels for page in found)
     assert len(white_box) == len(from_float) == 4
-    assert all((rows["lineage"] == "same-network").all() for rows in white_box)
-    assert all((rows["source_bits"] == "32").all() for rows in from_float)
+    assert all(row.lineage == "same-network" for panel in white_box for row in panel.rows)
+    assert all(row.source_bits == "32" for panel in from_float for row in panel.rows)
 
 
 def test_galleries_show_the_first_seed_and_one_source_each(run: Run) -> None:
@@ -99,8 +102,8 @@ def test_placements_and_predictions_are_read_by_image(run: Run) -> None:
 
 def test_bounds_hold_and_say_what_is_left_out(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(of_a_run, "MOST", {"transfer": 2, "bits": 1, "patches": 1, "pasted": 0})
-    found = of_a_run.draw(run, Leaderboard(run).frame)
-    assert [plot.name.split("_")[0] for plot in found.plots] == ["bits", "transfer", "transfer", "patches"]
+    found = of_a_run.draw(run, Leaderboard(run).rows)
+    assert [plot.name.split("_")[0] for plot in found.pictures] == ["bits", "transfer", "transfer", "patches"]
     assert found.left_out == (
         "bits: the first 1 of 2 pictures, in the leaderboard's order",
         "transfer: the first 2 of 10 pictures, in the leaderboard's order",
@@ -114,7 +117,7 @@ def test_names_that_differ_in_unsafe_characters_stay_apart(new_folder: Callable[
     for defense in ("a/b", "a b", "a:b"):
         folder.add((0, 1, 2), {"1": (1, 1, 2)}, defense=defense)
     run = Run(folder.write())
-    names = [plot.name for plot in of_a_run.draw(run, Leaderboard(run).frame).plots]
+    names = [plot.name for plot in of_a_run.draw(run, Leaderboard(run).rows).pictures]
     assert len({name.lower() for name in names}) == len(names)
     assert sum(name.startswith("transfer_cifar10-jpeg_resnet20_a-b_") for name in names) == 3
 
@@ -129,5 +132,5 @@ def test_a_dollar_sign_in_a_class_name_is_no_formula(new_folder: Callable[..., A
     folder = new_folder((0, 1, 2), class_names=["$\\frac{", "b", "c"])
     folder.add((0, 1, 2), {"1": (1, 1, 2)})
     run = Run(folder.write())
-    found = of_a_run.draw(run, Leaderboard(run).frame)
-    assert [plot.name.split("_")[0] for plot in found.plots] == ["bits", "transfer", "patches", "pasted"]
+    found = of_a_run.draw(run, Leaderboard(run).rows)
+    assert [plot.name.split("_")[0] for plot in found.pictures] == ["bits", "transfer", "patches", "pasted"]

@@ -8,8 +8,8 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from qpatchbench.report.figures.asr_by_bits import pages
-from qpatchbench.report.figures.transfer import heatmap, panels
+from qpatchbench.report.figures.asr_by_bits import curve_pages
+from qpatchbench.report.figures.transfer import heatmap, heatmaps
 from qpatchbench.report.leaderboard.board import Leaderboard
 from qpatchbench.report.page.tables import markdown
 from qpatchbench.runs.run import Run
@@ -24,7 +24,7 @@ BEHIND: Mapping[str, Any] = {"preprocessor": "lgs", "network": "behind"}
 FLOAT: Mapping[str, Any] = {"target_bits": "32", "quantization": "fp"}
 
 
-def _board(new_folder: NewFolder) -> pd.DataFrame:
+def _leaderboard(new_folder: NewFolder) -> Leaderboard:
     """A float network, bare and behind lgs; a patch made on it, and one made through lgs."""
     folder = new_folder(LABELS)
     folder.add(BARE, {"1": (1, 1, 1, 0, 1, 2, 2, 0)}, **FLOAT, cell="1", patch="plain", network="bare")
@@ -34,7 +34,11 @@ def _board(new_folder: NewFolder) -> pd.DataFrame:
     folder.add(
         SMOOTH, {"1": (1, 1, 1, 1, 1, 1, 1, 2)}, **FLOAT, **BEHIND, cell="3", patch="own", source_preprocessor="lgs"
     )
-    return Leaderboard(Run(folder.write())).frame
+    return Leaderboard(Run(folder.write()))
+
+
+def _board(new_folder: NewFolder) -> pd.DataFrame:
+    return _leaderboard(new_folder).frame
 
 
 def test_equal_bits_are_two_rows_where_what_stood_before_the_source_differs(new_folder: NewFolder) -> None:
@@ -75,12 +79,12 @@ def test_white_box_rows_are_ranked_with_white_box_rows(new_folder: NewFolder) ->
 
 
 def test_tables_and_pictures_name_it(new_folder: NewFolder) -> None:
-    frame = _board(new_folder)
-    text = markdown(frame, "board", ())
+    rows = _leaderboard(new_folder).rows
+    text = markdown(rows, "board", ())
     assert "| resnet20 | qat + lgs | fp | lavan | 5x5 | fp@32 + lgs | 32 |" in text
     assert "| resnet20 | qat + lgs | fp | lavan | 5x5 | fp@32 | 32 |" in text
-    drawn = {facts["preprocessor"]: (heatmap(facts, rows), len(rows)) for facts, rows in panels(frame)}
+    drawn = {found.rows[0].preprocessor: (heatmap(found), len(found.rows)) for found in heatmaps(rows)}
     assert {name: count for name, (_, count) in drawn.items()} == {"none": 1, "lgs": 2}
     assert drawn["lgs"][0].name == "transfer_cifar10-jpeg_resnet20_qat_lgs_fp_lavan_5x5"
-    shown = {name: [len(rows) for rows in found] for name, _, found in pages(frame)}
+    shown = {page.name: [len(panel.rows) for panel in page.panels] for page in curve_pages(rows)}
     assert shown == {"bits_cifar10-jpeg_5x5_white-box": [1, 1], "bits_cifar10-jpeg_5x5_from-32-bits": [1, 1]}

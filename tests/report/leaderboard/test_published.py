@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -11,13 +12,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from qpatchbench.errors import ArtifactError
-from qpatchbench.papers.matching import Measured, Source
+from qpatchbench.papers.matching import Measured, SearchedRun
 from qpatchbench.report.leaderboard.board import Leaderboard
 from qpatchbench.report.leaderboard.published import RunFolder, read_folder
 from qpatchbench.report.page.analyses import write_analyses
 from qpatchbench.runs.files import write_atomically
 from qpatchbench.runs.run import Run
-from tests.papers.test_matching import FULL, published, row
+from tests.papers.test_matching import FULL, published, record
 from tests.papers.test_matching_analyses import COSTS, SIMILAR
 
 
@@ -29,7 +30,7 @@ def test_analyses_of_a_published_folder_are_read_from_text(tmp_path: Path) -> No
     for name, rows in (("costs", costs), ("similarity", SIMILAR)):
         pq.write_table(pa.Table.from_pylist([*rows]), directory / f"{name}.parquet")
     (directory / "manifest.json").write_text(json.dumps(FULL))
-    board = row() | {"patch_width": "6"}
+    board = record()
     (directory / "leaderboard.csv").write_text(",".join(board) + "\n" + ",".join(board.values()) + "\n")
     whole = read_folder(directory)
     write_analyses(directory, ("csv",))
@@ -46,8 +47,8 @@ def test_a_simulated_run_gives_the_numbers_of_its_leaderboard(simulated: Path, t
     frame = Leaderboard(Run(simulated)).frame
     value = published("triqdef.1", model="resnet20", attack="lavan", target_bits="4")
     run = read_folder(simulated)
-    sized = RunFolder(run.name, run.manifest, tuple({**each, "size": "6x6"} for each in run.rows))
-    found = Source(sized).find("triqdef.1", value, "qat")
+    sized = tuple(replace(each, patch_height=6, patch_width=6) for each in run.rows)
+    found = SearchedRun(RunFolder(run.name, run.manifest, sized)).find("triqdef.1", value, "qat")
     (expected,) = (
         each
         for each in frame.to_dict("records")
@@ -60,21 +61,21 @@ def test_a_simulated_run_gives_the_numbers_of_its_leaderboard(simulated: Path, t
     assert [found.value, found.low, found.high] == pytest.approx(numbers, abs=1e-4)
     assert found.n == expected["n_eligible"]
     assert "images: cifar10 (jpeg)" in found.departures
-    assert run.rows[0]["size"] == "5x5"
-    assert run.rows[0]["base"] == "cifar10"
+    assert run.rows[0].size == "5x5"
+    assert run.rows[0].base == "cifar10"
 
 
 def test_the_written_leaderboard_is_read_and_an_old_one_is_not(simulated: Path, tmp_path: Path) -> None:
-    from qpatchbench.report.page.tables import csv
+    from qpatchbench.report.page.tables import whole_grid
 
     names = ("manifest.json", "cells.parquet", "outcomes.parquet", "examples.safetensors")
     for name in names:
         write_atomically(tmp_path / name, (simulated / name).read_bytes())
-    frame = Leaderboard(Run(simulated)).frame
-    board = write_atomically(tmp_path / "leaderboard.csv", csv(frame.head(3)).encode())
+    rows = Leaderboard(Run(simulated)).rows
+    board = write_atomically(tmp_path / "leaderboard.csv", whole_grid(rows[:3]).csv().encode())
     assert len(read_folder(tmp_path).rows) == 3
     os.utime(board, (0, 0))
-    assert len(read_folder(tmp_path).rows) == len(frame)
+    assert len(read_folder(tmp_path).rows) == len(rows)
     for name in names[1:]:
         (tmp_path / name).unlink()
     assert len(read_folder(tmp_path).rows) == 3, "what was published of a run is enough"

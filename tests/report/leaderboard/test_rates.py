@@ -12,13 +12,14 @@ import pytest
 
 from qpatchbench.errors import ArtifactError
 from qpatchbench.evaluation.checks.paired import beats_control
-from qpatchbench.report.leaderboard.board import COLUMNS, Leaderboard, checks_text, merged_checks
+from qpatchbench.report.leaderboard.board import Leaderboard, checks_text, merged_checks
 from qpatchbench.report.leaderboard.keys import bits_order
 from qpatchbench.report.leaderboard.ranks import Contestant, ranks
+from qpatchbench.report.leaderboard.row import COLUMNS
 from qpatchbench.runs.outcomes import assert_identities, target_of
 from qpatchbench.runs.records import Check, GoalCounts
 from qpatchbench.runs.run import Run
-from qpatchbench.statistics.intervals import wilson
+from qpatchbench.statistics.intervals import cluster_bootstrap_rate, wilson
 
 NewFolder = Callable[..., Any]
 
@@ -60,6 +61,10 @@ def test_rates_counted_by_hand(new_folder: NewFolder, how: dict[str, bool]) -> N
     assert four["clean_accuracy"] == pytest.approx(75)
     # Robust over all of D, images of the target class included: 1, 3, 4, 5.
     assert four["robust_accuracy"] == pytest.approx(50)
+    # One seed and one goal: Wilson's interval of 6 and of 4 of the 8 images.
+    for rate, count in (("clean_accuracy", 6), ("robust_accuracy", 4)):
+        bounds = [four[f"{rate}_low"], four[f"{rate}_high"]]
+        assert bounds == pytest.approx([100 * bound for bound in wilson(count, 8)])
     assert (eight["n_eligible"], eight["n_fooled"], eight["n_hit"]) == (5, 3, 2)
     assert eight["asr"] == pytest.approx(60)
     assert eight["asr_control"] == 0
@@ -111,6 +116,14 @@ def test_seeds_are_summed_and_the_comparison_is_per_seed(new_folder: NewFolder) 
     )
     assert row["asr"] == pytest.approx(100 * 5 / 8)
     assert row["clean_accuracy"] == pytest.approx(100 * 13 / 16)
+    # Right without a patch at the two seeds, and with it: a bootstrap over seeds and images.
+    clean = np.array([[(1, 1, 0, 1, 1, 1, 1, 0)], [(1, 1, 1, 1, 1, 0, 1, 1)]], bool)
+    robust = np.array([[(0, 1, 0, 1, 1, 1, 0, 0)], [(0, 0, 1, 1, 0, 0, 1, 0)]], bool)
+    assert row["robust_accuracy"] == pytest.approx(100 * 7 / 16)
+    for rate, right in (("clean_accuracy", clean), ("robust_accuracy", robust)):
+        expected = cluster_bootstrap_rate(right, np.ones_like(right))
+        assert (row[f"{rate}_low"], row[f"{rate}_high"]) == pytest.approx([100 * bound for bound in expected])
+        assert row[f"{rate}_low"] < row[rate] < row[f"{rate}_high"]
     # Each seed has one network, so all that it classifies correctly is common.
     assert row["n_common"] == 8
 

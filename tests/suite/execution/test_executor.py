@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -23,7 +25,7 @@ class Worker:
     def __init__(self, store: Store) -> None:
         self.store = store
         self.asked: list[str] = []
-        self.failing: dict[str, Exception] = {}
+        self.failing: dict[str, BaseException] = {}
         self.facts: dict[str, object] = {}
 
     def work(self, job: Job, progress: Progress) -> Artifact:
@@ -237,7 +239,7 @@ def test_a_damaged_artifact_upstream_is_made_again_once(execution: Execution, st
     second, worker, display = again(execution)
     second.run()
     assert second.errors == {}
-    assert worker.asked == [dependent.title, upstream.title, dependent.title]
+    assert worker.asked == [upstream.title, dependent.title]
     (note,) = display.notes
     assert upstream.key in note
     assert note.endswith("it is computed again")
@@ -291,3 +293,57 @@ def test_a_damaged_result_is_made_again_when_it_is_read(execution: Execution) ->
     assert found.facts["label"] == cell.title
     assert worker.asked == [cell.title]
     assert len(display.notes) == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (SystemExit(0), "a component called sys.exit(0)"),
+        (SystemExit("done"), "a component called sys.exit('done')"),
+        (SystemExit(), "a component called sys.exit()"),
+        (
+            RuntimeError("Error(s) in loading state_dict for Net:\n\tsize mismatch for fc.weight: 3 and 5.\n\tmore."),
+            "RuntimeError: Error(s) in loading state_dict for Net: size mismatch for fc.weight: 3 and 5. (and 1 more)",
+        ),
+        (AttackError("first\nsecond"), "first"),
+    ],
+)
+def test_the_reason_says_what_happened(execution: Execution, error: BaseException, reason: str) -> None:
+    worker_of(execution).failing["evaluate " + execution.plan.cells[0].label] = error
+    execution.run()
+    assert reason in display_of(execution).reasons
+    assert [*execution.errors] == [execution.plan.cells[0].key]
+
+
+def test_a_hanging_job_is_an_error_and_the_next_one_runs(execution: Execution, monkeypatch: pytest.MonkeyPatch) -> None:
+    hanging = execution.plan.cells[0]
+    does = Worker.work
+
+    def work(self: Worker, job: Job, progress: Progress) -> Artifact:
+        while job is hanging:
+            with contextlib.suppress(Exception):  # as a component may
+                time.sleep(0.01)
+        return does(self, job, progress)
+
+    monkeypatch.setattr(Worker, "work", work)
+    execution.time_limit = 1.0
+    execution.run()
+    assert [*execution.errors] == [hanging.key]
+    assert display_of(execution).reasons == [
+        f"{hanging.title}: expected at most 1 s, found it still at work; its result is not kept: raise --time-limit, "
+        "or see why it hangs"
+    ]
+
+
+@pytest.mark.parametrize("start", ["train", "craft lavan", "evaluate"])
+def test_damaged_facts_are_made_again_before_anything_uses_them(execution: Execution, start: str) -> None:
+    execution.run()
+    job = next(job for job in execution.plan.jobs if f"{job.kind} {job.label}".startswith(start))
+    path = execution.store.path(job.kind, job.key).with_suffix(".json")
+    path.write_text(path.read_text().replace('"label": "', '"label": "not '))
+    second, worker, display = again(execution)
+    second.run()
+    assert second.ran == [job.key]
+    assert worker.asked == [job.title]
+    assert len(display.notes) == 1
+    assert second.artifact(job) is not None

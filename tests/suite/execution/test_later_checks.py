@@ -44,6 +44,7 @@ def test_a_failed_audit_is_told_and_fails_nothing_else(plan_of: MakePlan, tmp_pa
         ("V5", "not-run", "0 steps were recorded, expected at least 50"),
         ("V11", "not-run", "its job failed: MemoryError: too large"),
         ("V12", "not-run", "its job failed: MemoryError: too large"),
+        ("V14", "not-run", "its job failed: MemoryError: too large"),
     ]
 
 

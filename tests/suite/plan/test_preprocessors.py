@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from qpatchbench.errors import SuiteError
+from qpatchbench.preprocessors import CATALOGUE as BUILT_INS
 from qpatchbench.registry import PREPROCESSORS
 from qpatchbench.suite.file.json_schema import suite_schema
 from qpatchbench.suite.jobs.evaluate import EvaluateJob
@@ -243,10 +244,11 @@ def test_ensembles_that_answer_together_stand_behind_one_preprocessor(plan_of: M
     assert network.bare.network_key != network.network_key
 
 
+NAMES = {*BUILT_INS, *CATALOGUES["preprocessors"]}
 MISTAKES: list[tuple[dict[str, Any], str]] = [
     ({"preprocessors": ["windw"]},
      "preprocessors[0]: unknown preprocessor 'windw'. Did you mean: window? "
-     "Available: blindfold, centred, depth, jitter, none, window."),
+     f"Available: {', '.join(sorted(NAMES))}."),
     ({"preprocessors": ["none", "window", "window"]},
      "preprocessors[2]: expected distinct entries, found 'window' twice; tell them apart with label"),
     ({"preprocessors": ["none", "none"]},
@@ -280,7 +282,7 @@ def test_the_json_schema_knows_them() -> None:
     field = schema["properties"]["preprocessors"]
     assert field["type"] == "array"
     assert "minItems" not in field, "none at all is the default"
-    assert set(field["items"]["anyOf"][0]["enum"]) == {"none", *CATALOGUES["preprocessors"]}
+    assert set(field["items"]["anyOf"][0]["enum"]) == NAMES
     assert {"$ref": "#/$defs/Depth"} in field["items"]["anyOf"]
     assert schema["properties"]["attacks"]["minItems"] == 1
     assert "preprocessor" in schema["$defs"]["Filter"]["properties"]

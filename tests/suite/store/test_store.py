@@ -78,11 +78,12 @@ def test_a_removed_artifact_is_gone_and_removing_it_again_is_nothing(store: Stor
     store.remove("patch", KEY)
 
 
-def test_an_artifact_without_the_hash_of_its_facts_is_still_read(store: Store) -> None:
+def test_an_artifact_without_the_hash_of_its_facts_is_refused(store: Store) -> None:
     content = json.loads(files(store)["json"].read_text())
     del content["facts_sha256"]
     files(store)["json"].write_text(json.dumps(content))
-    assert store.read("patch", KEY).facts["log"] == [{"loss": 0.1}]
+    with pytest.raises(ArtifactError, match="its facts are not those that were written"):
+        store.read("patch", KEY)
 
 
 def flip_data(json_file: Path, data_file: Path) -> None:
@@ -287,3 +288,23 @@ def test_a_key_is_of_the_facts_and_not_of_their_order() -> None:
 def test_a_key_is_never_made_of_what_has_no_equal(value: Any) -> None:  # noqa: ANN401 (anything that is no JSON)
     with pytest.raises((ValueError, TypeError)):
         key_of({"a": value})
+
+
+@pytest.mark.parametrize("change", [{"key": "cd" * 16}, {"kind": "cell"}, {"facts_sha256": None}])
+def test_an_artifact_in_the_place_of_another_is_refused(store: Store, change: dict[str, Any]) -> None:
+    path = files(store)["json"]
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    with pytest.raises(ArtifactError, match="damaged patch artifact: "):
+        store.read("patch", KEY)
+    assert store.facts("patch", KEY) == {}
+
+
+def test_swapped_artifacts_are_told(store: Store) -> None:
+    other = "cd" * 16
+    store.write("patch", other, Artifact({}, {}))
+    for ending, path in files(store).items():
+        path.write_bytes((store.root / "patch" / "cd" / f"{other}.{ending}").read_bytes())
+    with pytest.raises(ArtifactError) as told:
+        store.read("patch", KEY)
+    path = files(store)["json"]
+    assert str(told.value) == f"{path}: damaged patch artifact: expected patch {KEY}, found patch {other}"

@@ -14,11 +14,11 @@ from qpatchbench.attacks.dpr import Dpr
 from qpatchbench.attacks.gap import Gap
 from qpatchbench.attacks.lavan import Lavan, LavanPerImage
 from qpatchbench.attacks.patch_apgd import PatchApgd
-from qpatchbench.attacks.pgd import Pgd
+from qpatchbench.attacks.pixel.pgd import Pgd
 from qpatchbench.errors import AttackError
 from qpatchbench.quantizers.base import Checkpoint
 from qpatchbench.quantizers.dynamic import Dynamic
-from qpatchbench.quantizers.frozen_activation import FrozenActivation
+from qpatchbench.quantizers.frozen.activation import FrozenActivation
 from qpatchbench.runs.records import Check
 from qpatchbench.suite.file.load import load_with_source
 from qpatchbench.suite.jobs.audit import AUDITED_IMAGES, AuditJob

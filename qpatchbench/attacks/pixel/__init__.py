@@ -1,0 +1,1 @@
+"""Pixel attacks: the whole image within epsilon, for contrast with patches."""

@@ -1,0 +1,1 @@
+"""Commands about the two papers: their tables, figures and claims."""

@@ -1,0 +1,120 @@
+"""Finding claims as tidy CSV, Markdown and LaTeX."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+from qpatchbench.papers.claims.examine import UNITS, VERDICTS, Finding, effect_text
+from qpatchbench.papers.tables.table_texts import without_formulas
+from qpatchbench.report.page.definitions import definitions_text
+from qpatchbench.report.page.escaping import tex
+from qpatchbench.report.page.grid import ENDING, PREAMBLE, Grid
+
+COLUMNS = (
+    *("claim", "paper", "where", "tables", "says", "hypothesis", "statistic", "quantity", "direction"),
+    *("threshold", "quantifier", "verdict", "points", "reason", "effect", "low", "high", "unit", "groups", "rows"),
+    *("decisive", "method", "here", "contradictions", "note", "runs"),
+)
+_WIDTHS = r"p{0.2\linewidth}p{0.4\linewidth}p{0.19\linewidth}p{0.1\linewidth}"
+_HEADING = ("claim", "says", "effect [95 %]", "verdict")
+
+
+def as_csv(found: Sequence[Finding]) -> str:
+    """One row per claim."""
+    return Grid(COLUMNS, [_record(each) for each in found]).csv()
+
+
+def as_markdown(found: Sequence[Finding]) -> str:
+    """A table of verdicts, and below it every claim with where it is said and what was measured."""
+    lines = ["# Claims", "", _counted(found), "", *(f"- {text}" for text in _definitions(found)), ""]
+    lines += [Grid(_HEADING, [_short(each) for each in found]).markdown(), ""]
+    for each in found:
+        lines += [f"## {each.claim.id}", ""]
+        lines += [f"{each.claim.says} ({each.claim.paper}, {each.claim.where}).", ""]
+        lines += [f"- {name}: {text}" for name, text in _told(each)]
+        lines += [""]
+    return "\n".join(lines)
+
+
+def as_latex(found: Sequence[Finding]) -> str:
+    """A document: the table of verdicts, which needs booktabs, and a list of what was measured."""
+    lines = [PREAMBLE + r"\noindent " + tex(_counted(found)), r"\begin{itemize}"]
+    lines += [rf"\item {tex(text)}" for text in _definitions(found)]
+    lines += [r"\end{itemize}"]
+    # In parts: a tabular cannot break over pages.
+    for first in range(0, len(found), 15):
+        lines += [r"\begin{table}[!t]", r"\centering\small"]
+        part = Grid(_HEADING, [_short(each) for each in found[first : first + 15]])
+        lines += [part.latex(_WIDTHS), r"\end{table}"]
+    lines += [r"\clearpage", r"\begin{description}"]
+    for each in found:
+        said = f"{tex(each.claim.says)} ({tex(each.claim.paper)}, {tex(each.claim.where)})."
+        told = " ".join(rf"\emph{{{tex(name)}}}: {tex(without_formulas(text))}." for name, text in _told(each))
+        lines += [rf"\item[{tex(each.claim.id)}] {said} {told}"]
+    return "\n".join([*lines, r"\end{description}", ENDING])
+
+
+def _counted(found: Sequence[Finding]) -> str:
+    given = Counter(each.verdict for each in found)
+    runs = dict.fromkeys(run for each in found for run in each.runs)
+    counts = ", ".join(f"{given[verdict]} {verdict}" for verdict, _ in VERDICTS if given[verdict])
+    return f"Of {len(found)} claims: {counts}. Runs: {', '.join(runs) or 'none measured any'}."
+
+
+def _definitions(found: Sequence[Finding]) -> Iterator[str]:
+    yield from (f"{verdict}: {text}" for verdict, text in VERDICTS)
+    used = {each.claim.hypothesis.quantity for each in found if each.claim.hypothesis is not None}
+    yield from definitions_text(tuple(used))
+
+
+def _short(each: Finding) -> tuple[str, ...]:
+    points = f" (here: {each.points})" if each.points else ""
+    return each.claim.id, each.claim.says, _effect(each), each.verdict + points
+
+
+def _effect(each: Finding) -> str:
+    if each.decisive is None or each.claim.hypothesis is None:
+        return "-"
+    return effect_text(each.decisive.effect, each.claim.hypothesis.statistic)
+
+
+def _told(each: Finding) -> Iterator[tuple[str, str]]:
+    """Name and text of the lines about a claim, those that are empty left out."""
+    claim = each.claim
+    hypothesis = str(claim.hypothesis) if claim.hypothesis is not None else ""
+    lines = (
+        ("says", claim.says),
+        ("tested", hypothesis),
+        ("verdict", each.verdict),
+        ("points", each.points),
+        ("here", each.here),
+        ("because", each.reason),
+        ("method", each.method),
+        ("read", claim.note),
+        *((f"{found.id}", found.text) for found in claim.contradictions),
+    )
+    yield from ((name, text) for name, text in lines if text)
+
+
+def _number(number: float) -> str:
+    return "" if math.isnan(number) else f"{number:.6g}"
+
+
+def _record(each: Finding) -> tuple[object, ...]:
+    claim, hypothesis = each.claim, each.claim.hypothesis
+    tested = (hypothesis.statistic, hypothesis.quantity, hypothesis.direction, f"{hypothesis.threshold:g}",
+              hypothesis.quantifier) if hypothesis is not None else ("",) * 5  # fmt: skip
+    effect = each.decisive.effect if each.decisive is not None else None
+    numbers = [_number(number) for number in (effect.value, effect.low, effect.high)] if effect else ["", "", ""]
+    unit = UNITS[hypothesis.statistic] if hypothesis is not None and effect else ""
+    return (
+        *(claim.id, claim.paper, claim.where, " ".join(claim.tables), claim.says, hypothesis or ""),
+        *tested,
+        *(each.verdict, each.points, each.reason, *numbers, unit),
+        *(len(each.groups), sum(group.n_rows for group in each.groups)),
+        " / ".join(each.decisive.name) if each.decisive is not None else "",
+        *(each.method, each.here, " ".join(found.id for found in claim.contradictions), claim.note),
+        " ".join(each.runs),
+    )

@@ -1,0 +1,1 @@
+"""Post-training calibration: grids, equalisation, rounding and biases from a few images."""

@@ -1,0 +1,1 @@
+"""Deployed networks: weights on their grid, fixed activation quantizers, BatchNorm folded away."""

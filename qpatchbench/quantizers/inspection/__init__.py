@@ -1,0 +1,1 @@
+"""A look inside a network: what its layers see, hand on and compute with."""

@@ -1,0 +1,1 @@
+"""Networks under training: switchable fake quantizers with per-bits scales and BatchNorm."""

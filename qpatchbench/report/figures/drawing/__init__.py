@@ -1,0 +1,1 @@
+"""Parts of figures: style, points with intervals, grids of pictures, pages of maps."""

@@ -1,0 +1,59 @@
+"""Places of a patch, and moves of a finished one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import torch
+
+from qpatchbench.types.written import shortest
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where a patch lies on each of B images.
+
+    Attributes:
+        rows, columns: (B,) int64, top-left pixel of the unrotated patch, inclusive of the last position.
+        angles: (B,) float32, degrees, counter-clockwise about the patch centre.
+        scales: (B,) float32, 1 = native size.
+    """
+
+    rows: torch.Tensor
+    columns: torch.Tensor
+    angles: torch.Tensor
+    scales: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: slice | torch.Tensor) -> Placement:
+        return Placement(*(getattr(self, field.name)[index] for field in fields(self)))
+
+    @classmethod
+    def concatenated(cls, parts: Sequence[Placement]) -> Placement:
+        """All placements in one, in order."""
+        return cls(*(torch.cat([getattr(part, field.name) for part in parts]) for field in fields(cls)))
+
+    def to(self, device: torch.device) -> Placement:
+        """Copy to `device`."""
+        return Placement(*(getattr(self, field.name).to(device) for field in fields(self)))
+
+
+@dataclass(frozen=True, order=True)
+class Transformation:
+    """How a finished patch is moved before it is measured.
+
+    Attributes:
+        rows, columns: shift in pixels; positions wrap around the last one that keeps the patch inside the image.
+        angle: further rotation, degrees.
+    """
+
+    rows: int = 0
+    columns: int = 0
+    angle: float = 0.0
+
+    def __str__(self) -> str:
+        shift = f"shift {self.rows},{self.columns}" if self.rows or self.columns else ""
+        return " ".join(part for part in (shift, f"rotation {shortest(self.angle)}" if self.angle else "") if part)
