@@ -222,10 +222,11 @@ def _walk(node: yaml.Node, path: KeyPath, source: Source) -> Iterator[str]:
             yield from _walk(item, (*path, index), source)
     elif isinstance(node, yaml.MappingNode):
         yield from _walk_mapping(node, path, source)
-    elif node.style is None and len(node.value) > LONGEST_NUMBER and is_number_or_truth(node.value):
-        yield f"{here}: expected a number, found {len(node.value):,} characters"
-    elif isinstance(node, yaml.ScalarNode) and (wrong := misread(node)):
-        yield f"{here}: {wrong}"
+    elif isinstance(node, yaml.ScalarNode):
+        if node.style is None and len(node.value) > LONGEST_NUMBER and is_number_or_truth(node.value):
+            yield f"{here}: expected a number, found {len(node.value):,} characters"
+        elif wrong := misread(node):
+            yield f"{here}: {wrong}"
 
 
 def _walk_mapping(node: yaml.MappingNode, path: KeyPath, source: Source) -> Iterator[str]:
