@@ -36,7 +36,7 @@ class Decoy(NamedTuple):
         name: under which it is registered.
         check: of the conformance kit, which fails.
         says: words of its message.
-        validity: check of a run, which fails on every row of it; "" where a run cannot tell.
+        validity: check of a run, which fails on every row of it; "error" where it is one; "" if none can tell.
     """
 
     kind: str
@@ -215,7 +215,7 @@ DECOYS = (
     Decoy("attacks", "raising", "the_patch_is_well_formed", "raised RuntimeError: no patch today", "V10"),
     Decoy("quantizers", "unquantized", "weights_and_activations_have_few_levels", "what every layer reads", "V15"),
     Decoy("quantizers", "train_mode", "it_is_frozen", "call eval() before returning", "V7"),
-    Decoy("quantizers", "updating_observers", "it_is_frozen", "fixed observers", "V7"),
+    Decoy("quantizers", "updating_observers", "it_is_frozen", "fixed observers", "error"),
     Decoy("quantizers", "gradient_killer", "gradients_reach_the_image", "zero everywhere", "V3"),
     Decoy("preprocessors", "obfuscated", "its_gradient_is_useful", "zero everywhere", "V3"),
     Decoy("preprocessors", "lying_certificate", "certificates_hold", "turns a certified image", "V17"),

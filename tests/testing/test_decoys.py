@@ -129,7 +129,7 @@ def test_a_run_marks_broken_quantizers(tmp_path: Path, cache: Path) -> None:
     _, rows = rows_of(tmp_path, suite(quantizers=f"[{listed}]"), cache)
     for decoy in BROKEN_QUANTIZERS:
         (row,) = [row for row in rows if row["quantization"] == decoy.name]
-        assert decoy.validity in failed(row), decoy.name
+        assert decoy.validity in [*failed(row), row["status"]], decoy.name
 
 
 def test_a_writer_that_cuts_off_is_caught() -> None:

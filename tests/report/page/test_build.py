@@ -316,9 +316,12 @@ def test_pictures_of_an_earlier_report_go(new_folder: Callable[..., Any]) -> Non
     path = folder.write()
     (path / "plots").mkdir()
     (path / "plots" / "transfer_old.png").write_bytes(b"")
-    (path / "plots" / "mine.png").write_bytes(b"")
+    for name in ("transfer_mine.png", "mine.png"):
+        (path / "plots" / name).write_bytes(b"")
+    (path / ".report.json").write_text(json.dumps({"files": {"plots/transfer_old.png": ""}}))
     build(path, ["html"])
     assert not (path / "plots" / "transfer_old.png").exists()
+    assert (path / "plots" / "transfer_mine.png").exists(), "no report says that it wrote it"
     assert (path / "plots" / "mine.png").exists()
 
 
