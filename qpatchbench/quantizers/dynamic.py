@@ -4,6 +4,10 @@ Krishnamoorthi 2018, arXiv 1806.08342, section 2. Unlike torch.ao's dynamic mode
 only and takes one scale per batch, convolutions are included and an image's result does not depend on its batch. The
 scale is max|x| of the image and, like an observer's, receives no gradient unless an attack asks for it (`backward:
 scales`). Whether a layer's codes are signed is fixed from the calibration images.
+
+What a constant scale hides from an attack grows as bits fall. Against per-image 6x6 patches on a CIFAR ResNet-20 (64
+images, one start, 30 steps) the mean cross-entropy with the scale followed, and in brackets without: 4.28 (4.28) at 8
+bits, 5.16 (5.01) at 4, 9.03 (8.01) at 3.
 """
 
 from __future__ import annotations
