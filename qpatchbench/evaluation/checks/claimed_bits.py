@@ -25,14 +25,15 @@ def bits_are_as_claimed(layers: Sequence[LayerAudit], claimed: Sequence[Bits]) -
         claimed: the row's bit-width, and those of the networks that answer together with it.
 
     Returns:
-        `fail` where a layer has more levels than its bits allow, or most multiply-accumulates have more than claimed;
-        `warn` where some layer was left in float.
+        `fail` where a layer has more levels than its bits allow, most multiply-accumulates have more than claimed, or
+        an operator outside of all layers multiplies by weights in float; `warn` where some layer was left in float.
     """
     if not layers or not any(row.multiplications for row in layers):
         return Check(id="V15", verdict="not-run", message="nothing in the network multiplies by weights")
     weight, activation = max(bits.weight for bits in claimed), max(bits.activation for bits in claimed)
     layers = [row if row.declares else _as_counted(row, weight, activation) for row in layers]
-    judged = _inner(layers) or [row for row in layers if not row.declares]
+    outside = [row for row in layers if not row.is_layer]
+    judged = _inner([row for row in layers if row.is_layer]) or [row for row in layers if not row.declares]
     wider = [row for row in judged if row.weight_bits > weight or row.activation_bits > activation]
     share = _multiplications(wider) / max(1, _multiplications(judged))
     mean = effective_bits(layers)
@@ -46,6 +47,13 @@ def bits_are_as_claimed(layers: Sequence[LayerAudit], claimed: Sequence[Bits]) -
     }
     problems = [text for row in layers if row.declares for text in _levels(row)]
     problems = [*problems[:_NAMED], *([f"{len(problems) - _NAMED} more"] if len(problems) > _NAMED else [])]
+    astray = [row for row in outside if row.weight_bits > weight or row.activation_bits > activation]
+    if astray:
+        part = 100 * _multiplications(astray) / _multiplications(layers)
+        problems.append(
+            f"{part:.{0 if part >= 1 else 2}f} % of the multiply-accumulates run in float outside of all layers: "
+            f"{_names(astray)}"
+        )
     if share > MOST_ABOVE:
         problems.append(
             f"{100 * share:.0f} % of the multiply-accumulates between the first and the last layer are wider than the "

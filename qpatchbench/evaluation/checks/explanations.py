@@ -126,8 +126,9 @@ EXPLANATIONS: dict[str, Explanation] = {
     "V15": Explanation(
         "The network has the bits it claims",
         "a layer has more distinct weights per channel, or more distinct inputs, than its bit-width allows, or more "
-        "than half of the multiply-accumulates between the first and the last layer are wider than the row says; a "
-        "warning where single layers were left in float",
+        "than half of the multiply-accumulates between the first and the last layer are wider than the row says, or "
+        "operators outside of all layers (a convolution called as a function, a product with a parameter) multiply by "
+        "weights in float; a warning where single layers were left in float",
         "the row compares something else than its label says",
         "look at the layers named; quantize them or change the label. First and last layers may be wider, and count in "
         "the mean width, weighted by multiply-accumulates, that the manifest states",

@@ -17,6 +17,7 @@ from torch import nn
 from qpatchbench.quantizers.frozen.activation import FrozenActivation
 from qpatchbench.quantizers.frozen.network import frozen_layers
 from qpatchbench.quantizers.inspection.inputs import evaluating
+from qpatchbench.quantizers.inspection.operators import counting, layer_around, outside_of
 from qpatchbench.quantizers.trained.layers import FrozenLayer
 from qpatchbench.types import FLOAT_BITS
 
@@ -38,6 +39,7 @@ class LayerAudit:
         multiplications: multiply-accumulates per image.
         declares: whether a quantizer froze it, which declared its widths; 32 bits among them. Else its widths are 32,
             and its levels, those of inputs by image, show whether it is quantized all the same.
+        is_layer: else an operator that runs outside of all layers; it declares nothing.
     """
 
     name: str
@@ -48,6 +50,7 @@ class LayerAudit:
     signed: bool
     multiplications: int
     declares: bool = True
+    is_layer: bool = True
 
 
 class EffectiveBits(NamedTuple):
@@ -70,7 +73,10 @@ def audit(network: nn.Module, images: torch.Tensor) -> tuple[LayerAudit, ...]:
 
 @torch.no_grad()
 def operations(network: nn.Module, images: torch.Tensor) -> tuple[LayerAudit, ...]:
-    """Every layer that multiplies by weights, frozen or left in float, in order of execution; arguments as `audit`."""
+    """Every layer that multiplies by weights, frozen or left in float, in order of execution; arguments as `audit`.
+
+    At the end what multiplies by weights outside of layers, as operators that declare nothing.
+    """
     members = getattr(network, "members", None)
     if isinstance(members, nn.ModuleDict | nn.ModuleList):
         return tuple(
@@ -108,14 +114,35 @@ def operations(network: nn.Module, images: torch.Tensor) -> tuple[LayerAudit, ..
             seen = _levels(received)
             found[name] = LayerAudit(name, FLOAT_BITS, inputs, levels, seen, True, multiplications, declares=False)
 
+    stored = {name: layer.stored_weight for layer, name in layers.items() if isinstance(layer, FrozenLayer)}
+
+    def known(module: str, storage: int) -> bool:
+        layer = layer_around(layers.values(), module)
+        return layer is not None and (layer not in stored or storage == stored[layer].untyped_storage()._cdata)
+
     hooks = [layer.register_forward_hook(look, with_kwargs=True) for layer in layers]
     try:
-        with evaluating(network):
+        with evaluating(network), counting(network, images, known) as mode:
             network(images)
     finally:
         for hook in hooks:
             hook.remove()
-    return tuple(found.values())
+    own = {name: row.multiplications * len(images) if row.declares else -1 for name, row in found.items()}
+    outside = [
+        LayerAudit(
+            name=operator.name,
+            weight_bits=FLOAT_BITS,
+            activation_bits=FLOAT_BITS,
+            weight_levels=operator.weight_levels,
+            activation_levels=operator.activation_levels,
+            signed=True,
+            multiplications=max(1, operator.multiplications // len(images)),
+            declares=False,
+            is_layer=False,
+        )
+        for operator in outside_of(own, mode.found)
+    ]
+    return (*found.values(), *outside)
 
 
 def unquantized_operations(network: nn.Module) -> tuple[str, ...]:

@@ -80,6 +80,6 @@ def _audit_facts(network: torch.nn.Module, layers: Sequence[LayerAudit], sample:
         "most_weight_levels": max((layer.weight_levels or 0 for layer in layers), default=0),
         "most_activation_levels": max((layer.activation_levels or 0 for layer in layers), default=0),
         "effective_bits": effective_bits(layers)._asdict(),
-        "float_layers": list(unquantized_operations(network)),
+        "float_layers": [*unquantized_operations(network), *(layer.name for layer in layers if not layer.is_layer)],
         "float_operations": list(float_operations(network, sample)),
     }

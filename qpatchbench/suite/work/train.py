@@ -16,6 +16,7 @@ from qpatchbench.types import Progress
 def trained(bench: Workbench, job: TrainJob, progress: Progress) -> Artifact:
     """The checkpoint, and the log of its training."""
     splits = bench.splits(job.model)
+    bench.require_quantizable(job.model)
     if not job.trains:
         module = bench.build(job.model)
         found = weights_key(job.model, bench.suite.dataset.num_classes, fetch=True)

@@ -22,6 +22,7 @@ from qpatchbench.ops.randomness import derive_generator, derive_seed
 from qpatchbench.origin import is_outside
 from qpatchbench.preprocessors.base import Preprocessor
 from qpatchbench.quantizers.base import Checkpoint
+from qpatchbench.quantizers.inspection.reach import require_reachable
 from qpatchbench.runs.records import Check
 from qpatchbench.suite.file.schema import Suite
 from qpatchbench.suite.file.source import Source
@@ -56,6 +57,7 @@ class Workbench:
     _evaluation: dict[Decoding, ImageSet] = field(default_factory=dict)
     _networks: OrderedDict[str, torch.nn.Module] = field(default_factory=OrderedDict)
     _disjoint: dict[Decoding, Check] = field(default_factory=dict)
+    _reached: set[str] = field(default_factory=set)
     _lent: dict[str, torch.nn.Module] = field(default_factory=dict)
     _network_prints: dict[str, dict[str, str]] = field(default_factory=dict)
     _image_prints: dict[tuple[Decoding, str], str] = field(default_factory=dict)
@@ -94,6 +96,21 @@ class Workbench:
     def build(self, model: ModelSource) -> torch.nn.Module:
         """The model with the weights it starts from."""
         return model.load(self.suite.dataset.num_classes, self.suite.dataset.side)
+
+    def require_quantizable(self, model: ModelSource) -> None:
+        """Refuse a model that quantizers of the suite would leave in float, before anything is trained; once a model.
+
+        A quantizer from outside may reach more than the built-in ones do: its networks are judged as deployed.
+
+        Raises:
+            QPatchBenchError: says what is out of reach.
+        """
+        below = [quantizer for quantizer in self.suite.quantizers if any(not bits.is_float for bits in quantizer.bits)]
+        if model.title in self._reached or not below or any(is_outside(type(quantizer)) for quantizer in below):
+            return
+        images = to_float(self.evaluation_images(model).pixels[:1].cpu())
+        require_reachable(self.build(model), images, f"model {model.title!r}")
+        self._reached.add(model.title)
 
     def parts_are_disjoint(self, model: ModelSource) -> Check:
         """V9, computed once per decoding."""
