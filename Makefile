@@ -12,9 +12,9 @@ help:            ## show the targets
 demo: $(VENV)/demo.done  ## the whole pipeline on real digits: leaderboard and plots in results/quickstart
 	$(BIN)/qpatchbench run suites/quickstart.yaml
 
-# One thread for each of the two workers: more would wait for one another.
+# One thread for each of the two workers: more would wait for one another. Byte code is kept: many tests start Python.
 test: $(VENV)/test.done  ## all tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 # SEEDS=5 adds five runs with other random numbers, as the margin of a new threshold is measured.
 test-portable: $(VENV)/test.done  ## the numerical tests under every instruction set of this processor, 1 and 2 threads
