@@ -1,4 +1,4 @@
-"""What an accelerator has and the CPU has not: random draws of its own, and work that goes on while the host does."""
+"""Accelerators: their random draws, their names, and waiting for what they were asked to do."""
 
 from __future__ import annotations
 

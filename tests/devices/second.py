@@ -1,8 +1,8 @@
 """A second device on every machine: its tensors are CPU tensors that meet no others, so a mistake shows without a GPU.
 
-Inside `second_device()` the device "second" takes part as CUDA does: an operator refuses operands of two devices, but
-for single numbers, and a CPU generator; what makes the host wait for the device is counted. Its arithmetic is the
-CPU's, so results must be those of the CPU bit for bit.
+Inside `second_device()` the device takes part as CUDA does: an operator refuses operands of two devices, but
+for single numbers, and a CPU generator; what makes the host wait for the device is counted. Its arithmetic is
+the CPU's, so results are those of the CPU, up to operators that torch composes of others there.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
-NAME = "second"
+NAME = "seconddevice"  # also the name of a method that torch gives tensors and modules
 _Operator: TypeAlias = Any  # torch's OpOverload, which has no types
 _Named: TypeAlias = dict[str, object] | None
 COPIES = ("_to_copy", "copy_")
@@ -111,7 +111,7 @@ class _Functions(TorchFunctionMode):
 def second_device() -> Iterator[tuple[torch.device, HostReads]]:
     """The device, and a count of the times that the host waited for it."""
     global _present
-    _register()
+    register()
     reads = HostReads()
     _present = True
     try:
@@ -223,6 +223,7 @@ class _Accelerator(CPUAccelerator):
 
 
 @cache
-def _register() -> None:
+def register() -> None:
+    """Make the device known to torch and to Lightning Fabric, absent until `second_device()`; before any gradient."""
     _setup_privateuseone_for_python_backend(NAME, backend_module=_Module())
     ACCELERATOR_REGISTRY.register(NAME, _Accelerator, description="tests")

@@ -26,7 +26,7 @@ from qpatchbench.testing.fixtures.checkpoints import deployed, tried
 from qpatchbench.testing.fixtures.networks_and_images import float_network, images_of
 from qpatchbench.training.loop import train
 from qpatchbench.types import Patch
-from tests.devices.second import SecondTensor, second_device
+from tests.devices.second import NAME, SecondTensor, second_device
 
 CPU = torch.device("cpu")
 SMALL = 6  # images, of a grid of components
@@ -36,13 +36,13 @@ def test_operands_of_two_devices_are_refused_but_for_single_numbers() -> None:
     with second_device() as (device, reads):
         there = torch.arange(3.0).to(device)
         assert isinstance(there, SecondTensor)
-        assert there.device.type == "second"
+        assert there.device.type == NAME
         assert (there * torch.tensor(2.0) + 1).cpu().tolist() == [1, 3, 5]
         with pytest.raises(
-            RuntimeError, match="add: expected all tensors on 'second', found some on the CPU, of shape"
+            RuntimeError, match="add: expected all tensors on 'seconddevice', found some on the CPU, of shape"
         ):
             there + torch.ones(3)
-        with pytest.raises(RuntimeError, match="expected a generator of the device 'second', found one of the CPU"):
+        with pytest.raises(RuntimeError, match="expected a generator of the device 'seconddevice', found one of the CPU"):
             torch.rand(3, device=device, generator=torch.Generator())
         there[1:].add_(10)
         assert there.tolist() == [0, 11, 12]
@@ -167,7 +167,7 @@ def test_a_whole_run(tmp_path: Path) -> None:
     with second_device() as (_, reads):
         result = CliRunner().invoke(
             cli,
-            ["run", str(tmp_path / "suite.yaml"), "--output", str(output), "--display", "plain", "--device", "second"],
+            ["run", str(tmp_path / "suite.yaml"), "--output", str(output), "--display", "plain", "--device", NAME],
             standalone_mode=False,
             env={"QPATCHBENCH_CACHE": str(tmp_path / "cache"), "QPATCHBENCH_DATA": None},
         )
