@@ -40,7 +40,13 @@ class Placement:
         return cls(*(torch.cat(tensors) for tensors in columns), upright=all(part.upright for part in parts))
 
     def to(self, device: torch.device) -> Placement:
-        """Copy to `device`."""
+        """Copy to `device`, in as few transfers as may be; the same object where it lies there."""
+        if device == self.rows.device:
+            return self
+        if self.upright:
+            rows, columns = torch.stack((self.rows, self.columns)).to(device)
+            flat = torch.zeros(rows.shape, device=device)
+            return Placement(rows, columns, flat, flat + 1, upright=True)
         return Placement(*(tensor.to(device) for tensor in self._tensors), upright=self.upright)
 
     @property

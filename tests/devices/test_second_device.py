@@ -42,7 +42,9 @@ def test_operands_of_two_devices_are_refused_but_for_single_numbers() -> None:
             RuntimeError, match="add: expected all tensors on 'seconddevice', found some on the CPU, of shape"
         ):
             there + torch.ones(3)
-        with pytest.raises(RuntimeError, match="expected a generator of the device 'seconddevice', found one of the CPU"):
+        with pytest.raises(
+            RuntimeError, match="expected a generator of the device 'seconddevice', found one of the CPU"
+        ):
             torch.rand(3, device=device, generator=torch.Generator())
         there[1:].add_(10)
         assert there.tolist() == [0, 11, 12]
