@@ -71,7 +71,7 @@ def _noises(gradients: Sequence[torch.Tensor], generator: torch.Generator) -> li
     if not gradients or gradients[0].device.type == "cpu":
         return [noise.to(gradient) for noise, gradient in zip(drawn, gradients, strict=True)]
     there = torch.cat([noise.flatten() for noise in drawn]).to(gradients[0].device)
-    parts = there.split([noise.numel() for noise in drawn])
+    parts = torch.split(there, [noise.numel() for noise in drawn])
     return [part.view(gradient.shape).to(gradient) for part, gradient in zip(parts, gradients, strict=True)]
 
 
