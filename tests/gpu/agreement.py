@@ -19,13 +19,22 @@ def components(device: torch.device, data_dir: Path) -> bool:
     """Each within the tolerances of tests/devices; says which is not, and how far."""
     failed = 0
     for kind, (alike, names) in KINDS.items():
-        wrong = []
+        wrong, absent = [], 0
         for name in names:
             try:
                 alike(name, device)
             except Exception as error:
+                if "needs the library" in str(error) or "expected the library" in str(error):
+                    absent += 1
+                    print(f"  {kind} {name}: not tried, its library is not here")
+                    continue
                 wrong.append(f"{name}: {type(error).__name__}: {' '.join(str(error).split())[:300]}")
-        print(f"  {kind}: {len(names) - len(wrong)} of {len(names)} agree with the CPU", *wrong, sep="\n    ")
+        print(
+            f"  {kind}: {len(names) - len(wrong) - absent} of {len(names)} agree with the CPU",
+            *wrong,
+            sep="\n    ",
+            flush=True,
+        )
         failed += len(wrong)
     return not failed
 
