@@ -19,6 +19,7 @@ from click.testing import CliRunner, Result
 from qpatchbench.cli import COMMANDS, cli
 from qpatchbench.errors import SuiteError
 from qpatchbench.registry import REGISTRIES
+from tests.cli.running import ended
 
 ROOT = Path(__file__).parents[2]
 SUITES = sorted(path.relative_to(ROOT) for path in (ROOT / "suites").glob("**/*.yaml"))
@@ -185,7 +186,7 @@ def test_a_range_and_a_unit_are_shown() -> None:
     ],
 )  # fmt: skip
 def test_wrong_usage_ends_with_2_and_one_message(suite: Path, arguments: list[str], message: str) -> None:
-    result = started(*arguments, folder=suite.parent)
+    result = ended(*arguments, folder=suite.parent)
     assert result.returncode == 2, result.stderr
     assert message in " ".join(result.stderr.split())
     assert "Traceback" not in result.stderr
@@ -248,7 +249,7 @@ def test_a_missing_dataset_is_told_where_it_is_asked_for_and_was_looked_for(suit
     assert problem.startswith("small.yaml:3:10: cifar10: the dataset is not there. Looked for:\n")
     assert str(empty) in problem
     assert "--data-dir or the environment variable QPATCHBENCH_DATA" in problem
-    elsewhere = started("run", "small.yaml", "--data-dir", "elsewhere", folder=suite.parent)
+    elsewhere = ended("run", "small.yaml", "--data-dir", "elsewhere", folder=suite.parent)
     assert elsewhere.returncode == 2
     assert elsewhere.stderr.startswith("small.yaml:3:10: cifar10: the dataset is not there. Looked for:\n")
     assert "elsewhere" in elsewhere.stderr

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from qpatchbench.cli import main
+from tests.cli.running import ended
 
 SUITE = """
 suite: tiny
@@ -152,22 +152,16 @@ def test_an_interrupt_keeps_what_is_finished(tmp_path: Path) -> None:
     assert len(list((tmp_path / "cache" / "train").rglob("*.json"))) >= 1
 
 
-def test_a_disk_that_refuses_gives_one_error_and_keeps_the_rest(
-    whole: tuple[Place, float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_disk_that_refuses_gives_one_error_and_keeps_the_rest(whole: tuple[Place, float], tmp_path: Path) -> None:
     place, _ = whole
     blocked = tmp_path / "file"
     blocked.write_text("not a folder")
-    arguments = ["run", str(place.root / "tiny.yaml"), "--output", str(blocked / "out")]
-    monkeypatch.setattr(sys, "argv", ["qpatchbench", *arguments])
-    monkeypatch.setenv("QPATCHBENCH_CACHE", str(place.root / "cache"))
-    with pytest.raises(SystemExit) as ended:
-        main()
-    assert ended.value.code == 1
-    errors = capsys.readouterr().err
-    message = errors.strip().splitlines()[-1]
+    cache = {"QPATCHBENCH_CACHE": str(place.root / "cache")}
+    result = ended("run", "tiny.yaml", "--output", str(blocked / "out"), folder=place.root, **cache)
+    assert result.returncode == 1
+    message = result.stderr.strip().splitlines()[-1]
     assert message.startswith(f"error: {blocked / 'out'}")
     assert "cannot be written" in message
-    assert "Traceback" not in errors
+    assert "Traceback" not in result.stderr
     manifest = json.loads((place.output / "manifest.json").read_text())
     assert manifest["complete"] is True

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
+
+from tests.cli.running import ended
 
 ROOT = Path(__file__).parents[2]
 SUITE = """
@@ -30,23 +29,10 @@ evaluation: {images: 90}
 
 
 def run(folder: Path, output: str = "out") -> None:
-    """The suite with its plugin, in a process of its own."""
+    """The suite with its plugin."""
     arguments = ("--plugin", "shades.py", "run", "shaded.yaml", "--output", output, "--display", "plain")
-    result = subprocess.run(
-        [sys.executable, "-m", "qpatchbench", *arguments],
-        cwd=folder,
-        env={
-            **os.environ,
-            "QPATCHBENCH_CACHE": str(folder / "cache"),
-            "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
-            "PYTHONPATH": str(ROOT),
-        },
-        capture_output=True,
-        text=True,
-        timeout=400,
-        check=False,
-    )
-    assert result.returncode == 0, result.stdout + result.stderr
+    done = ended(*arguments, folder=folder, QPATCHBENCH_CACHE=str(folder / "cache"))
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.fixture(scope="module")
