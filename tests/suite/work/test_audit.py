@@ -154,7 +154,7 @@ def test_an_attack_that_ignores_its_steps_is_caught(audit: Audit) -> None:
 
 @pytest.mark.numerical
 def test_a_larger_patch_that_is_weaker_is_caught(audit: Audit) -> None:
-    """Over six seeds the smaller patch fooled 24 images or more, the larger none; 10 and none are told apart, 6 and none are not."""
+    """Over six seeds the smaller patch fooled 24 images or more, the larger none; 6 and none are not told apart."""
     check = audit(per_image(WorseWhenLarger, size=3, steps=8), "ladder")
     assert check.verdict == "fail"
     assert "6x6 pixels instead of 3x3 fool fewer" in check.message
