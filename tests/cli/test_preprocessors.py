@@ -15,7 +15,7 @@ from tests.cli.running import ended
 ROOT = Path(__file__).parents[2]
 SUITE = """
 suite: shaded
-dataset: {name: fake, image_size: 16, classes: 3, train_pool: 160, test_pool: 90, calibration_images: 16,
+dataset: {name: fake, image_size: 16, classes: 3, noise: 0.3, train_pool: 160, test_pool: 90, calibration_images: 16,
           craft_images: 24}
 models: [resnet20]
 training: {epochs: 4, batch_size: 8, learning_rate: 0.02, augmentation: none}
@@ -106,7 +106,7 @@ def test_a_blind_network_answers_at_chance_and_says_so(board: pd.DataFrame) -> N
 
 @pytest.mark.numerical
 def test_rounding_is_attacked_through_the_identity(board: pd.DataFrame) -> None:
-    """Over four seeds asr_net_low was 35 or more. Which of two short searches is better, V4, is left open."""
+    """Over six seeds asr_net_low was 40 or more. Which of two short searches is better, V4, is left open."""
     assert of(board, "coarse", "coarse", "asr_net_low") > 0
     found = checks(board, "coarse", "coarse")
     assert "V2" not in found, "significantly above the control"
