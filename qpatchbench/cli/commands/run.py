@@ -31,7 +31,7 @@ FORMATS = ("csv", "md", "tex", "html")
 @SCALE
 @SET
 @DATA_DIR
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
 @LIMIT
 @SEEDS
 @click.option("--executor", type=click.Choice(["serial"]), default="serial", show_default=True, help="Where jobs run.")

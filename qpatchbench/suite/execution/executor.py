@@ -6,7 +6,7 @@ import time
 import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from qpatchbench.errors import ArtifactError, QPatchBenchError, StorageError
 from qpatchbench.suite.execution.time_limit import at_most
@@ -16,6 +16,9 @@ from qpatchbench.suite.store.plugin_facts import plugins_of
 from qpatchbench.suite.store.provenance import provenance
 from qpatchbench.suite.store.store import Artifact, Store
 from qpatchbench.types import Progress
+
+if TYPE_CHECKING:
+    import torch
 
 
 class Display(Protocol):
@@ -39,6 +42,10 @@ class Display(Protocol):
 
 class Worker(Protocol):
     """Computes artifacts; `BenchWorker` is the one that imports torch."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
 
     def work(self, job: Job, progress: Progress) -> Artifact:
         """The artifact of `job`, whose upstream artifacts are in the store."""
@@ -113,7 +120,7 @@ class Execution:
             artifact = self._work(job)
             seconds = time.monotonic() - started
             outside = plugins_of(job)
-            made = {**provenance(seconds), **({"plugins": outside} if outside else {})}
+            made = {**provenance(seconds, self.worker.device), **({"plugins": outside} if outside else {})}
             kept = replace(artifact, facts={**artifact.facts, "made": made})
             self.store.write(job.kind, job.key, kept)
         except StorageError:

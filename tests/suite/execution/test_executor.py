@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from qpatchbench.errors import ArtifactError, AttackError, StorageError
 from qpatchbench.suite.execution.executor import Execution
@@ -21,6 +22,8 @@ from tests.suite.conftest import MakePlan
 
 class Worker:
     """Reads what a job needs from the store, as the real one does, and notes what it was asked for."""
+
+    device = torch.device("cpu")
 
     def __init__(self, store: Store) -> None:
         self.store = store
