@@ -176,7 +176,7 @@ def test_a_range_and_a_unit_are_shown() -> None:
         (["run", "small.yaml", "--set", "training.epochs"], "--set training.epochs: expected key.path=value, for"),
         (["run", "small.yaml", "--set", "attacks.3.size=1"], "--set attacks.3.size=1: attacks[3] is not there"),
         (["run", "small.yaml", "--seeds", "0,a"], "--set seeds: seeds[1]: expected a whole number, found 'a'"),
-        (["run", "small.yaml", "--device", "tpu9"], "expected auto, cpu, cuda or cuda:N, found 'tpu9'"),
+        (["run", "small.yaml", "--device", "tpu9"], "expected auto, cpu, cuda, cuda:N or mps, found 'tpu9'"),
         (["run", "smal.yaml"], "smal.yaml: no such suite file. Suites there: small.yaml."),
         (["plan", "smal.yaml"], "smal.yaml: no such suite file. Suites there: small.yaml."),
         (["validate", "smal.yaml"], "smal.yaml: no such suite file. Suites there: small.yaml."),
