@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, ClassVar, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
@@ -11,7 +11,7 @@ from pydantic.json_schema import GenerateJsonSchema
 from qpatchbench.labels import checked_label
 from qpatchbench.origin import is_outside, source_hash
 from qpatchbench.registry import Registry
-from qpatchbench.types import Written
+from qpatchbench.types import Announced, Written
 
 ComponentT = TypeVar("ComponentT", bound="Component")
 
@@ -56,6 +56,13 @@ class Component(BaseModel):
             **({"source hash": source_hash(cls)} if is_outside(cls) else {}),
             **self.model_dump(mode="json", exclude={"label"}),
         }
+
+    def misfits(self, known: Announced) -> Iterator[tuple[str, str]]:
+        """Why it cannot work on such images or on so many classes: (field, or "" for none; "expected .., found ..").
+
+        A suite is checked with this before anything is read, so that nothing is computed in vain.
+        """
+        yield from ()
 
 
 class PlainDefaults(GenerateJsonSchema):

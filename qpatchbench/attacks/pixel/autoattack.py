@@ -30,7 +30,7 @@ from qpatchbench.ops.crafting import loops
 from qpatchbench.ops.crafting.losses import goal_classes
 from qpatchbench.ops.crafting.pixel_attacks import LEVELS, judged_images, to_8_bit_inside, whole_images, whole_levels
 from qpatchbench.ops.patches.pasting import to_float
-from qpatchbench.types import CraftTask, Network, Patch, Stage
+from qpatchbench.types import Announced, CraftTask, Network, Patch, Stage
 
 FEWEST_CLASSES = 4  # the targeted difference of logits ratio divides by z_1 - (z_3 + z_4) / 2
 MOST_TARGETS = 9
@@ -55,6 +55,15 @@ class AutoAttack(PixelAttack):
                 f"{targets}; pgd takes targets"
             )
         return targets
+
+    def misfits(self, known: Announced) -> Iterator[tuple[str, str]]:
+        """Its targeted part divides by the fourth logit."""
+        if known.classes < FEWEST_CLASSES:
+            yield (
+                "",
+                f"expected at least {FEWEST_CLASSES} classes for the targeted loss of AutoAttack, found "
+                f"{known.classes}; pgd works with any number",
+            )
 
     def passes(self) -> float:
         """An upper bound: ten runs of Auto-PGD and nine of FAB, whose steps end with a look, and the search."""

@@ -167,12 +167,14 @@ def _compute(
     from qpatchbench.suite.execution.device import device_named
     from qpatchbench.suite.execution.executor import Execution
     from qpatchbench.suite.execution.export import export
+    from qpatchbench.suite.plan.network_fit import require_networks
     from qpatchbench.suite.plan.plan import make_plan
     from qpatchbench.suite.store.store import Store
     from qpatchbench.suite.work.workbench import Workbench, loaded_data_keys
     from qpatchbench.suite.work.worker import BenchWorker
 
     bench = Workbench(suite, Store(cache), data_dir, device_named(device))
+    require_networks(suite, source, fetch=True)
     # From the images themselves: what an earlier run remembers of them may have been edited since.
     plan = make_plan(suite, loaded_data_keys(bench, source), weights)
     if fresh:
