@@ -23,9 +23,8 @@ def passing(plan: Plan, store: Store) -> Iterator[None]:
     def remove() -> None:
         for job in jobs:
             store.remove(job.kind, job.key)
-            learnt = job.state_key if isinstance(job, DeployJob) else None
-            if learnt is not None and unidentified(job.preprocessor):
-                store.remove("preprocess", learnt)
+            if isinstance(job, DeployJob) and job.state_key is not None and unidentified(job.preprocessor):
+                store.remove("preprocess", job.state_key)
 
     remove()
     try:

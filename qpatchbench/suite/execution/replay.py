@@ -190,7 +190,8 @@ def _left_alone(job: EvaluateJob, patch: Patch, before: StoredOutcomes, clean: A
     shape = before.outcomes.patched.shape
     ours = None if patch.attacked is None else patch.attacked.numpy().reshape(shape)[:, order]
     theirs = before.outcomes.attacked
-    if (ours is None) != (theirs is None) or (ours is not None and not np.array_equal(ours, theirs)):
+    same = ours is theirs if ours is None or theirs is None else np.array_equal(ours, theirs)
+    if not same:
         yield "attacked: expected the images that the patch file names, found others"
     source = job.patch.source
     if ours is not None and source is not None and source.network_key == job.target.network_key:

@@ -68,28 +68,35 @@ def _problems(suite: Suite, *, fetch: bool) -> Iterator[tuple[KeyPath, str]]:
 def _lone_images(
     suite: Suite, model: ModelSource, network: torch.nn.Module, image: torch.Tensor
 ) -> Iterator[tuple[KeyPath, str]]:
-    """Whether the network can be trained where a batch, or the part of it that stays clean, is a single image."""
-    parts = max(1 if defense.least_batch == 1 else 2 for defense in suite.defenses)
-    schedules = [("training", suite.training, parts)]
-    if suite.finetuning is not None:
-        schedules = [("training", suite.training, 1), ("finetuning", suite.finetuning, parts)]
-    small = [
-        (section, settings.batch_size, 2 * least)
-        for section, settings, least in schedules
-        if settings.epochs and settings.batch_size < 2 * least
-    ]
+    """Whether the network can be trained where it sees a single image at a time, in part of a batch or held out."""
+    small = [(path, found, least) for path, found, least in _fewest(suite) if found < least]
     if not small:
         return
     try:
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             copy.deepcopy(network).train()(image)
     except ValueError as error:  # BatchNorm has no variance of one value
-        for section, batch_size, least in small:
+        for path, found, least in small:
             yield (
-                (section, "batch_size"),
+                path,
                 f"expected at least {least} images to train {model.title} on {image.shape[-1]} pixels, found "
-                f"{batch_size}: {_first_line(error)}",
+                f"{found}: {_first_line(error)}",
             )
+
+
+def _fewest(suite: Suite) -> Iterator[tuple[KeyPath, int, int]]:
+    """How many images a network in training sees at once, and how many it needs lest one be alone."""
+    parts = max(1 if defense.least_batch == 1 else 2 for defense in suite.defenses)
+    schedules = [("training", suite.training, parts)]
+    if suite.finetuning is not None:
+        schedules = [("training", suite.training, 1), ("finetuning", suite.finetuning, parts)]
+    for section, settings, least in schedules:
+        if settings.epochs:
+            yield (section, "batch_size"), settings.batch_size, 2 * least
+            if settings.images_per_epoch is not None:
+                yield (section, "images_per_epoch"), settings.images_per_epoch, 2 * least
+    if any(defense.quantization_aware for defense in suite.defenses):
+        yield ("dataset", "calibration_images"), suite.dataset.calibration_images, 2
 
 
 def _built(model: ModelSource, classes: int, side: int, *, fetch: bool) -> torch.nn.Module:

@@ -12,6 +12,7 @@ from qpatchbench.cli import cli
 from qpatchbench.errors import SuiteError
 from qpatchbench.models.cifar import CifarModel
 
+TRAINING = "training: {epochs: 1, batch_size: 16}"
 FACTS = "; fake has 3 classes and images of 8x8 pixels"
 SUITE = """\
 suite: small
@@ -24,11 +25,11 @@ attacks: [{name: lavan, size: 2, steps: 1, batch_size: 4}@ATTACK]
 """
 
 
-def refused(tmp_path: Path, command: str, model: str, attack: str = "", batch_size: int = 16) -> list[str]:
+def refused(tmp_path: Path, command: str, model: str, attack: str = "", training: str = TRAINING) -> list[str]:
     """The problems, as `plan` or `run` tells them; without the name of the file."""
     path = tmp_path / "small.yaml"
     text = SUITE.replace("@MODEL", model).replace("@ATTACK", attack and f", {attack}")
-    path.write_text(text.replace("batch_size: 16", f"batch_size: {batch_size}"))
+    path.write_text(text.replace(TRAINING, training))
     options = [] if command == "plan" else ["--output", str(tmp_path / "run"), "--display", "none"]
     environment = {"QPATCHBENCH_CACHE": str(tmp_path / "cache"), "QPATCHBENCH_DATA": None}
     result = CliRunner().invoke(cli, [command, str(path), *options], standalone_mode=False, env=environment)
@@ -97,10 +98,18 @@ def test_an_attack_on_other_tokens(tmp_path: Path) -> None:
     )
 
 
-def test_a_lone_image_that_a_network_cannot_be_trained_on(tmp_path: Path) -> None:
-    (found,) = refused(tmp_path, "plan", "vgg16", batch_size=1)
-    assert found.startswith(
-        ":4:35: training.batch_size: expected at least 2 images to train vgg16 on 8 pixels, found 1:"
+@pytest.mark.parametrize(
+    ("section", "problem"),
+    [
+        ("training: {epochs: 1, batch_size: 1}", "training.batch_size"),
+        ("training: {epochs: 1, batch_size: 16, images_per_epoch: 1}", "training.images_per_epoch"),
+        ("training: {epochs: 1, batch_size: 16}\nfinetuning: {epochs: 1, batch_size: 1}", "finetuning.batch_size"),
+    ],
+)
+def test_a_lone_image_that_a_network_cannot_be_trained_on(section: str, problem: str, tmp_path: Path) -> None:
+    (found,) = refused(tmp_path, "plan", "vgg16", training=section)
+    assert found.partition(": ")[2].startswith(
+        f"{problem}: expected at least 2 images to train vgg16 on 8 pixels, found 1: Expected more than 1 value"
     )
 
 

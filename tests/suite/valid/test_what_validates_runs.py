@@ -24,7 +24,7 @@ from qpatchbench.suite.plan.plan import make_plan
 from tests.suite.valid.suites import suites
 
 MANY = int(os.environ.get("QPATCHBENCH_SUITES", "0"))
-MOST_JOBS = 30 if MANY else 14
+MOST_JOBS = 40 if MANY else 16
 
 
 @pytest.mark.timeout(0 if MANY else 300)
@@ -32,7 +32,7 @@ def test_every_suite_that_validates_reaches_its_leaderboard(tmp_path: Path) -> N
     outcomes: Counter[str] = Counter()
 
     @settings(
-        max_examples=MANY or 40,
+        max_examples=MANY or 50,
         derandomize=not MANY,
         database=None,
         deadline=None,
@@ -44,7 +44,7 @@ def test_every_suite_that_validates_reaches_its_leaderboard(tmp_path: Path) -> N
         outcomes[outcome(drawn, tmp_path)] += 1
 
     reaches()
-    assert outcomes["done"] >= 4, outcomes
+    assert outcomes["done"] >= 3, outcomes
 
 
 def outcome(drawn: dict[str, Any], folder: Path) -> str:
