@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 CACHE ?= $(HOME)/.cache/qpatchbench
 
-.PHONY: help demo test test-portable lint bench quantizer-table verify-entries clean
+.PHONY: help demo test test-portable lint gpu-check bench quantizer-table verify-entries clean
 
 help:            ## show the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1: /p' $(MAKEFILE_LIST)
@@ -24,6 +24,11 @@ lint: $(VENV)/dev.done   ## lint, format and types, as continuous integration ch
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# With the Python that has torch for this GPU; what else is missing there comes from a folder of wheels:
+# python -m pip install --no-index --no-deps --target site *.whl, and PYTHONPATH=site.
+gpu-check:       ## one GPU: components agree with the CPU, kernels, speed, a leaderboard: DATA=folder of CIFAR-10
+	$(PYTHON) -m tests.gpu --data-dir "$(DATA)"
 
 bench: $(VENV)/test.done ## speed, as ratios measured side by side
 	$(BIN)/python -m tests.bench

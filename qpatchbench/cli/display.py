@@ -10,7 +10,8 @@ from contextlib import contextmanager
 import click
 
 from qpatchbench.suite.execution.executor import Display
-from qpatchbench.suite.jobs.base import Job, Sizes
+from qpatchbench.suite.jobs.base import Job
+from qpatchbench.suite.plan.estimates import estimated_sizes
 from qpatchbench.suite.plan.plan import Plan
 from qpatchbench.suite.store.store import Store
 
@@ -66,14 +67,6 @@ class Pace:
         return f"about {clock(seconds)} left"
 
 
-def estimated_sizes(plan: Plan) -> Sizes:
-    """Image counts as far as the suite tells them."""
-    suite = plan.suite
-    evaluation = min(suite.evaluation.images, suite.limit or suite.evaluation.images)
-    train = suite.dataset.train_images or suite.dataset.usual_train_images
-    return Sizes(train, suite.dataset.calibration_images, suite.dataset.craft_images, evaluation)
-
-
 def clock(seconds: float) -> str:
     """75 -> "1:15", 3700 -> "1:01:40"."""
     minutes, rest = divmod(int(seconds), 60)
@@ -87,7 +80,7 @@ class Silent:
     def started(self, job: Job) -> None:
         """Nothing."""
 
-    def progressed(self, fraction: float, figures: Mapping[str, float]) -> None:
+    def progressed(self, job: Job, fraction: float, figures: Mapping[str, float]) -> None:
         """Nothing."""
 
     def finished(self, job: Job, seconds: float) -> None:
@@ -107,20 +100,20 @@ class Plain:
 
     def __init__(self, pace: Pace) -> None:
         self.pace = pace
-        self.figures: Mapping[str, float] = {}
+        self.figures: dict[str, Mapping[str, float]] = {}
 
     def started(self, job: Job) -> None:
-        """Remember nothing of the job before."""
-        self.figures = {}
+        """Nothing, until it is finished."""
 
-    def progressed(self, fraction: float, figures: Mapping[str, float]) -> None:
+    def progressed(self, job: Job, fraction: float, figures: Mapping[str, float]) -> None:
         """Keep the latest figures for the line that ends the job."""
-        self.figures = dict(figures)
+        self.figures[job.key] = dict(figures)
 
     def finished(self, job: Job, seconds: float) -> None:
         """[done/total] label, seconds, last figures, time left."""
         self.pace.finish(job)
-        parts = [f"{seconds:.1f} s", *(f"{name} {value:.3g}" for name, value in self.figures.items())]
+        figures = self.figures.pop(job.key, {})
+        parts = [f"{seconds:.1f} s", *(f"{name} {value:.3g}" for name, value in figures.items())]
         left = self.pace.time_left(job, 0.0)
         click.echo(
             f"[{self.pace.done}/{self.pace.total}] {job.title}: {', '.join([*parts, *([left] if left else [])])}"
@@ -155,7 +148,7 @@ class Rich:
             refresh_per_second=4,
         )
         self.task = self.bar.add_task("", total=pace.total, completed=pace.done, left="")
-        self.job: Job | None = None
+        self.running: dict[str, Job] = {}
 
     def __enter__(self) -> Rich:
         self.bar.start()
@@ -166,33 +159,39 @@ class Rich:
 
     def started(self, job: Job) -> None:
         """Show the job's name."""
-        self.job = job
-        self.bar.update(self.task, description=_escaped(job.title))
+        self.running[job.key] = job
+        self.bar.update(self.task, description=self._named(job))
 
-    def progressed(self, fraction: float, figures: Mapping[str, float]) -> None:
+    def progressed(self, job: Job, fraction: float, figures: Mapping[str, float]) -> None:
         """Show figures and time left."""
-        if self.job is None:
-            return
         shown = " ".join(f"{name} {value:.3g}" for name, value in figures.items())
-        left = self.pace.time_left(self.job, fraction)
-        self.bar.update(
-            self.task, left=left, description=f"{_escaped(self.job.title)} {100 * fraction:.0f} % [dim]{shown}[/dim]"
-        )
+        left = self.pace.time_left(job, fraction)
+        described = f"{self._named(job)} {100 * fraction:.0f} % [dim]{shown}[/dim]"
+        self.bar.update(self.task, left=left, description=described)
 
     def finished(self, job: Job, seconds: float) -> None:
         """Advance the bar."""
-        self.pace.finish(job)
+        self._ended(job)
         self.bar.update(self.task, completed=self.pace.done, left=self.pace.time_left(job, 0.0))
 
     def failed(self, job: Job, reason: str) -> None:
         """Advance the bar and keep the reason on the screen."""
-        self.pace.finish(job)
+        self._ended(job)
         self.console.print(f"[red]failed[/red] {_escaped(job.title)}: {_escaped(reason)}")
         self.bar.update(self.task, completed=self.pace.done)
 
     def note(self, text: str) -> None:
         """A line above the bar."""
         self.console.print(_escaped(text))
+
+    def _named(self, job: Job) -> str:
+        """The job, and how many others run beside it."""
+        others = len(self.running) - 1
+        return _escaped(job.title) + (f" (and {others} more)" if others > 0 else "")
+
+    def _ended(self, job: Job) -> None:
+        self.running.pop(job.key, None)
+        self.pace.finish(job)
 
 
 def _escaped(text: str) -> str:

@@ -88,7 +88,10 @@ class SwitchableNetwork(Protocol):
         """Layers whose features are compared where a defense names none: early ones, the last stage left out."""
 
     def evaluating(self) -> AbstractContextManager[None]:
-        """Eval mode inside: running statistics and observers stay as they are."""
+        """Eval mode inside: running statistics and observers stay as they are, and no gradient reaches a parameter.
+
+        For attacks on the network as it stands; a loss that is to train it is computed outside.
+        """
 
 
 class Defense(Component, ABC):

@@ -18,8 +18,7 @@ from qpatchbench.types import Goal, ImageSet, Network, Patch, Placement, Targete
 
 def clean_predictions(network: Network, images: ImageSet, batch_size: int) -> torch.Tensor:
     """Predicted class of every image; (N,) int32 on the CPU."""
-    parts = [_predict(network, to_float(images.pixels[part])) for part in _batches(len(images), batch_size)]
-    return torch.cat(parts)
+    return _classes([_logits(network, to_float(images.pixels[part])) for part in _batches(len(images), batch_size)])
 
 
 def patched_predictions(
@@ -30,7 +29,7 @@ def patched_predictions(
     The patch is rounded to 8 bits first, as any image that reaches a deployed network is.
     """
     device = images.pixels.device
-    rows = []
+    rows, placement = [], placement.to(device)
     for index in range(len(patch.goals)):
         own = patch.for_goal(index)
         textures, masks = round_to_8_bit(own.textures).to(device), own.masks.to(device)
@@ -40,14 +39,19 @@ def patched_predictions(
         for part in _batches(len(images), batch_size):
             each = slice(None) if len(textures) == 1 else part
             pasted = paste(to_float(images.pixels[part]), textures[each], masks[each], placement[part])
-            parts.append(_predict(network, pasted))
-        rows.append(torch.cat(parts))
+            parts.append(_logits(network, pasted))
+        rows.append(_classes(parts))
     return torch.stack(rows)
 
 
-def _predict(network: Network, images: torch.Tensor) -> torch.Tensor:
+def _logits(network: Network, images: torch.Tensor) -> torch.Tensor:
     with torch.no_grad():
-        logits = network(images)
+        return network(images)
+
+
+def _classes(parts: list[torch.Tensor]) -> torch.Tensor:
+    """Logits of every batch -> (N,) int32 on the CPU, for which a device is waited for once."""
+    logits = torch.cat(parts)
     if not bool(torch.isfinite(logits).all()):
         # argmax of NaN is an arbitrary class: counting it would turn a broken network into a robust one.
         raise AttackError("the network's logits are not finite")

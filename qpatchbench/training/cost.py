@@ -19,8 +19,10 @@ import torch
 
 from qpatchbench.defenses.base import Step
 from qpatchbench.errors import UnknownNameError
+from qpatchbench.ops.devices import finish, forked_draws
 from qpatchbench.ops.randomness import derive_generator, derive_seed
 from qpatchbench.training.loop import Learner, TrainingTask, begun_learner, take_step
+from qpatchbench.training.loss_reading import LossReading
 from qpatchbench.types import ImageSet
 
 END = 1.0  # of a curriculum, as epoch_fraction
@@ -75,7 +77,7 @@ def measure_costs(
         reference: name of the task that the others are compared with.
         images: training images; kept as uint8 on `device`.
         calibration: images that initialise the quantizers.
-        device: where to compute; "cpu" or "cuda".
+        device: where to compute; one that knows its peak memory, as cpu and cuda do.
         steps: of every task in a round, in warming up, and under the memory profiler. More than one, because a
             defense may draw the bit-width of each.
         repeats: timed rounds.
@@ -90,11 +92,11 @@ def measure_costs(
         raise UnknownNameError("reference of costs", reference, tasks)
     if steps < 1 or repeats < 1:
         raise ValueError(f"expected at least 1 step and 1 repeat, found {steps} and {repeats}")
-    if device.type not in ("cpu", "cuda"):
-        raise ValueError(f"expected the device cpu or cuda, whose memory can be measured, found {device.type}")
+    if device.type != "cpu" and not hasattr(getattr(torch, device.type, None), "max_memory_allocated"):
+        raise ValueError(f"expected a device whose memory can be measured, such as cpu or cuda, found {device.type}")
     shared = images.to(device)
     measured = {name: _Measured(begun_learner(task, shared, calibration, device)) for name, task in tasks.items()}
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    with forked_draws(device):
         for one in measured.values():
             one.work(steps, device)
         for _ in range(repeats):
@@ -129,24 +131,26 @@ class _Measured:
 
     def work(self, steps: int, device: torch.device) -> None:
         """Take steps, on images in their order and then from the first again, and wait for the device."""
+        reading = LossReading(self.learner.batches)
         for _ in range(steps):
             positions = torch.arange(self.taken * self.batch_size, (self.taken + 1) * self.batch_size, device=device)
             torch.manual_seed(derive_seed(self.learner.task.seed, "cost dropout", self.taken))
-            take_step(self.learner, positions % len(self.learner.data), self.step())
+            reading.note(take_step(self.learner, positions % len(self.learner.data), self.step()), self.taken)
             self.taken += 1
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
+        reading.sums()
+        finish(device)
 
     def peak(self, device: torch.device) -> int:
         """Bytes that one more step holds at once beyond what is held before it; not timed."""
         # Gradients of the step before would count as held on one device only: the CPU's profiler does not know them.
         self.learner.wrapped.zero_grad()
         gc.collect()
-        if device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(device)
-            before = torch.cuda.memory_allocated(device)
+        if device.type != "cpu":
+            memory = torch.get_device_module(device)
+            memory.reset_peak_memory_stats(device)
+            before = int(memory.memory_allocated(device))
             self.work(1, device)
-            return torch.cuda.max_memory_allocated(device) - before
+            return int(memory.max_memory_allocated(device)) - before
         with (
             _quiet_profiler(),
             torch.profiler.profile(

@@ -14,11 +14,12 @@ import torch
 from lightning_fabric import Fabric
 
 from qpatchbench.defenses.base import Batch, Defense, Step
-from qpatchbench.errors import TrainingError
+from qpatchbench.ops.devices import forked_draws
 from qpatchbench.ops.patches.pasting import to_float
 from qpatchbench.ops.randomness import derive_generator, derive_seed
 from qpatchbench.ops.training.augmentation import random_crop, random_flip
 from qpatchbench.quantizers.base import Quantizer
+from qpatchbench.training.loss_reading import LossReading
 from qpatchbench.training.settings import TrainingSettings
 from qpatchbench.training.snapshot import Running, Snapshot
 from qpatchbench.training.switching import Switch
@@ -128,15 +129,16 @@ def train(
     held_out = to_float(calibration.pixels).to(device)
     batches = learner.batches
     total = settings.epochs * batches
+    reading = LossReading(batches)
     saved = time.monotonic()
     for epoch in range(snapshot.epochs if snapshot else 0, settings.epochs):
         begun = snapshot.running if snapshot and epoch == snapshot.epochs else None
         started = time.monotonic() - (begun.seconds if begun else 0.0)
-        sums: dict[str, float] = dict(begun.sums) if begun else {}
+        reading.begin(begun.sums if begun else {})
         module.train()
         draws = derive_generator(task.seed, "training", epoch)
         order = torch.randperm(len(data), generator=draws).to(device)
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        with forked_draws(device):
             torch.manual_seed(derive_seed(task.seed, "dropout", epoch))  # the only global draws: dropout layers
             if begun is not None:
                 begun.restore_draws(draws, device)
@@ -147,16 +149,15 @@ def train(
                 if number and task.defense.calibrates:
                     known = task.defense.active_bits((number - 1) / total, task.bits)
                     _calibrate(module, tuple(bits for bits in step.bits if bits not in known), held_out)
-                figures = take_step(learner, chosen, step)
-                for name, value in figures.items():
-                    sums[name] = sums.get(name, 0.0) + value
-                progress(done, {**figures, "lr": settings.learning_rate_at(done)})
+                reading.note(take_step(learner, chosen, step), number)
+                progress(done, {**reading.figures, "lr": settings.learning_rate_at(done)})
                 if time.monotonic() - saved > save_seconds and index + 1 < batches:
                     spent = time.monotonic() - started
-                    running = Running.of(index + 1, spent, sums, draws, device)
+                    running = Running.of(index + 1, spent, reading.sums(), draws, device)
                     save(Snapshot.of(module, optimizer, epoch, None, running))
                     saved = time.monotonic()
-        log = EpochLog(epoch, {name: value / batches for name, value in sums.items()}, time.monotonic() - started)
+        means = {name: value / batches for name, value in reading.sums().items()}
+        log = EpochLog(epoch, means, time.monotonic() - started)
         save(Snapshot.of(module, optimizer, epoch + 1, log))
         saved = time.monotonic()
     return {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}
@@ -183,19 +184,19 @@ def begun_learner(
     )
     fabric = Fabric(
         accelerator=device.type,
-        devices=1 if device.type == "cpu" else [device.index or 0],
+        devices=[device.index or 0] if device.type == "cuda" else 1,
         precision=settings.precision,
     )
     if snapshot is not None:
         snapshot.restore(module, optimizer)
-    forward, wrapped = fabric.setup(module, optimizer)
+    forward, wrapped = fabric.setup(module, optimizer, move_to_device=False)
     network = Switch(module, _answering(module, fabric), task.quantizer is not None)
     pool = tuple(patch.to(device) for patch in task.pool)
     learned = [parameter for parameter in module.parameters() if parameter.requires_grad]
     return Learner(task, module, network, learned, optimizer, fabric, forward, wrapped, images.to(device), pool)
 
 
-def take_step(learner: Learner, chosen: torch.Tensor, step: Step) -> dict[str, float]:
+def take_step(learner: Learner, chosen: torch.Tensor, step: Step) -> dict[str, torch.Tensor]:
     """One optimiser step, from images to new weights.
 
     Args:
@@ -204,25 +205,20 @@ def take_step(learner: Learner, chosen: torch.Tensor, step: Step) -> dict[str, f
         step: where training stands; augmentation draws from its generator.
 
     Returns:
-        Every loss term, before the update.
-
-    Raises:
-        TrainingError: the loss is not finite; the message names the step and the terms.
+        Every loss term, before the update: () without a graph, on the device, for which nobody has waited.
     """
     defense, settings, data = learner.task.defense, learner.task.settings, learner.data
     batch = Batch(_augmented(data.pixels[chosen], settings, step.generator), data.labels[chosen])
     for group in learner.optimizer.param_groups:
         group["lr"] = settings.learning_rate_at(step.epoch_fraction)
     losses = defense.loss(learner.network, batch, step)
-    figures = {name: float(term.detach()) for name, term in losses.items()}
-    _require_finite(figures, *divmod(step.index, learner.batches))
     learner.wrapped.zero_grad()
     learner.fabric.backward(torch.stack(list(losses.values())).sum())
     defense.after_backward(learner.parameters, step)
     if settings.gradient_clip is not None:
         learner.fabric.clip_gradients(learner.forward, learner.wrapped, max_norm=settings.gradient_clip)
     learner.wrapped.step()
-    return figures
+    return {name: term.detach() for name, term in losses.items()}
 
 
 def _answering(module: torch.nn.Module, fabric: Fabric) -> Network:
@@ -283,12 +279,3 @@ def _augmented(pixels: torch.Tensor, settings: TrainingSettings, draws: torch.Ge
     if settings.augmentation == "crop_flip":
         pixels = random_flip(pixels, draws)
     return to_float(pixels)
-
-
-def _require_finite(figures: Mapping[str, float], epoch: int, index: int) -> None:
-    for name, value in figures.items():
-        if value != value or abs(value) == float("inf"):
-            raise TrainingError(
-                f"loss term {name!r} became {value} in epoch {epoch + 1}, step {index + 1}; expected a finite "
-                "number. A smaller learning_rate or a gradient_clip usually helps"
-            )

@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from qpatchbench.ops.devices import restore_draws, states_of_draws
+
 
 @dataclass(frozen=True)
 class Running:
@@ -32,17 +34,12 @@ class Running:
         cls, steps: int, seconds: float, sums: Mapping[str, float], draws: torch.Generator, device: torch.device
     ) -> Running:
         """Take the state of both generators."""
-        dropout = [torch.get_rng_state()]
-        if device.type == "cuda":
-            dropout.append(torch.cuda.get_rng_state(device))
-        return cls(steps, seconds, dict(sums), draws.get_state(), tuple(dropout))
+        return cls(steps, seconds, dict(sums), draws.get_state(), states_of_draws(device))
 
     def restore_draws(self, draws: torch.Generator, device: torch.device) -> None:
         """Put both generators where they were."""
         draws.set_state(self.draws)
-        torch.set_rng_state(self.dropout[0])
-        if device.type == "cuda" and len(self.dropout) > 1:
-            torch.cuda.set_rng_state(self.dropout[1], device)
+        restore_draws(self.dropout, device)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -39,9 +40,13 @@ class Switch:
             raise TrainingError(f"a float network has no quantizers for {bits} bits")
         return self.forward
 
-    def evaluating(self) -> AbstractContextManager[None]:
-        """Eval mode inside."""
-        return evaluating(self.module)
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Eval mode inside, where parameters are constants."""
+        from qpatchbench.quantizers.trained.layers import constant
+
+        with evaluating(self.module), constant(self.module):
+            yield
 
     def observed(self, bits: Bits, images: torch.Tensor, layers: tuple[str, ...]) -> Observed:
         """Logits at `bits` and what is handed on by `layers`: see `Taps.observed`."""

@@ -264,7 +264,7 @@ def test_what_an_evaluation_pastes_is_what_is_written() -> None:
     (path,) = applied(
         "patch.safetensors", "a.png", "--out", "o", "--angle", "17", "--scale", "1.3", "--row", "6", "--column", "4"
     )
-    placement = Placement(*(torch.tensor([value]) for value in (6, 4, 17.0, 1.3)))
+    placement = Placement(torch.tensor([6]), torch.tensor([4]), torch.tensor([17.0]), torch.tensor([1.3]))
     image = to_float(torch.from_numpy(pixels.transpose(2, 0, 1).copy()))[None]
     pasted = paste(image, to_float(torch.from_numpy(textures)), torch.ones(1, 1, 5, 5), placement)
     assert np.array_equal(read(path), to_uint8(pasted)[0].numpy().transpose(1, 2, 0))

@@ -24,6 +24,7 @@ from qpatchbench.quantizers.qat import Qat
 from qpatchbench.training.cost import Cost, measure_costs
 from qpatchbench.training.loop import TrainingTask, begun_learner, take_step, train
 from qpatchbench.training.settings import TrainingSettings
+from qpatchbench.training.snapshot import Snapshot
 from qpatchbench.types import FLOAT, Bits, Losses, Patch, Untargeted
 from tests.training.conftest import CLASSES, CPU, TinyNet, same
 
@@ -346,22 +347,20 @@ def test_steps_by_hand_train_as_the_loop_does(splits: Splits, quantizer: Qat) ->
     )
     defense = QuantizationAwareTraining(name="qat")
     chosen = task(defense, quantizer=quantizer, bits=quantizer.bits, settings=settings)
-    told: list[dict[str, float]] = []
-    state = train(
-        chosen, splits.train, splits.calibration, device=CPU, snapshot=None, save=lambda snapshot: None,
-        progress=lambda fraction, figures: told.append(dict(figures)),
-    )  # fmt: skip
+    kept: list[Snapshot] = []
+    state = train(chosen, splits.train, splits.calibration, device=CPU, snapshot=None, save=kept.append)
     learner = begun_learner(chosen, splits.train, splits.calibration, CPU)
-    assert learner.batches == len(told) == 4
+    assert learner.batches == 4
     learner.module.train()
     draws = derive_generator(0, "training", 0)
     order = torch.randperm(len(splits.train), generator=draws)
     with torch.random.fork_rng():
         torch.manual_seed(derive_seed(0, "dropout", 0))
-        for index, figures in enumerate(told):
-            batch = order[index * BATCH : (index + 1) * BATCH]
-            losses = take_step(learner, batch, Step(index / 4, quantizer.bits, draws, index))
-            assert {**losses, "lr": settings.learning_rate_at(index / 4)} == figures
+        losses = [
+            take_step(learner, order[first : first + BATCH], Step(index / 4, quantizer.bits, draws, index))
+            for index, first in enumerate(range(0, 4 * BATCH, BATCH))
+        ]
+    assert kept[-1].log[0]["losses"] == {"clean": sum(float(terms["clean"]) for terms in losses) / 4}
     assert same(learner.module.state_dict(), state)
 
 
@@ -423,7 +422,10 @@ def test_an_unknown_reference_is_named_with_those_there_are(measure: Measure) ->
     [
         ({"steps": 0}, "expected at least 1 step and 1 repeat, found 0 and 1"),
         ({"repeats": 0}, "expected at least 1 step and 1 repeat, found 1 and 0"),
-        ({"device": torch.device("meta")}, "expected the device cpu or cuda, whose memory can be measured, found meta"),
+        (
+            {"device": torch.device("meta")},
+            "expected a device whose memory can be measured, such as cpu or cuda, found meta",
+        ),
     ],
 )
 def test_what_cannot_be_measured_is_refused(measure: Measure, options: dict[str, Any], message: str) -> None:

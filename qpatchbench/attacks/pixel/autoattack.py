@@ -29,6 +29,7 @@ from qpatchbench.errors import AttackError
 from qpatchbench.ops.crafting import loops
 from qpatchbench.ops.crafting.losses import goal_classes
 from qpatchbench.ops.crafting.pixel_attacks import LEVELS, judged_images, to_8_bit_inside, whole_images, whole_levels
+from qpatchbench.ops.devices import forked_draws
 from qpatchbench.ops.patches.pasting import to_float
 from qpatchbench.types import Announced, CraftTask, Network, Patch, Stage
 
@@ -93,7 +94,7 @@ class AutoAttack(PixelAttack):
             for some in loops.image_parts(len(left), images.side):
                 chosen = left[some]
                 clean = found[chosen]
-                with _isolated():
+                with _isolated(clean.device):
                     tried = to_8_bit_inside(part(clean.clone(), labels[chosen]), clean, self.epsilon)
                 judgement = judged_images(task.network, tried, labels[chosen], targets[chosen], f"on images of {name}")
                 # Unless a part broke it, an image's loss stays that of the clean one.
@@ -163,15 +164,14 @@ def _of_images_only(network: Network) -> Network:
 
 
 @contextmanager
-def _isolated() -> Iterator[None]:
+def _isolated(device: torch.device) -> Iterator[None]:
     """The library seeds global generators and warns of zero gradients; neither is to be noticed outside."""
     import numpy as np
 
     python, legacy = random.getstate(), np.random.get_state()  # noqa: NPY002 (it is this one that must not move)
-    seeded = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]  # torch's own
     try:
         with (
-            torch.random.fork_rng(devices=[torch.cuda.current_device()] if seeded else []),
+            forked_draws(device),
             torch.no_grad(),
             warnings.catch_warnings(),
         ):

@@ -45,7 +45,7 @@ def plan(
 
 def show_plan(suite: Suite, source: Source, data: Path | None, *, everything: bool = False) -> None:
     """Print the plan of a loaded suite."""
-    from qpatchbench.cli.display import estimated_sizes
+    from qpatchbench.suite.plan.estimates import estimated_sizes
     from qpatchbench.suite.plan.fingerprints import (
         UNREAD,
         remembered_data_keys,

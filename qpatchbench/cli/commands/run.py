@@ -31,10 +31,13 @@ FORMATS = ("csv", "md", "tex", "html")
 @SCALE
 @SET
 @DATA_DIR
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
 @LIMIT
 @SEEDS
-@click.option("--executor", type=click.Choice(["serial"]), default="serial", show_default=True, help="Where jobs run.")
+@click.option(
+    "--executor", type=click.Choice(["serial", "process"]), default="serial", show_default=True, help="Where jobs run."
+)
+@click.option("--workers", type=click.IntRange(min=1), help="Processes of the executor process [default: 2].")
 @click.option("--dry-run", is_flag=True, help="Show the plan and stop.")
 @click.option("--fresh", is_flag=True, help="Compute every job of this suite again.")
 @click.option("--time-limit", type=click.FloatRange(min=0, min_open=True), help="Seconds that one job may take.")
@@ -51,6 +54,7 @@ def run(
     limit: int | None,
     seeds: str | None,
     executor: str,
+    workers: int | None,
     dry_run: bool,
     fresh: bool,
     time_limit: float | None,
@@ -71,6 +75,8 @@ def run(
 
         show_plan(loaded, source, data_dir)
         return 0
+    if workers is not None and executor == "serial":
+        raise click.UsageError("--workers is for --executor process; the serial executor is one process")
     folder = output or Path("results") / loaded.suite
     if not overwrite:
         refuse_foreign(folder, loaded.suite, loaded.limit is not None)
@@ -84,6 +90,7 @@ def run(
         fresh=fresh,
         display=display,
         time_limit=time_limit,
+        workers=(workers or 2) if executor == "process" else 0,
     )
 
 
@@ -125,8 +132,9 @@ def execute_suite(
     fresh: bool,
     display: str | None,
     time_limit: float | None = None,
+    workers: int = 0,
 ) -> int:
-    """Run a suite; returns the exit code.
+    """Run a suite, in so many processes or, with 0, in this one; returns the exit code.
 
     Raises:
         SuiteError: its dataset or weights are not there.
@@ -147,7 +155,7 @@ def execute_suite(
         print_leaderboard(output)
         _say_partial(suite)
         return 0
-    return _compute(suite, source, weights, output, data_dir, cache, device, fresh, display, time_limit)
+    return _compute(suite, source, weights, output, data_dir, cache, device, fresh, display, time_limit, workers)
 
 
 def _compute(
@@ -161,6 +169,7 @@ def _compute(
     fresh: bool,
     display: str | None,
     time_limit: float | None,
+    workers: int,
 ) -> int:
     from qpatchbench.cli.display import make_display
     from qpatchbench.cli.print_leaderboard import print_leaderboard
@@ -179,7 +188,8 @@ def _compute(
     bench = Workbench(suite, Store(cache), data_dir, device_named(device))
     require_networks(suite, source, fetch=True)
     # From the images themselves: what an earlier run remembers of them may have been edited since.
-    plan = make_plan(suite, loaded_data_keys(bench, source), weights)
+    keys = loaded_data_keys(bench, source)
+    plan = make_plan(suite, keys, weights)
     if fresh:
         for job in plan.jobs:
             bench.store.remove(job.kind, job.key)
@@ -188,9 +198,16 @@ def _compute(
         claim(output, suite.suite)
         for remark in survey.remarks if survey is not None else ():
             shown.note(remark)
-        for what in unidentified(suite):
-            shown.note(f"{what}; what is made with it is not kept in the cache, and every run makes it again")
-        execution = Execution(plan, bench.store, BenchWorker(bench), shown, time_limit=time_limit)
+        strange = unidentified(suite)
+        for what in strange:
+            alone = ", here and not by workers" if workers else ""
+            shown.note(f"{what}; what is made with it is not kept in the cache, and every run makes it again{alone}")
+        if workers and not strange:
+            from qpatchbench.suite.execution.pool import pooled
+
+            execution: Execution = pooled(plan, keys, weights, bench, shown, workers, time_limit)
+        else:
+            execution = Execution(plan, bench.store, BenchWorker(bench), shown, time_limit=time_limit)
         with passing(plan, bench.store):
             execution.run()
             export(execution, bench, output, source.data)

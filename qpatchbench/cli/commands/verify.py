@@ -26,7 +26,7 @@ MOST = 40  # findings of one kind that are printed
     help="Where the checkpoints are [default: $QPATCHBENCH_CACHE].",
 )
 @DATA_DIR
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
 @click.option("--decode", is_flag=True, help="Let the folder's suite decide which images are decoded and kept.")
 @click.option("--numbers-only", is_flag=True, help="Predict nothing again, even where checkpoints are at hand.")
 def verify(

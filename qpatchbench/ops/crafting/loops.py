@@ -14,6 +14,7 @@ import torch
 
 from qpatchbench.errors import AttackError
 from qpatchbench.ops.crafting.losses import goal_classes, succeeded
+from qpatchbench.ops.finiteness import FiniteSteps
 from qpatchbench.ops.patches.pasting import paste, to_float
 from qpatchbench.ops.randomness import forked
 from qpatchbench.types import CraftTask, ImageSet, Network, Patch, Placement, Stage
@@ -27,7 +28,7 @@ Update: TypeAlias = Callable[["torch.Tensor", "torch.Tensor"], "torch.Tensor"]
 # Mean losses of every network and goal (networks, G) -> (G,), what each goal's patch is to minimise.
 Weighting: TypeAlias = Callable[["torch.Tensor"], "torch.Tensor"]
 
-CHECKPOINTS = 10  # how often a universal patch is judged on held-out crafting images
+CHECKPOINTS = 10  # how often a universal patch is judged on held-out crafting images, and progress is read
 HELD_OUT = 8  # one crafting image in so many is held out for that, at most MOST_HELD_OUT
 MOST_HELD_OUT = 128
 PER_IMAGE_BATCH = 256
@@ -88,14 +89,12 @@ def universal_patches(
     masks = torch.ones(1, 1, side, side, device=device)
     optimizer = torch.optim.Adam([textures], lr=step_size)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps, eta_min=step_size / 10)
-    order = _endless_order(len(pool), generator)
     best, best_score = textures.detach().clone(), judge(textures.detach())
-    history: list[float] = []
-    for step in range(steps):
-        chosen = torch.tensor([next(order) for _ in range(batch_size)], device=device)
+    draws = _drawn_steps(steps, len(pool), batch_size, goal_count, placer, generator, device)
+    totals, finite, figures = list[torch.Tensor](), FiniteSteps(), dict[str, float]()
+    for step, (chosen, placement) in enumerate(draws):
         batch = to_float(pool.pixels[chosen]).repeat(goal_count, 1, 1, 1)
         labels = pool.labels[chosen].repeat(goal_count)
-        placement = placer(len(batch), generator)
         pasted = paste(batch, textures.repeat_interleave(batch_size, 0), masks, placement)
         losses = []
         for network in task.networks:
@@ -104,21 +103,44 @@ def universal_patches(
             loss = objective(logits.float(), labels, targets)
             losses.append(loss.view(goal_count, batch_size).mean(dim=1))
         total = weighting(torch.stack(losses)).sum()
-        if not bool(torch.isfinite(total)):
-            raise AttackError(f"the loss became {float(total.detach())} at step {step} of {steps}: not finite")
+        totals.append(total.detach())
+        finite.note(total, step)
         (textures.grad,) = torch.autograd.grad(total, textures)
         optimizer.step()
         schedule.step()
         with torch.no_grad():
             textures.clamp_(0, 1)
-        history.append(float(total.detach()) / goal_count)
         if (step + 1) % max(1, steps // CHECKPOINTS) == 0 or step + 1 == steps:
+            if (failed := finite.first_failure()) is not None:
+                raise AttackError(f"the loss became {float(totals[failed])} at step {failed} of {steps}: not finite")
             score = judge(textures.detach())
             keep = score.loss < best_score.loss
             best = torch.where(keep.view(-1, 1, 1, 1), textures.detach(), best)
             best_score = _Score(*(torch.where(keep, new, old) for new, old in zip(score, best_score, strict=True)))
-        task.progress((step + 1) / steps, {"loss": history[-1], "asr": 100 * float(best_score.success.mean())})
-    return Crafted(best, tuple(history))
+            figures = {"loss": float(total.detach()) / goal_count, "asr": 100 * float(best_score.success.mean())}
+        task.progress((step + 1) / steps, figures)
+    return Crafted(best, tuple(total / goal_count for total in torch.stack(totals).tolist()))
+
+
+def _drawn_steps(
+    steps: int,
+    images: int,
+    batch_size: int,
+    goals: int,
+    placer: Placer,
+    generator: torch.Generator,
+    device: torch.device,
+) -> Iterator[tuple[torch.Tensor, Placement]]:
+    """Images and places of every step, drawn step after step, but moved to the device all at once."""
+    order = _endless_order(images, generator)
+    drawn = [
+        (torch.tensor([next(order) for _ in range(batch_size)]), placer(goals * batch_size, generator))
+        for _ in range(steps)
+    ]
+    chosen = torch.stack([own for own, _ in drawn]).to(device)
+    places = Placement.concatenated([own for _, own in drawn]).to(device)
+    for step in range(steps):
+        yield chosen[step], places[step * goals * batch_size : (step + 1) * goals * batch_size]
 
 
 class _Judge:
@@ -149,10 +171,12 @@ class _Judge:
             hits = succeeded(logits, self.labels, targets).float()
             success.append((hits * counted).sum() / counted.sum().clamp(min=1))
             loss.append(self.objective(logits, self.labels, targets).mean())
-            if not bool(torch.isfinite(loss[-1])):
-                # No comparison with NaN holds, so the first iterate would silently remain the best.
-                raise AttackError(f"the loss is {float(loss[-1])} on held-out crafting images: not finite")
-        return _Score(torch.stack(success), torch.stack(loss))
+        losses = torch.stack(loss)
+        if not bool(torch.isfinite(losses).all()):
+            # No comparison with NaN holds, so the first iterate would silently remain the best.
+            worst = float(losses[~torch.isfinite(losses)][0])
+            raise AttackError(f"the loss is {worst} on held-out crafting images: not finite")
+        return _Score(torch.stack(success), losses)
 
 
 def _endless_order(count: int, generator: torch.Generator) -> Iterator[int]:
@@ -229,12 +253,13 @@ def _for_one_goal(task: CraftTask, side: int, objective: Objective, update: Upda
         textures, masks = start[part], torch.ones_like(start[:1, :1])
         best, best_score = textures, _Score(torch.zeros(len(labels)), torch.full((len(labels),), torch.inf))
         best_score = _Score(*(value.to(labels.device) for value in best_score))
+        finite, figures, places = FiniteSteps(), dict[str, float](), placement[part].to(labels.device)
+        sums = list[torch.Tensor]()
         for step in range(steps + 1):
             current = textures.clone().requires_grad_()
-            logits = task.network(paste(pixels, current, masks, placement[part]))
+            logits = task.network(paste(pixels, current, masks, places))
             loss = objective(logits, labels, targets.expand(len(labels)))
-            if not bool(torch.isfinite(loss).all()):
-                raise AttackError(f"the loss is not finite at step {step} of {steps}")
+            finite.note(loss, step)
             score = _Score(succeeded(logits, labels, targets.expand(len(labels))).float(), loss.detach())
             keep = score.better_than(best_score)
             best = torch.where(keep.view(-1, 1, 1, 1), textures, best)
@@ -243,9 +268,14 @@ def _for_one_goal(task: CraftTask, side: int, objective: Objective, update: Upda
                 break
             (gradient,) = torch.autograd.grad(loss.sum(), current)
             textures = update(textures, gradient).clamp(0, 1)
-            history[step] += float(loss.detach().sum()) / len(images)
-            done = (part.start + (step + 1) / steps * len(labels)) / len(images)
-            task.progress(done, {"loss": float(loss.detach().mean()), "asr": 100 * float(best_score.success.mean())})
+            sums.append(loss.detach().sum())
+            if step % max(1, steps // CHECKPOINTS) == 0 or step + 1 == steps:
+                figures = {"loss": float(loss.detach().mean()), "asr": 100 * float(best_score.success.mean())}
+            task.progress((part.start + (step + 1) / steps * len(labels)) / len(images), figures)
+        if (failed := finite.first_failure()) is not None:
+            raise AttackError(f"the loss is not finite at step {failed} of {steps}")
+        means = (torch.stack(sums) if sums else torch.empty(0)).tolist()
+        history = [known + of_part / len(images) for known, of_part in zip(history, means, strict=True)]
         parts.append(best)
     textures = torch.cat(parts)
     return Patch(textures, torch.ones_like(textures[:, :1]), task.goals, tuple(history))

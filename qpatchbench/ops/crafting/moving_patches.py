@@ -14,8 +14,10 @@ from typing import NamedTuple, TypeAlias
 
 import torch
 
+from qpatchbench.errors import AttackError
 from qpatchbench.ops.crafting.judgement import Judgement, judged_patches
 from qpatchbench.ops.crafting.loops import Objective
+from qpatchbench.ops.finiteness import FiniteSteps
 from qpatchbench.ops.patches.locating import upright
 from qpatchbench.ops.patches.pasting import paste, round_to_8_bit
 from qpatchbench.ops.randomness import ImageDraws
@@ -106,13 +108,13 @@ def moving_patches(
             logits = network(paste(images, textures, torch.ones_like(textures[:1, :1]), placement))
             losses = objective(logits, labels, targets)
             judgement = Judgement(losses, torch.zeros_like(labels, dtype=torch.bool))
-        judgement.require_finite(f"at step {step} of {steps}")
+        finite.note(judgement.losses, step)
         return judgement
 
     def losses_at(placement: Placement) -> torch.Tensor:
         return judge(textures, placement).losses
 
-    placement = placement.to(images.device)
+    placement, finite = placement.to(images.device), FiniteSteps()
     best, best_judgement = (textures, placement), Judgement.worst(len(images), images.device)
     history = []
     for step in range(steps + 1):
@@ -131,6 +133,10 @@ def moving_patches(
                 placement = relocated(losses_at, placement, moves, draws)
         if report is not None:
             report(step + 1, history[-1], best_judgement)
+    if (failed := finite.first_failure()) is not None:
+        raise AttackError(
+            f"the loss is not finite at step {failed} of {steps}: the network's output holds NaN or infinity"
+        )
     found = round_to_8_bit(best[0]) if stored else best[0]
     return Moved(found, best[1], best_judgement, torch.stack(history))
 
@@ -147,7 +153,7 @@ def relocated(
         draws: which direction, where one is tried.
     """
     device = placement.rows.device
-    steps = moves.stride * torch.tensor((UP, DOWN, LEFT, RIGHT), device=device)
+    steps = (moves.stride * torch.tensor((UP, DOWN, LEFT, RIGHT))).to(device)
     tried = steps[draws.integers(4, 1)] if moves.directions == 1 else steps.expand(len(placement), -1, -1)
     last = torch.tensor(moves.allowed.shape, device=device) - 1
     allowed = moves.allowed.to(device)

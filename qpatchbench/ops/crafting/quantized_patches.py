@@ -36,7 +36,7 @@ def quantize_pixels(values: torch.Tensor, bits: Bits) -> torch.Tensor:
     if bits.activation == FLOAT_BITS:
         return values
     qmin, qmax = code_range(bits.activation, signed=False)
-    return fake_quantize(values, torch.tensor(1 / qmax, device=values.device), qmin, qmax)
+    return fake_quantize(values, torch.full((), 1 / qmax, device=values.device), qmin, qmax)
 
 
 def paste_quantized(

@@ -45,7 +45,7 @@ def box_misfits(side: int, whole: int, excluded: tuple[int, int, int, int] | Non
 def upright(rows: torch.Tensor, columns: torch.Tensor) -> Placement:
     """Places (B,) without rotation or scaling."""
     flat = torch.zeros(rows.shape, device=rows.device)
-    return Placement(rows, columns, flat, flat + 1)
+    return Placement(rows, columns, flat, flat + 1, upright=True)
 
 
 def allowed_places(

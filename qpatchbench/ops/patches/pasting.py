@@ -26,7 +26,7 @@ def paste(images: torch.Tensor, textures: torch.Tensor, masks: torch.Tensor, pla
     Returns:
         (B, 3, H, W); bit-identical to `images` outside the mask.
     """
-    if bool((placement.angles != 0).any()) or bool((placement.scales != 1).any()):
+    if not placement.upright and (bool((placement.angles != 0).any()) or bool((placement.scales != 1).any())):
         return _paste_warped(images, textures, masks, placement.to(images.device))
     return _blend(images, textures, masks, placement.rows.to(images.device), placement.columns.to(images.device))
 

@@ -34,7 +34,7 @@ def sample_placement(
     rows, columns = ((uniform[axis] * (image_size[axis] - patch_size[axis] + 1)).floor().long() for axis in (0, 1))
     angles = (2 * uniform[2] - 1) * rotation
     scales = scale[0] + uniform[3] * (scale[1] - scale[0])
-    return Placement(rows, columns, angles.float(), scales.float())
+    return Placement(rows, columns, angles.float(), scales.float(), upright=not rotation and scale == (1, 1))
 
 
 def moved(
@@ -48,4 +48,6 @@ def moved(
         (start + shift) % (image_size[axis] - patch_size[axis] + 1)
         for axis, (start, shift) in enumerate(((placement.rows, by.rows), (placement.columns, by.columns)))
     )
-    return Placement(rows, columns, placement.angles + by.angle, placement.scales)
+    return Placement(
+        rows, columns, placement.angles + by.angle, placement.scales, upright=placement.upright and not by.angle
+    )

@@ -53,6 +53,8 @@ class LearnedScale(torch.autograd.Function):
         steps = values * scale.reciprocal()
         fixed = steps.detach()
         inside = _where_between(gradients[0], fixed, ctx.qmin, ctx.qmax)  # type: ignore[attr-defined]  # as above
+        if not ctx.needs_input_grad[1]:  # type: ignore[attr-defined]  # as above
+            return inside, None, None, None, None
         clamped = fixed.round().clamp_(ctx.qmin, ctx.qmax)  # type: ignore[attr-defined]  # as above
         # In range: code - step; from the outermost points on, where `inside` is 0: the outermost code.
         slope = (gradients[0] * clamped - inside * steps).sum_to_size(scale.shape)

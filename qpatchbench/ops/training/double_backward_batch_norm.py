@@ -125,7 +125,7 @@ class _FirstDerivative(torch.autograd.Function):
         for_weight: torch.Tensor | None = None
         second, second_weight, second_bias = gradients
         if second is not None:
-            projected, along, _ = _kernel(second, inputs, None, mean, inverse)
+            projected, along, _ = _kernel(second, inputs, torch.ones_like(mean), mean, inverse)
             for_weight = _channel_sums(gradient, projected)
             for_gradient = projected * wide(weight)
             slope = -weight * inverse.square() * for_weight / count
@@ -133,7 +133,7 @@ class _FirstDerivative(torch.autograd.Function):
             for_inputs = for_inputs.addcmul(projected, wide(-weight * inverse * of_weight / count))
             for_inputs = for_inputs.addcmul(of_inputs, wide(-inverse * along / count))
         if second_weight is not None:
-            own, _, _ = _kernel(gradient, inputs, None, mean, inverse)
+            own, _, _ = _kernel(gradient, inputs, torch.ones_like(mean), mean, inverse)
             for_gradient = _plus(for_gradient, wide(second_weight) * normalised())
             for_inputs = _plus(for_inputs, wide(second_weight) * own)
         if second_bias is not None:
@@ -147,8 +147,8 @@ class _FirstDerivative(torch.autograd.Function):
         )
 
 
-def _kernel(
-    gradient: torch.Tensor, inputs: torch.Tensor, weight: torch.Tensor | None, mean: torch.Tensor, inverse: torch.Tensor
+def _kernel(  # a weight of ones where there is none: CUDA has no such kernel without a weight
+    gradient: torch.Tensor, inputs: torch.Tensor, weight: torch.Tensor, mean: torch.Tensor, inverse: torch.Tensor
 ) -> tuple[torch.Tensor, ...]:
     found: tuple[torch.Tensor, ...] = torch.ops.aten.native_batch_norm_backward(
         gradient, inputs, weight, None, None, mean, inverse, True, 0.0, [True, True, True]
@@ -161,7 +161,7 @@ def _channel_sums(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
     zero = torch.zeros(first.shape[1], dtype=torch.promote_types(first.dtype, torch.float32), device=first.device)
     # The kernel's sum of gradient * (input - mean) / deviation is several times faster than a product and a sum.
     found: torch.Tensor = torch.ops.aten.native_batch_norm_backward(
-        first, second, None, None, None, zero, zero + 1, True, 0.0, [False, True, False]
+        first, second, zero + 1, None, None, zero, zero + 1, True, 0.0, [False, True, False]
     )[1]
     return found
 

@@ -55,14 +55,24 @@ def inconsistent(
     norms = [torch.linalg.vector_norm(gradient) for gradient in gradients]
     whole = torch.linalg.vector_norm(torch.stack(norms)) if norms else None
     changed = []
-    for gradient, own in zip(gradients, norms, strict=True):
+    for gradient, own, drawn in zip(gradients, norms, _noises(gradients, generator), strict=True):
         norm = own if inconsistency.norm == "tensor" or whole is None else whole
-        noise = torch.randn(gradient.shape, generator=generator).to(gradient) * inconsistency.deviation
+        noise = drawn * inconsistency.deviation
         if inconsistency.noise_scaling == "relative":
             noise = noise * (own / max(1, gradient.numel()) ** 0.5)
         parallel = inconsistency.parallel * _direction(gradient, norm, inconsistency)
         changed.append(gradient + inconsistency.strength * (parallel + inconsistency.noise * noise))
     return changed
+
+
+def _noises(gradients: Sequence[torch.Tensor], generator: torch.Generator) -> list[torch.Tensor]:
+    """Standard normal numbers in the shape of every gradient; a device gets them all at once."""
+    drawn = [torch.randn(gradient.shape, generator=generator) for gradient in gradients]
+    if not gradients or gradients[0].device.type == "cpu":
+        return [noise.to(gradient) for noise, gradient in zip(drawn, gradients, strict=True)]
+    there = torch.cat([noise.flatten() for noise in drawn]).to(gradients[0].device)
+    parts = torch.split(there, [noise.numel() for noise in drawn])
+    return [part.view(gradient.shape).to(gradient) for part, gradient in zip(parts, gradients, strict=True)]
 
 
 def _direction(gradient: torch.Tensor, norm: torch.Tensor, inconsistency: Inconsistency) -> torch.Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import nn
@@ -25,6 +26,7 @@ class QuantizedLayer(nn.Module):
 
     weight_quantizer: WeightQuantizer
     activation_quantizer: ActivationQuantizer
+    held: dict[Bits, torch.Tensor] | None = None  # quantized weights, while `constant` holds them
 
     @property
     def raw_weight(self) -> nn.Parameter:
@@ -34,13 +36,36 @@ class QuantizedLayer(nn.Module):
     @property
     def weight(self) -> torch.Tensor:
         """The weight at the active bits; the parameter itself at 32."""
-        quantized: torch.Tensor = self.weight_quantizer(self.raw_weight)
-        return quantized
+        if self.held is None:
+            quantized: torch.Tensor = self.weight_quantizer(self.raw_weight)
+            return quantized
+        bits = self.weight_quantizer.active
+        if bits not in self.held:
+            self.held[bits] = self.weight_quantizer(self.raw_weight)
+        return self.held[bits]
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """Inputs as the float layer takes them."""
         outputs: torch.Tensor = super().forward(self.activation_quantizer(inputs))
         return outputs
+
+
+@contextmanager
+def constant(module: nn.Module) -> Iterator[None]:
+    """No gradient reaches a parameter inside, so that a weight is quantized once per bit-width, not in each pass."""
+    learned = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    layers = [layer for layer in module.modules() if isinstance(layer, QuantizedLayer)]
+    for parameter in learned:
+        parameter.requires_grad_(False)
+    for layer in layers:
+        layer.held = {}
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.held = None
+        for parameter in learned:
+            parameter.requires_grad_()
 
 
 class FrozenLayer(nn.Module):

@@ -6,7 +6,8 @@ import time
 import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from functools import partial
+from typing import TYPE_CHECKING, Protocol
 
 from qpatchbench.errors import ArtifactError, QPatchBenchError, StorageError
 from qpatchbench.suite.execution.time_limit import at_most
@@ -17,6 +18,9 @@ from qpatchbench.suite.store.provenance import provenance
 from qpatchbench.suite.store.store import Artifact, Store
 from qpatchbench.types import Progress
 
+if TYPE_CHECKING:
+    import torch
+
 
 class Display(Protocol):
     """Tells a person how a run goes."""
@@ -24,8 +28,8 @@ class Display(Protocol):
     def started(self, job: Job) -> None:
         """`job` is about to run."""
 
-    def progressed(self, fraction: float, figures: Mapping[str, float]) -> None:
-        """The running job is at `fraction` (0..1)."""
+    def progressed(self, job: Job, fraction: float, figures: Mapping[str, float]) -> None:
+        """A running job is at `fraction` (0..1)."""
 
     def finished(self, job: Job, seconds: float) -> None:
         """`job` is done and on disk."""
@@ -39,6 +43,10 @@ class Display(Protocol):
 
 class Worker(Protocol):
     """Computes artifacts; `BenchWorker` is the one that imports torch."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
 
     def work(self, job: Job, progress: Progress) -> Artifact:
         """The artifact of `job`, whose upstream artifacts are in the store."""
@@ -89,7 +97,7 @@ class Execution:
             if self.store.has(job.kind, job.key):
                 self.artifact(job)
             else:
-                self._attempt(job)
+                self.attempt(job)
 
     def artifact(self, job: Job) -> Artifact | None:
         """A finished job's artifact, recomputed if its bytes are damaged; None if it failed."""
@@ -101,11 +109,21 @@ class Execution:
             self._rebuild(job, error)
         return None if job.key in self.errors else self.store.read(job.kind, job.key)
 
-    def _attempt(self, job: Job) -> None:
-        blocked = next((earlier for earlier in job.upstream if earlier.key in self.errors), None)
-        if blocked is not None:
-            reason = self.errors[blocked.key].strip().splitlines()[-1]
-            self.errors[job.key] = f"not started, because {blocked.title!r} failed: {reason}"
+    def is_blocked(self, job: Job) -> bool:
+        """Whether something that the job needs has failed; then the job has failed too."""
+        blocking = next((earlier for earlier in job.upstream if earlier.key in self.errors), None)
+        if blocking is not None:
+            reason = self.errors[blocking.key].strip().splitlines()[-1]
+            self.errors[job.key] = f"not started, because {blocking.title!r} failed: {reason}"
+        return blocking is not None
+
+    def attempt(self, job: Job) -> None:
+        """Compute a job whose upstream is done, and keep its artifact or its error.
+
+        Raises:
+            StorageError: its result cannot be kept.
+        """
+        if self.is_blocked(job):
             return
         self.display.started(job)
         started = time.monotonic()
@@ -113,7 +131,7 @@ class Execution:
             artifact = self._work(job)
             seconds = time.monotonic() - started
             outside = plugins_of(job)
-            made = {**provenance(seconds), **({"plugins": outside} if outside else {})}
+            made = {**provenance(seconds, self.worker.device), **({"plugins": outside} if outside else {})}
             kept = replace(artifact, facts={**artifact.facts, "made": made})
             self.store.write(job.kind, job.key, kept)
         except StorageError:
@@ -136,7 +154,7 @@ class Execution:
 
     def _timed(self, job: Job) -> Artifact:
         with at_most(self.time_limit, job.title):
-            return self.worker.work(job, self.display.progressed)
+            return self.worker.work(job, partial(self.display.progressed, job))
 
     def _mend(self, job: Job) -> bool:
         mended = False
@@ -152,4 +170,4 @@ class Execution:
     def _rebuild(self, job: Job, error: ArtifactError) -> None:
         self.display.note(f"{error}; it is computed again")
         self.store.remove(job.kind, job.key)
-        self._attempt(job)
+        self.attempt(job)

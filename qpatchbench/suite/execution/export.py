@@ -192,7 +192,7 @@ def _manifest(execution: Execution, bench: Workbench) -> dict[str, Any]:
         "git": git_state(),
         "plugins": plugins_of(suite),
         "device": str(bench.device),
-        "ran_on": ran_on(),
+        "ran_on": ran_on(bench.device),
         "mixed": mixture(_places(execution)),
         "checkpoints": [checkpoint_facts(job, bench.store) for job in plan.jobs if isinstance(job, TrainJob)],
         "networks": [_network_facts(job, execution) for job in plan.jobs if isinstance(job, DeployJob)],

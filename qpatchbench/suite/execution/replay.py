@@ -224,6 +224,6 @@ def _checkpoints(run: Rebuilt, jobs: list[TrainJob]) -> tuple[list[str], list[st
 
 def _same_machine(run: Rebuilt, jobs: list[EvaluateJob]) -> bool:
     devices = {job["key"]: job.get("device") for job in run.manifest.get("jobs", ())}
-    here = device_name()
+    here = device_name(run.bench.device)
     same = run.manifest.get("versions", {}).get("torch") == versions()["torch"]
     return same and all(devices.get(job.key) == here for job in jobs)

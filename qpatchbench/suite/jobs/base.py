@@ -37,9 +37,11 @@ class Job(ABC):
 
     Attributes:
         kind: one stem for the job, its work, its artifact and its word on the screen.
+        alone: whether it measures time, so that no other job may run beside it.
     """
 
     kind: ClassVar[str]
+    alone: ClassVar[bool] = False
 
     @abstractmethod
     def identity(self) -> Mapping[str, Any]:

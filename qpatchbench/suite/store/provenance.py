@@ -12,34 +12,39 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import qpatchbench
+
+if TYPE_CHECKING:
+    import torch
 
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "safetensors", "lightning-fabric", "pydantic")
 
 
-def provenance(seconds: float) -> dict[str, Any]:
-    """Facts about this process, and how long a job took."""
+def provenance(seconds: float, device: torch.device) -> dict[str, Any]:
+    """Facts about this process and the device it computes on, and how long a job took."""
     return {
         "seconds": round(seconds, 3),
-        "device": device_name(),
-        "ran_on": ran_on(),
+        "device": device_name(device),
+        "ran_on": ran_on(device),
         "git": git_state(),
         "versions": versions(),
     }
 
 
-def ran_on() -> dict[str, str]:
+def ran_on(device: torch.device) -> dict[str, str]:
     """What the last bits of a result depend on besides the code: sums are taken in another order elsewhere."""
     import torch
+
+    from qpatchbench.ops.devices import name_of
 
     return {
         "processor": _processor(),
         "instruction set": torch.backends.cpu.get_cpu_capability(),
         "threads": str(torch.get_num_threads()),
         "torch": versions()["torch"],
-        "device": str(torch.cuda.get_device_name()) if torch.cuda.is_available() else "cpu",
+        "device": name_of(device),
     }
 
 
@@ -89,12 +94,14 @@ def _git(root: Path, *arguments: str) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True, timeout=10).stdout.strip()
 
 
-def device_name() -> str:
-    """The GPU's name, or the processor's and its cores."""
+def device_name(device: torch.device) -> str:
+    """The accelerator's name, or the processor's and its cores."""
     import torch
 
-    if torch.cuda.is_available():
-        return str(torch.cuda.get_device_name())
+    from qpatchbench.ops.devices import name_of
+
+    if device.type != "cpu":
+        return name_of(device)
     return f"{_processor()}, {torch.get_num_threads()} threads"
 
 

@@ -14,6 +14,7 @@ from qpatchbench.evaluation.checks import artifacts
 from qpatchbench.ops.crafting.bpda import with_gradient_of
 from qpatchbench.ops.crafting.score_access import Scores
 from qpatchbench.ops.passes import Passes, counted_passes
+from qpatchbench.ops.patches.locating import upright
 from qpatchbench.ops.patches.pasting import to_float, to_uint8
 from qpatchbench.ops.randomness import derive_generator
 from qpatchbench.quantizers.frozen.surrogate_gradients import with_scale_gradients
@@ -23,7 +24,7 @@ from qpatchbench.suite.guards.returned_patch import require_patch
 from qpatchbench.suite.jobs.pipeline import CraftJob, DeployJob, float_deployment
 from qpatchbench.suite.store.store import Artifact
 from qpatchbench.suite.work.workbench import Workbench
-from qpatchbench.types import CraftTask, ImageSet, Network, Patch, Placement, Progress, Randomized, Stage, parse_goal
+from qpatchbench.types import CraftTask, ImageSet, Network, Patch, Progress, Randomized, Stage, parse_goal
 
 CHECKED_IMAGES = 64  # images on which a patch is vetted
 ROUNDED_IMAGES = 256  # images on which 8-bit rounding is tried
@@ -168,8 +169,7 @@ def patch_from(artifact: Artifact) -> Patch:
     stored = {name: torch.from_numpy(array) for name, array in artifact.arrays.items()}
     placement = None
     if "rows" in stored:
-        flat = torch.zeros(len(stored["rows"]))
-        placement = Placement(stored["rows"], stored["columns"], flat, flat + 1)
+        placement = upright(stored["rows"], stored["columns"])
     return Patch(
         to_float(stored["textures"]),
         stored["masks"].float(),

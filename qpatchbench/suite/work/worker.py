@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
+
 from qpatchbench.errors import SharedStateError
 from qpatchbench.ops.randomness import derive_seed
 from qpatchbench.suite.guards.process_state import process_state
@@ -32,6 +34,11 @@ class BenchWorker:
     """Does jobs one after the other on one workbench."""
 
     bench: Workbench
+
+    @property
+    def device(self) -> torch.device:
+        """Where the workbench computes."""
+        return self.bench.device
 
     def work(self, job: Job, progress: Progress) -> Artifact:
         """Compute a job's artifact from those of the jobs before it, which are in the store.

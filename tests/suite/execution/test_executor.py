@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from qpatchbench.errors import ArtifactError, AttackError, StorageError
 from qpatchbench.suite.execution.executor import Execution
@@ -21,6 +22,8 @@ from tests.suite.conftest import MakePlan
 
 class Worker:
     """Reads what a job needs from the store, as the real one does, and notes what it was asked for."""
+
+    device = torch.device("cpu")
 
     def __init__(self, store: Store) -> None:
         self.store = store
@@ -49,7 +52,7 @@ class Display:
     def started(self, job: Job) -> None:
         self.events.append(("started", job.title))
 
-    def progressed(self, fraction: float, figures: Mapping[str, float]) -> None:
+    def progressed(self, job: Job, fraction: float, figures: Mapping[str, float]) -> None:
         assert 0 <= fraction <= 1
 
     def finished(self, job: Job, seconds: float) -> None:
