@@ -51,12 +51,12 @@ class Desk:
 
     folder: Path
 
-    def run(self) -> Result:
+    def run(self, *more: str) -> Result:
         """The suite, into the same folder with the same cache each time."""
         path = self.folder / "mine.yaml"
         path.write_text(SUITE)
         environment = {"QPATCHBENCH_CACHE": str(self.folder / "cache"), "QPATCHBENCH_DATA": None}
-        options = ["--output", str(self.folder / "run"), "--display", "plain"]
+        options = ["--output", str(self.folder / "run"), "--display", "plain", *more]
         result = CliRunner().invoke(cli, ["run", str(path), *options], standalone_mode=False, env=environment)
         assert result.exception is None, result.output
         assert result.return_value == 0, result.output
@@ -131,3 +131,9 @@ def expect_passing(desk: Desk, reason: str) -> None:
     assert {text.endswith("not identified, so not cached") for text in records["plugins"][~records["control"]]} == {
         True
     }
+
+
+def test_code_that_no_worker_could_import_runs_in_this_process(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    typed_in("typed_in", monkeypatch)
+    output = desk.run("--executor", "process", "--workers", "2").output
+    assert output.count("every run makes it again, here and not by workers") == 1, output
