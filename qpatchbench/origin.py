@@ -100,19 +100,27 @@ def _file_of(name: str) -> Path | None:
 
 def _imported_beside(folder: Path, file: Path, own: str) -> Iterator[str]:
     """Top-level modules that a source imports anywhere and that belong to it: in its folder, of its distribution."""
-    for node in ast.walk(_tree(file)):
-        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-        if isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            names = [node.module]
-        for name in {name.partition(".")[0] for name in names} - {own, OURS}:
-            beside = (folder / f"{name}.py").is_file() or (folder / name / "__init__.py").is_file()
-            if beside and _distributions(name) == _distributions(own):
-                yield name if (folder / f"{name}.py").is_file() else f"{name}.__init__"
+    for name in _imported(file.read_bytes()) - {own, OURS}:
+        beside = (folder / f"{name}.py").is_file() or (folder / name / "__init__.py").is_file()
+        if beside and _distributions(name) == _distributions(own):
+            yield name if (folder / f"{name}.py").is_file() else f"{name}.__init__"
+
+
+@functools.lru_cache(maxsize=4096)  # the components of a package have the same files
+def _imported(source: bytes) -> frozenset[str]:
+    """Top-level modules that a source imports anywhere."""
+    names: set[str] = set()
+    for node in ast.walk(_tree(source)):
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names.add(node.module)
+    return frozenset(name.partition(".")[0] for name in names)
 
 
 def _data_beside(file: Path) -> Iterator[Path]:
     """Files that lie beside a module, or below, and whose names stand in it as text."""
-    for node in ast.walk(_tree(file)):
+    for node in ast.walk(_tree(file.read_bytes())):
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and 0 < len(node.value) < 200:
             try:
                 path = (file.parent / node.value).resolve()
@@ -122,9 +130,9 @@ def _data_beside(file: Path) -> Iterator[Path]:
                 continue
 
 
-def _tree(file: Path) -> ast.AST:
+def _tree(source: bytes) -> ast.AST:
     try:
-        return ast.parse(file.read_bytes())
+        return ast.parse(source)
     except (SyntaxError, ValueError):
         return ast.Module([], [])
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
+import sysconfig
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 from qpatchbench.registry import REGISTRIES
 
+LIBRARIES = tuple(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib"))
 SOFT = '''
 from typing import ClassVar
 
@@ -69,5 +71,6 @@ def as_if_started_now() -> Iterator[None]:
             vars(registry).clear()
             vars(registry).update(found[name])
         for name in set(sys.modules) - modules:
-            if not name.startswith(("qpatchbench", "torch", "numpy")):
+            file = getattr(sys.modules[name], "__file__", None) or LIBRARIES[0]
+            if not (name.startswith("qpatchbench") or file.startswith(LIBRARIES)):
                 del sys.modules[name]
