@@ -7,6 +7,8 @@ distribution, that any of these imports, and what they import in turn.
 One file has the SHA-256 of its bytes; several have that of the lines "<SHA-256>  <path>" that `sha256sum` would print
 for them, sorted. What a plugin imports from other distributions, and files that it finds by other
 means, are not part of it.
+
+Code that no file holds, such as what was typed in, has no hash: nothing tells it from other code of the same name.
 """
 
 from __future__ import annotations
@@ -16,12 +18,14 @@ import functools
 import hashlib
 import importlib.metadata
 import importlib.util
+import secrets
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 OURS = "qpatchbench"
+THIS_PROCESS = secrets.token_hex(16)  # in the place of a hash where there is none: no other process has the same
 
 
 def is_outside(component: type[Any]) -> bool:
@@ -31,7 +35,12 @@ def is_outside(component: type[Any]) -> bool:
 
 @functools.cache
 def source_hash(component: type[Any]) -> str:
-    """SHA-256 of the source of a class from outside, 64 hex digits; "" for code that was typed in and has no file."""
+    """SHA-256 of the source of a class from outside, 64 hex digits; "" where some of its code has no file.
+
+    That is code of `__main__`, which a notebook or a prompt types in, of `exec`, and of archives.
+    """
+    if not all(_has_source(cls) for cls in _own_classes(component)):
+        return ""
     files = dict(sorted(_sources(component)))
     digests = {path: hashlib.sha256(file.read_bytes()).hexdigest() for path, file in files.items()}
     if len(digests) < 2:
@@ -41,8 +50,7 @@ def source_hash(component: type[Any]) -> str:
 
 def _sources(component: type[Any]) -> Iterator[tuple[str, Path]]:
     """Path relative to the folder that is on the Python path, and file."""
-    # The classes it inherits from that are components too have a `version`.
-    names = [cls.__module__ for cls in component.__mro__ if is_outside(cls) and hasattr(cls, "version")]
+    names = [cls.__module__ for cls in _own_classes(component)]
     seen: set[str] = set()
     while names:
         name = names.pop()
@@ -59,6 +67,23 @@ def _sources(component: type[Any]) -> Iterator[tuple[str, Path]]:
             yield path.relative_to((root or file).parent).as_posix(), path
             if path.suffix == ".py":
                 names += _imported_beside((root or file).parent, path, name.partition(".")[0])
+
+
+def _own_classes(component: type[Any]) -> list[type[Any]]:
+    """The class and those from outside that it inherits from and that are components too, which have a `version`."""
+    return [cls for cls in component.__mro__ if is_outside(cls) and hasattr(cls, "version")]
+
+
+def _has_source(cls: type[Any]) -> bool:
+    """Whether the file of the module that a class names is where the class comes from."""
+    if cls.__module__ == "__main__" or _file_of(cls.__module__) is None:
+        return False
+    found: object = sys.modules.get(cls.__module__)
+    for name in cls.__qualname__.split("."):
+        if name == "<locals>":  # a class that a function makes
+            return True
+        found = getattr(found, name, None)
+    return found is cls
 
 
 def _file_of(name: str) -> Path | None:
