@@ -11,8 +11,8 @@ import click
 
 from qpatchbench.suite.execution.executor import Display
 from qpatchbench.suite.jobs.base import Job
-from qpatchbench.suite.plan.estimates import estimated_sizes
 from qpatchbench.suite.plan.plan import Plan
+from qpatchbench.suite.plan.sizes import estimated_sizes
 from qpatchbench.suite.store.store import Store
 
 

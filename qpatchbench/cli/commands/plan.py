@@ -45,7 +45,6 @@ def plan(
 
 def show_plan(suite: Suite, source: Source, data: Path | None, *, everything: bool = False) -> None:
     """Print the plan of a loaded suite."""
-    from qpatchbench.suite.plan.estimates import estimated_sizes
     from qpatchbench.suite.plan.fingerprints import (
         UNREAD,
         remembered_data_keys,
@@ -54,6 +53,7 @@ def show_plan(suite: Suite, source: Source, data: Path | None, *, everything: bo
     )
     from qpatchbench.suite.plan.network_fit import require_networks
     from qpatchbench.suite.plan.plan import make_plan
+    from qpatchbench.suite.plan.sizes import estimated_sizes
     from qpatchbench.suite.store.store import Store
 
     cache = cache_dir()

@@ -19,8 +19,8 @@ from qpatchbench.errors import ArtifactError, StorageError
 from qpatchbench.suite.execution.executor import Display, Execution
 from qpatchbench.suite.execution.worker_process import Message, Recipe, serve
 from qpatchbench.suite.jobs.base import DataKeys, Job
-from qpatchbench.suite.plan.estimates import estimated_sizes
 from qpatchbench.suite.plan.plan import Plan
+from qpatchbench.suite.plan.sizes import estimated_sizes
 from qpatchbench.suite.work.workbench import Workbench
 from qpatchbench.suite.work.worker import BenchWorker
 
