@@ -24,7 +24,7 @@ from qpatchbench.types import Placement
 class Gap(UniversalAttack):
     """Universal patch by expectation over transformation."""
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     second: ClassVar[str] = "qpatchbench.testing.reference_attacks:PlainGap"
 
     rotation: float = Field(

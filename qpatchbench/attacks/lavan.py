@@ -29,6 +29,7 @@ from qpatchbench.types import CraftTask, Patch, Placement
 class Lavan(UniversalAttack):
     """Universal noise: one patch per goal, optimised over images and locations."""
 
+    version: ClassVar[int] = 2
     second: ClassVar[str] = "qpatchbench.testing.reference_attacks:PlainLavan"
 
     def objective(self, logits: torch.Tensor, labels: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

@@ -19,7 +19,9 @@ class UniversalAttack(GradientAttack):
     sources: ClassVar[Literal["one", "any", "several"]] = "any"
 
     steps: int = Field(default=1000, gt=0, description="optimisation steps")
-    step_size: float = Field(default=0.05, gt=0, description="Adam learning rate, falling to a tenth by a cosine")
+    step_size: float = Field(
+        default=0.05, gt=0, description="Adam learning rate, falling to a tenth over the last quarter of the steps"
+    )
     batch_size: int = Field(default=64, gt=0, description="images per step, each with every goal's patch")
     precision: Literal["32-true", "bf16-mixed"] = Field(
         default="32-true", description="arithmetic of the optimisation steps; bf16-mixed is up to twice as fast"

@@ -222,6 +222,42 @@ def test_bias_correction_restores_the_mean_output(build: Build, images: torch.Te
     assert float(corrected) <= 1e-5 < float(plain)
 
 
+class Deep(nn.Module):
+    """Thirty linear layers with ReLU."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(48, 48) for _ in range(30))
+        for layer in self.layers:
+            nn.init.orthogonal_(layer.weight, gain=2**0.5)
+            nn.init.normal_(layer.bias, std=0.05)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        values = images.flatten(1)
+        for layer in self.layers:
+            values = torch.relu(layer(values))
+        return values
+
+
+def deep() -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return Deep()
+
+
+def test_biases_of_shrinking_weights_mend_the_own_error_of_each_layer() -> None:
+    """b' = b + mean of (W - Q(W)) x over the inputs x of the float network, by hand; not over those that arrive."""
+    images = torch.rand(64, 3, 4, 4, generator=seeded(1))
+    fields: dict[str, Any] = {"bias_correction": True, "weight_scale": "mse", "fitting_images": 64}
+    network, original = deployed(deep, images, Bits(4, 32), **fields), deep()
+    values = images.flatten(1)
+    with torch.no_grad():
+        for layer, exact in zip(network.layers, original.layers, strict=True):
+            expected = exact.bias + ((exact.weight - layer.stored_weight) @ values.T).mean(1)
+            torch.testing.assert_close(layer.bias, expected, rtol=1e-4, atol=1e-5)
+            values = torch.relu(exact(values))
+
+
 class Inverted(nn.Module):
     """1x1, ReLU6, depthwise, ReLU6, 1x1, with channels of very different range."""
 

@@ -29,6 +29,7 @@ Update: TypeAlias = Callable[["torch.Tensor", "torch.Tensor"], "torch.Tensor"]
 Weighting: TypeAlias = Callable[["torch.Tensor"], "torch.Tensor"]
 
 CHECKPOINTS = 10  # how often a universal patch is judged on held-out crafting images, and progress is read
+STEADY = 0.75  # share of the steps before their size falls
 HELD_OUT = 8  # one crafting image in so many is held out for that, at most MOST_HELD_OUT
 MOST_HELD_OUT = 128
 PER_IMAGE_BATCH = 256
@@ -88,7 +89,7 @@ def universal_patches(
     textures = torch.rand(goal_count, 3, side, side, generator=generator).to(device).requires_grad_()
     masks = torch.ones(1, 1, side, side, device=device)
     optimizer = torch.optim.Adam([textures], lr=step_size)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps, eta_min=step_size / 10)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: step_share(step, steps))
     best, best_score = textures.detach().clone(), judge(textures.detach())
     draws = _drawn_steps(steps, len(pool), batch_size, goal_count, placer, generator, device)
     totals, finite, figures = list[torch.Tensor](), FiniteSteps(), dict[str, float]()
@@ -141,6 +142,16 @@ def _drawn_steps(
     places = Placement.concatenated([own for _, own in drawn]).to(device)
     for step in range(steps):
         yield chosen[step], places[step * goals * batch_size : (step + 1) * goals * batch_size]
+
+
+def step_share(step: int, steps: int) -> float:
+    """Share of the step size after some steps: all of it for three quarters of them, then falling to a tenth.
+
+    In few steps a patch must go a long way. Adam at a constant rate goes there, and a cosine from the first step on does
+    not: of 4,096 images per target class, ten classes and three seeds, it came to 92 % of what a constant rate does,
+    this to 96 %, and with a fall at the end it does not depend on the last batches.
+    """
+    return 1.0 if step < STEADY * steps else 1 - 0.9 * (step - STEADY * steps) / ((1 - STEADY) * steps)
 
 
 class _Judge:

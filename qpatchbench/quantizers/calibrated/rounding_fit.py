@@ -3,8 +3,8 @@
 One forward pass carries two copies of every image: the first through the float layers, the second through the layers as
 they are being quantized. When a layer's turn comes, all before it are final, so that it sees the inputs x of the float
 network next to the inputs x' of the quantized one. From these follow:
-- the bias: the mean output becomes that of the float layer (Nagel et al. 2019, arXiv 1906.04721, appendix D; Banner et
-  al. 2019, arXiv 1810.05723, section 4.2, correct the weights instead);
+- the bias: the mean output becomes that of the float layer, for x' or, where weights shrink, for x (Nagel et al. 2019,
+  arXiv 1906.04721, appendix D; Banner et al. 2019, arXiv 1810.05723, section 4.2, correct the weights instead);
 - the rounding: which codes make the outputs differ least (Nagel et al. 2020, AdaRound, arXiv 2004.10568; Frantar et al.
   2023, GPTQ, arXiv 2210.17323).
 """
@@ -58,6 +58,16 @@ class Rule:
     def plain(self) -> bool:
         """Whether weights are rounded as they are, without a look at images."""
         return (self.scale, self.rounding, self.bias) == ("max_abs", "nearest", False)
+
+    @property
+    def shrinks(self) -> bool:
+        """Whether every layer's outputs become a little smaller: weights of least squared error, rounded to nearest.
+
+        Such a Q(w) is a projection, |Q|^2 = <Q, w> = |w|^2 - error. A bias that mends what arrives then keeps the means
+        while the spread dies out over fifty layers; one that mends the layer's own error, on the inputs that the float
+        layer gets, does not.
+        """
+        return self.rounding == "nearest" and self.scale != "max_abs"
 
 
 class Moments(NamedTuple):
@@ -145,7 +155,8 @@ def _fit(
         return weight, bias
     axis = 1 if isinstance(layer, nn.Conv2d) else target.ndim - 1
     others = [at for at in range(target.ndim) if at != axis]
-    missing = (target - _forward(layer, rounded, weight, bias)).mean(others)
+    inputs = planned.activation(exact) if rule.shrinks else rounded
+    missing = (target - _forward(layer, inputs, weight, bias)).mean(others)
     return weight, missing if bias is None else bias + missing
 
 
