@@ -227,8 +227,9 @@ class Deep(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(nn.Linear(48, 48) for _ in range(30))
-        for layer in self.layers:
+        layers = [nn.Linear(48, 48) for _ in range(30)]
+        self.layers = nn.ModuleList(layers)
+        for layer in layers:
             nn.init.orthogonal_(layer.weight, gain=2**0.5)
             nn.init.normal_(layer.bias, std=0.05)
 
@@ -252,7 +253,10 @@ def test_biases_of_shrinking_weights_mend_the_own_error_of_each_layer() -> None:
     network, original = deployed(deep, images, Bits(4, 32), **fields), deep()
     values = images.flatten(1)
     with torch.no_grad():
-        for layer, exact in zip(network.layers, original.layers, strict=True):
+        for name, exact in original.named_modules():
+            if not isinstance(exact, nn.Linear):
+                continue
+            layer: Any = network.get_submodule(name)
             expected = exact.bias + ((exact.weight - layer.stored_weight) @ values.T).mean(1)
             torch.testing.assert_close(layer.bias, expected, rtol=1e-4, atol=1e-5)
             values = torch.relu(exact(values))

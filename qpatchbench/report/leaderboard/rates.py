@@ -12,6 +12,7 @@ import numpy as np
 from qpatchbench.errors import ArtifactError
 from qpatchbench.evaluation.checks.paired import beats_control, gradients_hold_up, own_patch_holds_up
 from qpatchbench.report.leaderboard.counterparts import Comparisons, is_white_box
+from qpatchbench.report.leaderboard.target_classes import collapse, extremes_of_targets
 from qpatchbench.runs.outcomes import Outcomes
 from qpatchbench.runs.records import CellRecord, Check
 from qpatchbench.statistics.intervals import (
@@ -84,6 +85,7 @@ def measure(cells: Sequence[CellRecord], comparisons: Comparisons) -> RowRates:
     found |= _rate("asr_control", "control_fooled", "eligible", totals, drawn, single)
     found |= _rate("asr_grey", "grey_fooled", "eligible", totals, drawn, single)
     found |= _net(found, drawn)
+    found |= {**extremes_of_targets(outcomes), **collapse(outcomes)}
     found["transfer_ratio"] = _transfer_ratio(cells, outcomes, comparisons)
     # A patch that was moved after it was crafted is judged like one that was transferred.
     own = all(is_white_box(cell) and not cell.transformation for cell in cells)

@@ -21,6 +21,7 @@ MORE_RATES = (
     *QUERY_RATES,
     *(f"{name}_{end}" for name in ACCURACIES for end in _ENDS),
     "certified_accuracy",
+    *("asr_targeted_best", "asr_targeted_least", "collapse"),
 )
 COUNTS = ("n_images", "n_eligible")
 MORE_COUNTS = (

@@ -16,6 +16,10 @@ DEFINITIONS: tuple[tuple[str, str], ...] = (
      "classes"),
     ("certified_accuracy", "% of all evaluation images that provably keep their label under any upright square patch "
      "of this size, wherever it lies; empty where nothing is proved"),
+    ("asr_targeted_best", "asr_targeted of the target class that is hit most often, asr_targeted_least: least often, "
+     "over all seeds; empty where there is one class or none"),
+    ("collapse", "of the images that untargeted patches fool, % that get the most frequent wrong answer of their "
+     "patch: 100 is a patch that names one class"),
     ("transfer_ratio", "asr on the target / asr of the same patch on its source, both on images common to the "
      "comparisons of the two"),
     ("intervals", "95 %; Wilson over images for one seed and one target class, otherwise a bootstrap that resamples "

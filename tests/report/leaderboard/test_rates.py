@@ -339,3 +339,18 @@ def test_ranks_compare_defenses_on_equal_terms(new_folder: NewFolder) -> None:
         folder.add(labels, {"untargeted": patched}, defense=defense, goal_kind="untargeted")
     frame = _board(folder)
     assert dict(zip(frame["defense"], frame["rank"], strict=True)) == {"qat": 1, "triqdef": 1, "none": 3}
+
+
+def test_what_a_mean_over_targets_hides(new_folder: NewFolder) -> None:
+    """Two target classes and an untargeted patch, counted by hand."""
+    folder = new_folder(LABELS)
+    # Target 1, eligible 0, 1, 6: hit is 0. Target 2, eligible 0, 1, 3, 4, 5: hit are all but 5.
+    folder.add(CLEAN4, {"1": (1, 0, 1, 1, 1, 1, 0, 0), "2": (2, 2, 1, 2, 2, 1, 2, 0)}, target_bits="4")
+    # Untargeted at 8 bits, right without it are all but 5: fooled are 0, 1 (as 2), 3 (as 0), 6 (as 1), 7 (as 1).
+    folder.add(CLEAN8, {"untargeted": (2, 2, 0, 0, 1, 1, 1, 1)}, target_bits="8")
+    eight, four = _board(folder).iloc[0], _board(folder).iloc[1]
+    assert (four["asr_targeted_best"], four["asr_targeted_least"]) == pytest.approx((80, 100 / 3))
+    assert four["asr_targeted"] == pytest.approx(100 * 5 / 8)
+    assert np.isnan(four["collapse"])
+    assert eight["collapse"] == pytest.approx(100 * 2 / 5)
+    assert np.isnan(eight["asr_targeted_best"])
