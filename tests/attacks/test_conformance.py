@@ -161,7 +161,7 @@ FLAWS: dict[str, Callable[[Patch, Network, ImageSet], Patch]] = {
     "larger mask": lambda patch, *_: replace(patch, textures=torch.rand(2, 3, 4, 4), masks=torch.ones(2, 1, 4, 4)),
     "hole": lambda patch, *_: replace(patch, masks=patch.masks * (torch.arange(3) > 0)),
     "soft mask": lambda patch, *_: replace(patch, masks=patch.masks * 0.5),
-    "range": lambda patch, *_: replace(patch, textures=patch.textures * 1.5 - 0.25),
+    "range": lambda patch, *_: replace(patch, textures=patch.textures + 1),
     "nan texture": lambda patch, *_: replace(patch, textures=patch.textures * float("nan")),
     "goals": lambda patch, *_: replace(patch, goals=patch.goals[::-1]),
     "double": lambda patch, *_: replace(patch, textures=patch.textures.double()),
