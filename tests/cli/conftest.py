@@ -22,7 +22,7 @@ training: {epochs: 1, batch_size: 32, learning_rate: 0.05, augmentation: none}
 defenses: [qat]
 quantizers: [{name: qat, bits: [32, 4]}]
 attacks:
-  - {name: lavan, size: 4, steps: 3, batch_size: 4}
+  - {name: lavan, size: 4, steps: 12, step_size: 0.1, batch_size: 4}
   - {name: sparse_rs, size: 3, queries: 3, targets: untargeted}
 transfer: {sources: [32, same]}
 evaluation: {images: 48}

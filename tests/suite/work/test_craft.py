@@ -92,8 +92,8 @@ training: {epochs: 0}
 defenses: [none]
 quantizers: [{name: dynamic, bits: [4]}, {name: ptq, bits: [4]}]
 attacks:
-  - {name: lavan, size: 4, targets: untargeted, steps: 3, batch_size: 8}
-  - {name: lavan, label: through_scales, size: 4, targets: untargeted, steps: 3, batch_size: 8, backward: scales}
+  - {name: lavan, size: 4, targets: untargeted, steps: 12, batch_size: 8}
+  - {name: lavan, label: through_scales, size: 4, targets: untargeted, steps: 12, batch_size: 8, backward: scales}
 transfer: {sources: [same]}
 evaluation: {images: 12, checks: "off"}
 """
