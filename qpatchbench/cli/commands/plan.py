@@ -44,7 +44,6 @@ def plan(
 
 def show_plan(suite: Suite, source: Source, data: Path | None, *, everything: bool = False) -> None:
     """Print the plan of a loaded suite."""
-    from qpatchbench.cli.display import estimated_sizes
     from qpatchbench.suite.plan.fingerprints import (
         UNREAD,
         remembered_data_keys,
@@ -59,7 +58,7 @@ def show_plan(suite: Suite, source: Source, data: Path | None, *, everything: bo
     keys = remembered or unread_data_keys(suite)
     weights = weights_keys(suite, source, cache)
     made = make_plan(suite, keys, weights)
-    store, sizes = Store(cache), estimated_sizes(made)
+    store, sizes = Store(cache), made.sizes
     click.echo(f"{suite.suite}: {len(made.jobs)} jobs in {cache}")
     if remembered is None:
         click.echo(f"{suite.dataset.title} has not been read yet, so nothing of this suite can be done already")

@@ -34,7 +34,18 @@ FORMATS = ("csv", "md", "tex", "html")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
 @LIMIT
 @SEEDS
-@click.option("--executor", type=click.Choice(["serial"]), default="serial", show_default=True, help="Where jobs run.")
+@click.option(
+    "--executor",
+    type=click.Choice(["serial", "process"]),
+    default="serial",
+    show_default=True,
+    help="Where jobs run: one by one in this process, or several at once in --workers processes.",
+)
+@click.option(
+    "--workers",
+    type=click.IntRange(min=1),
+    help="Processes of --executor process; several may share a GPU [default: a core each].",
+)
 @click.option("--dry-run", is_flag=True, help="Show the plan and stop.")
 @click.option("--fresh", is_flag=True, help="Compute every job of this suite again.")
 @click.option("--time-limit", type=click.FloatRange(min=0, min_open=True), help="Seconds that one job may take.")
@@ -51,6 +62,7 @@ def run(
     limit: int | None,
     seeds: str | None,
     executor: str,
+    workers: int | None,
     dry_run: bool,
     fresh: bool,
     time_limit: float | None,
@@ -84,7 +96,19 @@ def run(
         fresh=fresh,
         display=display,
         time_limit=time_limit,
+        workers=_workers(executor, workers),
     )
+
+
+def _workers(executor: str, asked: int | None) -> int | None:
+    """How many worker processes; None: jobs run here."""
+    if executor == "serial":
+        if asked is not None:
+            raise click.BadParameter("only --executor process has workers", param_hint="--workers")
+        return None
+    from qpatchbench.suite.execution.workers.processes import cores
+
+    return asked or cores()
 
 
 _data_dir = data_dir
@@ -125,8 +149,9 @@ def execute_suite(
     fresh: bool,
     display: str | None,
     time_limit: float | None = None,
+    workers: int | None = None,
 ) -> int:
-    """Run a suite; returns the exit code.
+    """Run a suite, in worker processes if `workers` says how many; returns the exit code.
 
     Raises:
         SuiteError: its dataset or weights are not there.
@@ -146,7 +171,7 @@ def execute_suite(
         print_leaderboard(output)
         _say_partial(suite)
         return 0
-    return _compute(suite, source, weights, output, data_dir, cache, device, fresh, display, time_limit)
+    return _compute(suite, source, weights, output, data_dir, cache, device, fresh, display, time_limit, workers)
 
 
 def _compute(
@@ -160,6 +185,7 @@ def _compute(
     fresh: bool,
     display: str | None,
     time_limit: float | None,
+    workers: int | None,
 ) -> int:
     from qpatchbench.cli.display import make_display
     from qpatchbench.cli.print_leaderboard import print_leaderboard
@@ -174,7 +200,8 @@ def _compute(
 
     bench = Workbench(suite, Store(cache), data_dir, device_named(device))
     # From the images themselves: what an earlier run remembers of them may have been edited since.
-    plan = make_plan(suite, loaded_data_keys(bench, source), weights)
+    keys = loaded_data_keys(bench, source)
+    plan = make_plan(suite, keys, weights)
     if fresh:
         for job in plan.jobs:
             bench.store.remove(job.kind, job.key)
@@ -184,7 +211,13 @@ def _compute(
         for remark in survey.remarks if survey is not None else ():
             shown.note(remark)
         execution = Execution(plan, bench.store, BenchWorker(bench), shown, time_limit=time_limit)
-        execution.run()
+        if workers is None:
+            execution.run()
+        else:
+            from qpatchbench.suite.execution.workers.processes import Processes
+            from qpatchbench.suite.execution.workers.setup import Setup
+
+            Processes(execution, Setup.of(bench, source, plan, keys, weights), workers).run()
         export(execution, bench, output, source.data)
         from qpatchbench.report.page.build import build
 

@@ -1,7 +1,8 @@
-"""The serial executor: runs what is missing, keeps what is done, and turns a failing job into an error."""
+"""Runs the jobs that are missing, one by one; keeps what is done, and turns a failing job into an error."""
 
 from __future__ import annotations
 
+import functools
 import time
 import traceback
 from collections.abc import Mapping
@@ -27,8 +28,8 @@ class Display(Protocol):
     def started(self, job: Job) -> None:
         """`job` is about to run."""
 
-    def progressed(self, fraction: float, figures: Mapping[str, float]) -> None:
-        """The running job is at `fraction` (0..1)."""
+    def progressed(self, job: Job, fraction: float, figures: Mapping[str, float]) -> None:
+        """`job` is at `fraction` (0..1)."""
 
     def finished(self, job: Job, seconds: float) -> None:
         """`job` is done and on disk."""
@@ -95,8 +96,8 @@ class Execution:
         for job in self.plan.jobs:
             if self.store.has(job.kind, job.key):
                 self.artifact(job)
-            else:
-                self._attempt(job)
+            elif not self.block(job):
+                self.attempt(job)
 
     def artifact(self, job: Job) -> Artifact | None:
         """A finished job's artifact, recomputed if its bytes are damaged; None if it failed."""
@@ -108,12 +109,32 @@ class Execution:
             self._rebuild(job, error)
         return None if job.key in self.errors else self.store.read(job.kind, job.key)
 
-    def _attempt(self, job: Job) -> None:
+    def sound(self, job: Job) -> bool:
+        """Whether a job is finished and its bytes are those that were written; forgets damaged ones."""
+        if not self.store.has(job.kind, job.key):
+            return False
+        try:
+            self.store.read(job.kind, job.key)
+        except ArtifactError as error:
+            self._forget(job, error)
+            return False
+        return True
+
+    def block(self, job: Job) -> bool:
+        """Whether a job cannot run because one before it failed, which becomes its error."""
         blocked = next((earlier for earlier in job.upstream if earlier.key in self.errors), None)
-        if blocked is not None:
-            reason = self.errors[blocked.key].strip().splitlines()[-1]
-            self.errors[job.key] = f"not started, because {blocked.title!r} failed: {reason}"
-            return
+        if blocked is None:
+            return False
+        reason = self.errors[blocked.key].strip().splitlines()[-1]
+        self.errors[job.key] = f"not started, because {blocked.title!r} failed: {reason}"
+        return True
+
+    def attempt(self, job: Job) -> None:
+        """Run a job whose upstream is finished.
+
+        Raises:
+            StorageError: its result cannot be kept.
+        """
         self.display.started(job)
         started = time.monotonic()
         try:
@@ -143,7 +164,7 @@ class Execution:
 
     def _timed(self, job: Job) -> Artifact:
         with at_most(self.time_limit, job.title):
-            return self.worker.work(job, self.display.progressed)
+            return self.worker.work(job, functools.partial(self.display.progressed, job))
 
     def _mend(self, job: Job) -> bool:
         mended = False
@@ -157,6 +178,10 @@ class Execution:
         return mended
 
     def _rebuild(self, job: Job, error: ArtifactError) -> None:
+        self._forget(job, error)
+        if not self.block(job):
+            self.attempt(job)
+
+    def _forget(self, job: Job, error: ArtifactError) -> None:
         self.display.note(f"{error}; it is computed again")
         self.store.remove(job.kind, job.key)
-        self._attempt(job)

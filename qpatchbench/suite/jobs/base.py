@@ -37,9 +37,11 @@ class Job(ABC):
 
     Attributes:
         kind: one stem for the job, its work, its artifact and its word on the screen.
+        alone: it measures time, and runs while nothing else does.
     """
 
     kind: ClassVar[str]
+    alone: ClassVar[bool] = False
 
     @abstractmethod
     def identity(self) -> Mapping[str, Any]:

@@ -29,6 +29,7 @@ class CostJob(Job):
     narrowed: tuple[TrainJob, ...] = ()
 
     kind: ClassVar[str] = "cost"
+    alone: ClassVar[bool] = True
 
     def identity(self) -> dict[str, Any]:
         """What is trained; the machine is in the result."""

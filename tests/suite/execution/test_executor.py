@@ -52,7 +52,7 @@ class Display:
     def started(self, job: Job) -> None:
         self.events.append(("started", job.title))
 
-    def progressed(self, fraction: float, figures: Mapping[str, float]) -> None:
+    def progressed(self, job: Job, fraction: float, figures: Mapping[str, float]) -> None:
         assert 0 <= fraction <= 1
 
     def finished(self, job: Job, seconds: float) -> None:

@@ -1,0 +1,48 @@
+"""The main function of a worker process: attempts the jobs whose keys arrive, until the run ends or dies."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import traceback
+from multiprocessing import parent_process
+from multiprocessing.connection import Connection, wait
+
+from qpatchbench.errors import QPatchBenchError, StorageError
+from qpatchbench.suite.execution.workers.messages import Idle, Stopped, Telling
+from qpatchbench.suite.execution.workers.setup import Setup
+
+
+def serve(connection: Connection, setup: Setup, time_limit: float | None) -> None:
+    """Attempt jobs.
+
+    Args:
+        connection: brings keys of jobs, and takes messages.
+        setup: the run.
+        time_limit: seconds after which a job is given up; None: never.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the run hears it, and ends its workers
+    threading.Thread(target=_die_with_the_run, daemon=True).start()
+    telling = Telling(connection.send, {})
+    try:
+        execution = setup.execution(telling, time_limit)
+        jobs = {job.key: job for job in execution.plan.jobs}
+        while True:
+            connection.send(Idle())
+            execution.attempt(jobs[connection.recv()])
+    except StorageError as error:
+        connection.send(Stopped(str(error), storage=True))
+    except QPatchBenchError as error:
+        connection.send(Stopped(str(error), storage=False))
+    except (EOFError, BrokenPipeError):
+        pass  # the run is gone
+    except Exception:
+        connection.send(Stopped(traceback.format_exc(), storage=False))
+
+
+def _die_with_the_run() -> None:
+    run = parent_process()
+    if run is not None:
+        wait([run.sentinel])
+        os.kill(os.getpid(), signal.SIGKILL)
