@@ -214,10 +214,14 @@ def _compute(
         if workers is None:
             execution.run()
         else:
+            from qpatchbench.suite.execution.workers.dispatcher import Dispatcher
             from qpatchbench.suite.execution.workers.processes import Processes
+            from qpatchbench.suite.execution.workers.serve import serve
             from qpatchbench.suite.execution.workers.setup import Setup
 
-            Processes(execution, Setup.of(bench, source, plan, keys, weights), workers).run()
+            setup = Setup.of(execution, bench, source, keys, weights)
+            crew = Processes(workers, serve, lambda number: (setup.of_worker(number),))
+            Dispatcher(execution, crew, workers).run()
         export(execution, bench, output, source.data)
         from qpatchbench.report.page.build import build
 

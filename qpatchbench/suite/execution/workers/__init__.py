@@ -1,1 +1,1 @@
-"""Runs the jobs of a plan in several processes at once: what runs next, what is told, who works."""
+"""Runs the jobs of a plan on several workers at once."""

@@ -1,4 +1,4 @@
-"""What a worker tells of its jobs: keys, seconds and words; artifacts travel through the store alone."""
+"""Messages of workers on their jobs: keys, seconds and words; artifacts travel through the store alone."""
 
 from __future__ import annotations
 
@@ -57,7 +57,13 @@ class Stopped(NamedTuple):
     storage: bool
 
 
-Message: TypeAlias = Started | Progressed | Finished | Failed | Noted | Idle | Stopped
+class Died(NamedTuple):
+    """The worker is gone; told by the crew."""
+
+    cause: str
+
+
+Message: TypeAlias = Started | Progressed | Finished | Failed | Noted | Idle | Stopped | Died
 
 
 class Telling:
@@ -68,7 +74,7 @@ class Telling:
         errors: those of the execution whose display this is, key -> traceback.
     """
 
-    def __init__(self, send: Callable[[Message], None], errors: Mapping[str, str]) -> None:
+    def __init__(self, send: Callable[[Message], None], errors: dict[str, str]) -> None:
         self.send, self.errors = send, errors
         self.latest = 0.0
 

@@ -1,4 +1,4 @@
-"""What runs next: jobs whose upstream is finished, the longest chain first, alone where a job measures time."""
+"""The order of jobs: each after what it needs, the longest chain first, and alone where a job measures time."""
 
 from __future__ import annotations
 

@@ -14,19 +14,18 @@ from qpatchbench.suite.execution.workers.messages import Idle, Stopped, Telling
 from qpatchbench.suite.execution.workers.setup import Setup
 
 
-def serve(connection: Connection, setup: Setup, time_limit: float | None) -> None:
+def serve(connection: Connection, setup: Setup) -> None:
     """Attempt jobs.
 
     Args:
         connection: brings keys of jobs, and takes messages.
         setup: the run.
-        time_limit: seconds after which a job is given up; None: never.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the run hears it, and ends its workers
     threading.Thread(target=_die_with_the_run, daemon=True).start()
     telling = Telling(connection.send, {})
     try:
-        execution = setup.execution(telling, time_limit)
+        execution = setup.execution(telling)
         jobs = {job.key: job for job in execution.plan.jobs}
         while True:
             connection.send(Idle())

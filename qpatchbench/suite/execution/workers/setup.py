@@ -12,9 +12,9 @@ from qpatchbench.registry import load_plugin, loaded_plugins
 from qpatchbench.suite.execution.executor import Execution
 from qpatchbench.suite.execution.workers.messages import Telling
 from qpatchbench.suite.file.load import suite_from
-from qpatchbench.suite.jobs.base import DataKeys
 from qpatchbench.suite.file.source import Source
-from qpatchbench.suite.plan.plan import Plan, make_plan
+from qpatchbench.suite.jobs.base import DataKeys
+from qpatchbench.suite.plan.plan import make_plan
 from qpatchbench.suite.store.store import Store
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ class Setup:
         cache: folder of the store.
         device: where to compute.
         devices: how many GPUs there are, which workers take in turn where `device` is just cuda.
+        time_limit: seconds after which a job is given up; None: never.
     """
 
     name: str
@@ -48,12 +49,18 @@ class Setup:
     cache: Path
     device: str
     devices: int = 1
+    time_limit: float | None = None
 
     @classmethod
     def of(
-        cls, bench: Workbench, source: Source, plan: Plan, data_keys: Mapping[str, DataKeys], weights: Mapping[str, str]
+        cls,
+        execution: Execution,
+        bench: Workbench,
+        source: Source,
+        data_keys: Mapping[str, DataKeys],
+        weights: Mapping[str, str],
     ) -> Setup:
-        """What workers need to do the jobs of `plan` as `bench` would."""
+        """What workers need to do the jobs of `execution` as `bench` would."""
         import torch
 
         return cls(
@@ -62,18 +69,19 @@ class Setup:
             plugins=loaded_plugins(),
             data_keys=data_keys,
             weights=weights,
-            plan_key=plan.key,
+            plan_key=execution.plan.key,
             data_dir=bench.data_dir.absolute(),
             cache=bench.store.root.absolute(),
             device=str(bench.device),
             devices=torch.cuda.device_count(),
+            time_limit=execution.time_limit,
         )
 
     def of_worker(self, number: int) -> Setup:
         """The same, on the GPU of the worker with that number."""
         return replace(self, device=f"cuda:{number % max(1, self.devices)}") if self.device == "cuda" else self
 
-    def execution(self, telling: Telling, time_limit: float | None) -> Execution:
+    def execution(self, telling: Telling) -> Execution:
         """An execution of the same plan, whose jobs are attempted one by one as they are asked for.
 
         Raises:
@@ -99,4 +107,4 @@ class Setup:
             torch.cuda.set_device(device)
         bench = Workbench(suite, Store(self.cache), self.data_dir, device)
         worker = BenchWorker(bench)
-        return Execution(plan, bench.store, worker, telling, errors=telling.errors, time_limit=time_limit)
+        return Execution(plan, bench.store, worker, telling, errors=telling.errors, time_limit=self.time_limit)
