@@ -157,25 +157,25 @@ class Execution:
         try:
             return self._timed(job)
         except ArtifactError:
-            # A damaged artifact upstream: whichever it is, make it again, then this job once more.
-            if not self._mend(job):
+            if not job.upstream:
                 raise
-            return self._timed(job)
+        # A damaged artifact upstream: whichever it is, make it again, then this job once more. Of several processes
+        # that meet the damage one makes it again, and the others find nothing left to do.
+        with self.store.alone("mend"):
+            self._mend(job)
+        return self._timed(job)
 
     def _timed(self, job: Job) -> Artifact:
         with at_most(self.time_limit, job.title):
             return self.worker.work(job, functools.partial(self.display.progressed, job))
 
-    def _mend(self, job: Job) -> bool:
-        mended = False
+    def _mend(self, job: Job) -> None:
         for earlier in job.upstream:
-            mended |= self._mend(earlier)
+            self._mend(earlier)
             try:
                 self.store.read(earlier.kind, earlier.key)
             except ArtifactError as error:
                 self._rebuild(earlier, error)
-                mended = True
-        return mended
 
     def _rebuild(self, job: Job, error: ArtifactError) -> None:
         self._forget(job, error)

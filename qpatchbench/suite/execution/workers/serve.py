@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import threading
 import traceback
-from multiprocessing import parent_process
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import Connection
 
 from qpatchbench.errors import QPatchBenchError, StorageError
+from qpatchbench.suite.execution.workers.lifeline import die_with_the_run
 from qpatchbench.suite.execution.workers.messages import Idle, Stopped, Telling
 from qpatchbench.suite.execution.workers.setup import Setup
 
@@ -22,7 +20,7 @@ def serve(connection: Connection, setup: Setup) -> None:
         setup: the run.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the run hears it, and ends its workers
-    threading.Thread(target=_die_with_the_run, daemon=True).start()
+    die_with_the_run()
     telling = Telling(connection.send, {})
     try:
         execution = setup.execution(telling)
@@ -38,10 +36,3 @@ def serve(connection: Connection, setup: Setup) -> None:
         pass  # the run is gone
     except Exception:
         connection.send(Stopped(traceback.format_exc(), storage=False))
-
-
-def _die_with_the_run() -> None:
-    run = parent_process()
-    if run is not None:
-        wait([run.sentinel])
-        os.kill(os.getpid(), signal.SIGKILL)
