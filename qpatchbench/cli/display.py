@@ -12,6 +12,7 @@ import click
 from qpatchbench.suite.execution.executor import Display
 from qpatchbench.suite.jobs.base import Job
 from qpatchbench.suite.plan.plan import Plan
+from qpatchbench.suite.plan.sizes import estimated_sizes
 from qpatchbench.suite.store.store import Store
 
 
@@ -36,10 +37,11 @@ class Pace:
 
     def __init__(self, plan: Plan, store: Store) -> None:
         self.total = len(plan.jobs)
+        sizes = estimated_sizes(plan)
         missing = [job for job in plan.jobs if not store.has(job.kind, job.key)]
         self.cached = self.total - len(missing)
         self.done = self.cached
-        self.costs = {job.key: job.cost(plan.sizes) for job in missing}
+        self.costs = {job.key: job.cost(sizes) for job in missing}
         self.left = sum(self.costs.values())
         self.spent = 0.0
         self.fractions: dict[str, float] = {}  # of the jobs that run, how far they are

@@ -38,7 +38,8 @@ def images(count: int = 1024) -> ImageSet:
 def learner(name: str, model: str, device: torch.device) -> Learner:
     """A network about to be trained by a defense at its defaults."""
     source = CifarModel(name=model)
-    defense: Defense = DEFENSES.get(name)(name=name)
+    own = {"patches": "on_the_fly"} if name == "triqdef" else {}  # it has no pool here
+    defense: Defense = DEFENSES.get(name)(name=name, **own)
     bits = defense.bit_groups(BITS)[-1] if defense.quantization_aware else (FLOAT,)
     quantizer = Qat(name="qat", bits=bits) if defense.quantization_aware else None
     settings = TrainingSettings(epochs=1, batch_size=BATCH, learning_rate=0.01)

@@ -51,6 +51,7 @@ def show_plan(suite: Suite, source: Source, data: Path | None, *, everything: bo
         weights_keys,
     )
     from qpatchbench.suite.plan.plan import make_plan
+    from qpatchbench.suite.plan.sizes import estimated_sizes
     from qpatchbench.suite.store.store import Store
 
     cache = cache_dir()
@@ -58,7 +59,7 @@ def show_plan(suite: Suite, source: Source, data: Path | None, *, everything: bo
     keys = remembered or unread_data_keys(suite)
     weights = weights_keys(suite, source, cache)
     made = make_plan(suite, keys, weights)
-    store, sizes = Store(cache), made.sizes
+    store, sizes = Store(cache), estimated_sizes(made)
     click.echo(f"{suite.suite}: {len(made.jobs)} jobs in {cache}")
     if remembered is None:
         click.echo(f"{suite.dataset.title} has not been read yet, so nothing of this suite can be done already")

@@ -13,7 +13,7 @@ from qpatchbench.registry import ATTACKS
 from qpatchbench.suite.file.consistency import UNDEFENDED, names_of
 from qpatchbench.suite.file.schema import Suite
 from qpatchbench.suite.jobs.audit import AuditJob, audit_jobs
-from qpatchbench.suite.jobs.base import DataKeys, Job, Sizes
+from qpatchbench.suite.jobs.base import DataKeys, Job
 from qpatchbench.suite.jobs.cost import CostJob, cost_jobs
 from qpatchbench.suite.jobs.evaluate import EvaluateJob
 from qpatchbench.suite.jobs.maps import MapsJob, maps_jobs
@@ -47,14 +47,6 @@ class Plan:
     def analyses(self) -> tuple[CostJob | SimilarityJob | MapsJob, ...]:
         """Costs, similarities and maps."""
         return tuple(job for job in self.jobs if isinstance(job, CostJob | SimilarityJob | MapsJob))
-
-    @property
-    def sizes(self) -> Sizes:
-        """Image counts as far as the suite tells them."""
-        suite = self.suite
-        evaluation = min(suite.evaluation.images, suite.limit or suite.evaluation.images)
-        train = suite.dataset.train_images or suite.dataset.usual_train_images
-        return Sizes(train, suite.dataset.calibration_images, suite.dataset.craft_images, evaluation)
 
     @property
     def audits(self) -> tuple[AuditJob, ...]:

@@ -22,6 +22,7 @@ from qpatchbench.suite.execution.workers.messages import (
 )
 from qpatchbench.suite.execution.workers.schedule import Schedule, networks_of
 from qpatchbench.suite.jobs.base import Job
+from qpatchbench.suite.plan.sizes import estimated_sizes
 
 RETRIES = 2  # of a job whose worker died, and of a worker that died before its first job
 HELD = 8  # networks that a worker keeps in memory
@@ -70,7 +71,8 @@ class Dispatcher:
     def __init__(self, execution: Execution, crew: Crew, count: int) -> None:
         self.execution, self.crew, self.count = execution, crew, count
         self._jobs = {job.key: job for job in execution.plan.jobs}
-        self._schedule = Schedule((), execution.plan.sizes)
+        self._sizes = estimated_sizes(execution.plan)
+        self._schedule = Schedule((), self._sizes)
         self._workers: dict[int, _Worker] = {}
         self._deaths: Counter[str] = Counter()
         self._stillborn = 0  # workers in a row that died before they waited for a job
@@ -84,7 +86,7 @@ class Dispatcher:
         """
         execution = self.execution
         missing = [job for job in execution.plan.jobs if not execution.sound(job)]
-        self._schedule = Schedule(missing, execution.plan.sizes)
+        self._schedule = Schedule(missing, self._sizes)
         try:
             for number in range(min(self.count, len(missing))):
                 self._start(number)
