@@ -44,4 +44,4 @@ def test_killed_workers_change_no_byte(tiny_runs: TinyRuns, tmp_path: Path, monk
 
 def test_workers_are_for_the_process_executor(tiny_runs: TinyRuns) -> None:
     result = tiny_runs.invoke("run", str(tiny_runs.root / "tiny.yaml"), "--workers", "2")
-    assert "only --executor process has workers" in str(result.exception)
+    assert "only --executor process and ray have workers" in str(result.exception)

@@ -16,10 +16,12 @@ from qpatchbench.runs.manifest import read_manifest
 from qpatchbench.runs.ownership import claim, refuse_foreign, writing_alone
 
 if TYPE_CHECKING:
+    from qpatchbench.suite.execution.workers.choice import CrewChoice
     from qpatchbench.suite.file.schema import Suite
     from qpatchbench.suite.file.source import Source
     from qpatchbench.suite.plan.plan import Plan
 
+EXECUTORS = ("serial", "process", "ray")
 FORMATS = ("csv", "md", "tex", "html")
 
 
@@ -36,15 +38,21 @@ FORMATS = ("csv", "md", "tex", "html")
 @SEEDS
 @click.option(
     "--executor",
-    type=click.Choice(["serial", "process"]),
+    type=click.Choice(EXECUTORS),
     default="serial",
     show_default=True,
-    help="Where jobs run: one by one in this process, or several at once in --workers processes.",
+    help="Where jobs run: one by one in this process, or several at once in processes or on a Ray cluster.",
 )
 @click.option(
     "--workers",
     type=click.IntRange(min=1),
-    help="Processes of --executor process; several may share a GPU [default: a core each].",
+    help="How many jobs run at once, unless serial; several may share a GPU [default: one for each core].",
+)
+@click.option(
+    "--ray-address",
+    metavar="ADDRESS",
+    envvar="RAY_ADDRESS",
+    help="Cluster that --executor ray joins [default: $RAY_ADDRESS, or a local one that ends with the run].",
 )
 @click.option("--dry-run", is_flag=True, help="Show the plan and stop.")
 @click.option("--fresh", is_flag=True, help="Compute every job of this suite again.")
@@ -63,6 +71,7 @@ def run(
     seeds: str | None,
     executor: str,
     workers: int | None,
+    ray_address: str | None,
     dry_run: bool,
     fresh: bool,
     time_limit: float | None,
@@ -96,19 +105,21 @@ def run(
         fresh=fresh,
         display=display,
         time_limit=time_limit,
-        workers=_workers(executor, workers),
+        crew=_crew(executor, workers, ray_address, device),
     )
 
 
-def _workers(executor: str, asked: int | None) -> int | None:
-    """How many worker processes; None: jobs run here."""
+def _crew(executor: str, workers: int | None, ray_address: str | None, device: str) -> CrewChoice | None:
+    """Who works; None: this process alone."""
     if executor == "serial":
-        if asked is not None:
-            raise click.BadParameter("only --executor process has workers", param_hint="--workers")
+        if workers is not None:
+            raise click.BadParameter("only --executor process and ray have workers", param_hint="--workers")
         return None
-    from qpatchbench.suite.execution.workers.processes import cores
+    if executor == "ray" and device.startswith("cuda:"):
+        raise click.BadParameter("Ray gives GPUs to its workers; use --device cuda", param_hint="--device")
+    from qpatchbench.suite.execution.workers.choice import CrewChoice
 
-    return asked or cores()
+    return CrewChoice(executor == "ray", workers, ray_address)
 
 
 _data_dir = data_dir
@@ -149,9 +160,9 @@ def execute_suite(
     fresh: bool,
     display: str | None,
     time_limit: float | None = None,
-    workers: int | None = None,
+    crew: CrewChoice | None = None,
 ) -> int:
-    """Run a suite, in worker processes if `workers` says how many; returns the exit code.
+    """Run a suite, on a crew of workers or, without one, in this process; returns the exit code.
 
     Raises:
         SuiteError: its dataset or weights are not there.
@@ -171,7 +182,7 @@ def execute_suite(
         print_leaderboard(output)
         _say_partial(suite)
         return 0
-    return _compute(suite, source, weights, output, data_dir, cache, device, fresh, display, time_limit, workers)
+    return _compute(suite, source, weights, output, data_dir, cache, device, fresh, display, time_limit, crew)
 
 
 def _compute(
@@ -185,7 +196,7 @@ def _compute(
     fresh: bool,
     display: str | None,
     time_limit: float | None,
-    workers: int | None,
+    crew: CrewChoice | None,
 ) -> int:
     from qpatchbench.cli.display import make_display
     from qpatchbench.cli.print_leaderboard import print_leaderboard
@@ -198,7 +209,8 @@ def _compute(
     from qpatchbench.suite.work.workbench import Workbench, loaded_data_keys
     from qpatchbench.suite.work.worker import BenchWorker
 
-    bench = Workbench(suite, Store(cache), data_dir, device_named(device))
+    here = device if crew is None else crew.device_here(device)
+    bench = Workbench(suite, Store(cache), data_dir, device_named(here))
     # From the images themselves: what an earlier run remembers of them may have been edited since.
     keys = loaded_data_keys(bench, source)
     plan = make_plan(suite, keys, weights)
@@ -211,17 +223,14 @@ def _compute(
         for remark in survey.remarks if survey is not None else ():
             shown.note(remark)
         execution = Execution(plan, bench.store, BenchWorker(bench), shown, time_limit=time_limit)
-        if workers is None:
+        if crew is None:
             execution.run()
         else:
             from qpatchbench.suite.execution.workers.dispatcher import Dispatcher
-            from qpatchbench.suite.execution.workers.processes import Processes
-            from qpatchbench.suite.execution.workers.serve import serve
             from qpatchbench.suite.execution.workers.setup import Setup
 
-            setup = Setup.of(execution, bench, source, keys, weights)
-            crew = Processes(workers, serve, lambda number: (setup.of_worker(number),))
-            Dispatcher(execution, crew, workers).run()
+            setup = Setup.of(execution, bench, source, keys, weights, device)
+            Dispatcher(execution, crew.hired(setup)).run()
         export(execution, bench, output, source.data)
         from qpatchbench.report.page.build import build
 

@@ -29,7 +29,13 @@ HELD = 8  # networks that a worker keeps in memory
 
 
 class Crew(Protocol):
-    """Workers by number, wherever they are."""
+    """Workers by number, wherever they are.
+
+    Attributes:
+        workers: how many there shall be.
+    """
+
+    workers: int
 
     def start(self, number: int) -> None:
         """Start a worker; it tells `Idle` when it waits for a job."""
@@ -64,12 +70,11 @@ class Dispatcher:
 
     Attributes:
         execution: whose jobs run; it learns what happened to them.
-        crew: who works.
-        count: how many workers.
+        crew: who works; ended with the run.
     """
 
-    def __init__(self, execution: Execution, crew: Crew, count: int) -> None:
-        self.execution, self.crew, self.count = execution, crew, count
+    def __init__(self, execution: Execution, crew: Crew) -> None:
+        self.execution, self.crew = execution, crew
         self._jobs = {job.key: job for job in execution.plan.jobs}
         self._sizes = estimated_sizes(execution.plan)
         self._schedule = Schedule((), self._sizes)
@@ -85,10 +90,10 @@ class Dispatcher:
             QPatchBenchError: no worker can be set up.
         """
         execution = self.execution
-        missing = [job for job in execution.plan.jobs if not execution.sound(job)]
-        self._schedule = Schedule(missing, self._sizes)
         try:
-            for number in range(min(self.count, len(missing))):
+            missing = [job for job in execution.plan.jobs if not execution.sound(job)]
+            self._schedule = Schedule(missing, self._sizes)
+            for number in range(min(self.crew.workers, len(missing))):
                 self._start(number)
             while self._schedule.left:
                 for number, message in self.crew.heard():
@@ -132,8 +137,8 @@ class Dispatcher:
                 execution.display.note(text)
             case Idle():
                 self._settle(self._workers[number])
-            case Died(cause):
-                self._bury(number, cause)
+            case Died(cause, blameless):
+                self._bury(number, cause, blameless)
             case Stopped(text, storage):
                 raise StorageError(text) if storage else QPatchBenchError(f"a worker cannot go on: {text}")
 
@@ -146,12 +151,12 @@ class Dispatcher:
         elif job is not None:
             self._schedule.done(job)
 
-    def _bury(self, number: int, cause: str) -> None:
+    def _bury(self, number: int, cause: str, blameless: bool) -> None:
         """A worker died: its job runs once more, or is given up, and another worker takes its place."""
         worker = self._workers.pop(number)
         if worker.job is not None:
-            self._lose(worker.job, cause)
-        elif not worker.idle:
+            self._lose(worker.job, cause, blameless)
+        elif not worker.idle and not blameless:
             self._stillborn += 1
             if self._stillborn > RETRIES:
                 raise QPatchBenchError(
@@ -161,8 +166,8 @@ class Dispatcher:
         if self._schedule.left:
             self._start(number)
 
-    def _lose(self, job: Job, cause: str) -> None:
-        self._deaths[job.key] += 1
+    def _lose(self, job: Job, cause: str, blameless: bool) -> None:
+        self._deaths[job.key] += not blameless
         times = self._deaths[job.key]
         if times <= RETRIES:
             self.execution.display.note(f"a worker died of {cause} in {job.title}, which runs once more")

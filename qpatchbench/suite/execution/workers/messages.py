@@ -58,9 +58,10 @@ class Stopped(NamedTuple):
 
 
 class Died(NamedTuple):
-    """The worker is gone; told by the crew."""
+    """The worker is gone, told by the crew; `blameless` where its job has no part in that."""
 
     cause: str
+    blameless: bool = False
 
 
 Message: TypeAlias = Started | Progressed | Finished | Failed | Noted | Idle | Stopped | Died

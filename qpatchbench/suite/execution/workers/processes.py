@@ -23,12 +23,12 @@ class Processes:
     """Worker processes; each starts anew, because what a GPU has begun cannot be forked.
 
     Attributes:
-        count: how many there are; they share the cores, unless OMP_NUM_THREADS says how many each may use.
+        workers: how many there are; they share the cores, unless OMP_NUM_THREADS says how many each may use.
         serve: the main function of worker i, called with a connection and `arguments(i)`; must be picklable.
     """
 
-    def __init__(self, count: int, serve: Callable[..., None], arguments: Callable[[int], tuple[Any, ...]]) -> None:
-        self.count, self.serve, self.arguments = count, serve, arguments
+    def __init__(self, workers: int, serve: Callable[..., None], arguments: Callable[[int], tuple[Any, ...]]) -> None:
+        self.workers, self.serve, self.arguments = workers, serve, arguments
         self._members: dict[int, _Member] = {}
 
     def start(self, number: int) -> None:
@@ -36,7 +36,7 @@ class Processes:
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
         process = context.Process(target=self.serve, args=(theirs, *self.arguments(number)), name=f"worker {number}")
-        with _threads(max(1, cores() // self.count)):
+        with _threads(max(1, cores() // self.workers)):
             process.start()
         theirs.close()  # so that the death of the process is the end of the pipe
         self._members[number] = _Member(process, ours)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import traceback
+from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 
 from qpatchbench.errors import QPatchBenchError, StorageError
 from qpatchbench.suite.execution.workers.lifeline import die_with_the_run
-from qpatchbench.suite.execution.workers.messages import Idle, Stopped, Telling
+from qpatchbench.suite.execution.workers.messages import Idle, Message, Stopped, Telling
 from qpatchbench.suite.execution.workers.setup import Setup
 
 
@@ -21,18 +23,22 @@ def serve(connection: Connection, setup: Setup) -> None:
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the run hears it, and ends its workers
     die_with_the_run()
-    telling = Telling(connection.send, {})
-    try:
-        execution = setup.execution(telling)
+    with told_if_stopped(connection.send), contextlib.suppress(EOFError, BrokenPipeError):  # where the run is gone
+        execution = setup.execution(Telling(connection.send, {}))
         jobs = {job.key: job for job in execution.plan.jobs}
         while True:
             connection.send(Idle())
             execution.attempt(jobs[connection.recv()])
+
+
+@contextlib.contextmanager
+def told_if_stopped(send: Callable[[Message], None]) -> Iterator[None]:
+    """An error that is no job's own ends the whole run, and is told as that."""
+    try:
+        yield
     except StorageError as error:
-        connection.send(Stopped(str(error), storage=True))
+        send(Stopped(str(error), storage=True))
     except QPatchBenchError as error:
-        connection.send(Stopped(str(error), storage=False))
-    except (EOFError, BrokenPipeError):
-        pass  # the run is gone
+        send(Stopped(str(error), storage=False))
     except Exception:
-        connection.send(Stopped(traceback.format_exc(), storage=False))
+        send(Stopped(traceback.format_exc(), storage=False))

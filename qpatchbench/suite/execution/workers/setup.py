@@ -59,8 +59,9 @@ class Setup:
         source: Source,
         data_keys: Mapping[str, DataKeys],
         weights: Mapping[str, str],
+        device: str,
     ) -> Setup:
-        """What workers need to do the jobs of `execution` as `bench` would."""
+        """What workers need to do the jobs of `execution`, which `bench` could do too."""
         import torch
 
         return cls(
@@ -72,7 +73,7 @@ class Setup:
             plan_key=execution.plan.key,
             data_dir=bench.data_dir.absolute(),
             cache=bench.store.root.absolute(),
-            device=str(bench.device),
+            device=device,
             devices=torch.cuda.device_count(),
             time_limit=execution.time_limit,
         )
@@ -103,7 +104,7 @@ class Setup:
         from qpatchbench.suite.work.worker import BenchWorker
 
         device = device_named(self.device)
-        if device.type == "cuda":
+        if device.index is not None:
             torch.cuda.set_device(device)
         bench = Workbench(suite, Store(self.cache), self.data_dir, device)
         worker = BenchWorker(bench)

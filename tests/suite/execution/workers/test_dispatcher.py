@@ -24,6 +24,7 @@ class Crew:
     """Attempts jobs here, the latest given first.
 
     Attributes:
+        workers: how many there shall be.
         deaths: title -> how often its worker dies in it.
         stillborn: how many workers die before they wait for a job.
         stop: what a worker tells when it cannot go on.
@@ -37,6 +38,7 @@ class Crew:
         self.deaths: dict[str, int] = {}
         self.stillborn = 0
         self.stop: Stopped | None = None
+        self.workers = 0
         self.started: list[int] = []
         self.most = 0
         self.ended = False
@@ -86,11 +88,12 @@ def crew(plan: Plan, tmp_path: Path) -> Crew:
     return Crew(plan, Store(tmp_path / "cache"))
 
 
-def dispatched(crew: Crew, count: int = 3) -> Execution:
+def dispatched(crew: Crew, workers: int = 3) -> Execution:
     """What a run on that crew gave."""
     execution = Execution(crew.execution.plan, crew.execution.store, crew.worker, Display())
     try:
-        Dispatcher(execution, crew, count).run()
+        crew.workers = workers
+        Dispatcher(execution, crew).run()
     finally:
         assert crew.ended
     return execution
