@@ -80,7 +80,9 @@ def drive(connection: Connection, cluster: Cluster, setup: Setup) -> None:
         driver = _Driver(connection, cluster, setup)
     except Exception as error:  # whatever Ray raises where it cannot begin
         where = f"the Ray cluster at {cluster.address}" if cluster.address else "a local Ray cluster"
-        connection.send((0, Stopped(f"expected {where}, found {type(error).__name__}: {error}", storage=False)))
+        hint = "; one that asks for a token needs RAY_AUTH_MODE=token here too" if cluster.address else ""
+        text = f"expected {where}, found {type(error).__name__}: {error}{hint}"
+        connection.send((0, Stopped(text, storage=False)))
         return
     driver.obey()
 
