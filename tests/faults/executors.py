@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -103,28 +103,24 @@ def descendants(process: int) -> dict[int, str]:
     return {child: commands[child] for child in found - {process}}
 
 
-def workers_of(processes: dict[int, str]) -> list[int]:
-    """Those that do jobs."""
-    actors = [process for process, command in processes.items() if command.startswith("ray::RayWorker")]
-    spawned = [process for process, command in processes.items() if "spawn_main" in command]
-    return actors or spawned
-
-
-def driver_of(processes: dict[int, str]) -> list[int]:
-    """Ray's driver."""
+def processes_of(processes: dict[int, str]) -> list[int]:
+    """Workers of the executor process, or Ray's driver."""
     return [process for process, command in processes.items() if "spawn_main" in command]
 
 
-def kill_one(run: subprocess.Popen[str], chosen: Callable[[dict[int, str]], list[int]], place: int) -> bool:
-    """Kill one of the run's processes; False where there is none (any more)."""
-    found = sorted(chosen(descendants(run.pid)))
-    if not found or run.poll() is not None:
-        return False
-    try:
-        os.kill(found[place % len(found)], signal.SIGKILL)
-    except ProcessLookupError:
-        return False
-    return True
+def actors_of(processes: dict[int, str]) -> list[int]:
+    """Workers of a local Ray cluster."""
+    return [process for process, command in processes.items() if command.startswith("ray::RayWorker")]
+
+
+def kill_one(run: subprocess.Popen[str], chosen: Callable[[dict[int, str]], list[int]], place: int) -> None:
+    """Kill one of the run's processes as soon as there is one; nothing where the run ends before."""
+    while run.poll() is None:
+        if found := sorted(chosen(descendants(run.pid))):
+            with suppress(ProcessLookupError):
+                os.kill(found[place % len(found)], signal.SIGKILL)
+            return
+        time.sleep(0.05)
 
 
 def gone(processes: dict[int, str]) -> bool:
@@ -222,10 +218,10 @@ def trials(only: str = "") -> Iterator[tuple[str, bool]]:
     """Name of every trial whose name begins with `only`, and whether it went as it must."""
     process, ray = (("--executor", name, "--workers", "2") for name in ("process", "ray"))
     kinds: dict[str, tuple[tuple[str, ...], int, Callable[[Place, tuple[int, float]], bool]]] = {
-        "process, a worker killed": (process, 10, lambda place, moment: survived(place, moment, workers_of)),
+        "process, a worker killed": (process, 10, lambda place, moment: survived(place, moment, processes_of)),
         "process, the run killed": (process, 10, resumed),
-        "ray, a worker killed": (ray, 6, lambda place, moment: survived(place, moment, workers_of)),
-        "ray, the driver killed": (ray, 5, lambda place, moment: survived(place, moment, driver_of)),
+        "ray, a worker killed": (ray, 6, lambda place, moment: survived(place, moment, actors_of)),
+        "ray, the driver killed": (ray, 5, lambda place, moment: survived(place, moment, processes_of)),
         "ray, the run killed": (ray, 5, resumed),
         "ray, the head killed and started again": (ray, 5, survived_its_head),
     }

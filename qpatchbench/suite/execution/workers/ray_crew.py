@@ -14,12 +14,13 @@ from typing import Any
 
 from qpatchbench.errors import QPatchBenchError
 from qpatchbench.runs.files import write_atomically
-from qpatchbench.suite.execution.workers.messages import Died, Finished, Message, Progressed, Started, Stopped
-from qpatchbench.suite.execution.workers.processes import cores
+from qpatchbench.suite.execution.workers.messages import Died, Finished, Idle, Message, Progressed, Started, Stopped
+from qpatchbench.suite.execution.workers.processes import cause_of_death, cores
 from qpatchbench.suite.execution.workers.ray_driver import Cluster, Joined, drive
 from qpatchbench.suite.execution.workers.setup import Setup
 
 PATIENCE = 300.0  # seconds that a cluster may be away once it has been there
+RETRIES = 2  # of a driver that dies before it has joined a cluster
 MOST_LOSSES = 5
 LAST_WORDS = 20.0  # seconds that a driver has to end its cluster
 
@@ -68,6 +69,11 @@ class RayCrew:
             raise
         self._cluster = replace(self._cluster, workers=self.workers, patience=PATIENCE)
 
+    @property
+    def driver_id(self) -> int:
+        """Process id of the driver."""
+        return self._driver.pid or 0
+
     def start(self, number: int) -> None:
         """Ask for an actor."""
         if not self._driver.is_alive():
@@ -92,13 +98,15 @@ class RayCrew:
         except (EOFError, OSError):
             yield from self._lost()
             return
-        # Progress comes another way than answers, and may come late.
-        if not isinstance(message, Progressed) or self._given.get(number) == message.key:
-            yield number, message
         if isinstance(message, Finished):
             self._losses = 0
-        if isinstance(message, Died):
+        elif isinstance(message, Died):
             self._members.discard(number)
+        elif isinstance(message, Progressed) and self._given.get(number) != message.key:
+            return  # progress comes another way than answers, and this comes late
+        elif isinstance(message, Idle):
+            self._given.pop(number, None)
+        yield number, message
 
     def end(self) -> None:
         """Let the driver end all actors, and a local cluster with them."""
@@ -111,23 +119,30 @@ class RayCrew:
             self._driver.join()
 
     def _connect(self) -> None:
+        for _ in range(1 + RETRIES):
+            self._drive()
+            try:
+                told: Any = self._connection.recv()
+            except (EOFError, OSError):
+                self._driver.join()
+                continue
+            if isinstance(told, Joined):
+                self.workers = told.workers
+                return
+            _, message = told
+            assert isinstance(message, Stopped)
+            raise QPatchBenchError(message.text)
+        raise QPatchBenchError(
+            f"expected a Ray cluster, found that its driver ended at once, {1 + RETRIES} times, the last with "
+            f"{cause_of_death(self._driver.exitcode)}"
+        )
+
+    def _drive(self) -> None:
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
         self._driver = context.Process(target=drive, args=(theirs, self._cluster, self._setup), name="Ray driver")
         self._driver.start()
         theirs.close()
-        try:
-            told: Any = self._connection.recv()
-        except (EOFError, OSError):
-            self._driver.join()
-            raise QPatchBenchError(
-                f"expected a Ray cluster, found that its driver ended at once, with exit code {self._driver.exitcode}"
-            ) from None
-        if not isinstance(told, Joined):
-            _, message = told
-            assert isinstance(message, Stopped)
-            raise QPatchBenchError(message.text)
-        self.workers = told.workers
 
     def _lost(self) -> Iterator[tuple[int, Message]]:
         self._driver.kill()

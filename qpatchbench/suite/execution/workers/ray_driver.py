@@ -6,12 +6,13 @@ and starts another driver, which waits for the head to be back.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import partial
@@ -97,16 +98,14 @@ class _Driver:
 
     def __post_init__(self) -> None:
         self.ray = ray = _joined(self.cluster)
-        found = ray.cluster_resources()
-        cores, gpus = int(found.get("CPU", 1)), found.get("GPU", 0.0)
-        workers = self.cluster.workers or max(1, cores // (self.cluster.threads or 1))
-        self.threads = self.cluster.threads or max(1, cores // workers)
-        wanted = gpus > 0 if self.cluster.gpu is None else self.cluster.gpu
-        # Rounded down, as Ray counts GPUs in ten-thousandths; one at most, as a worker computes on one.
-        self.gpu_share = min(1.0, int(1e4 * max(gpus, 1.0) / workers) / 1e4) if wanted else 0.0
-        here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
-            ray.get_runtime_context().get_node_id(), soft=True
-        )
+        found = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        nodes, gpus = ([int(each.get(kind, 0)) for each in found] for kind in ("CPU", "GPU"))
+        workers = self.cluster.workers or max(1, sum(nodes) // (self.cluster.threads or 1))
+        self.threads = self.cluster.threads or cores_each(nodes, workers)
+        wanted = any(gpus) if self.cluster.gpu is None else self.cluster.gpu
+        self.gpu_share = gpu_each(sum(gpus), workers) if wanted else 0.0
+        strategies = importlib.import_module("ray.util.scheduling_strategies")
+        here = strategies.NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
         ears = ray.remote(RayEars).options(num_cpus=0, scheduling_strategy=here)
         self.ears: Any = ears.remote()
         self._say(Joined(workers))
@@ -117,8 +116,8 @@ class _Driver:
         while True:
             try:
                 command, *facts = self.connection.recv()
-            except EOFError:
-                return
+            except (EOFError, OSError):
+                break
             if command == "end":
                 break
             getattr(self, f"_{command}")(*facts)
@@ -133,6 +132,8 @@ class _Driver:
             "max_restarts": 0,
             "runtime_env": {"env_vars": {"OMP_NUM_THREADS": str(self.threads)}},
         }
+        if number in self.actors:  # if it lives after all, it must not keep its cores
+            self.ray.kill(self.actors.pop(number))
         actor = self.ray.remote(RayWorker).options(**options)
         self.actors[number] = actor.remote(number, self.setup, self.cluster.folder, self.cluster.token, self.ears)
         self._await(self.actors[number].begin.remote(), partial(self._answered, number))
@@ -146,8 +147,7 @@ class _Driver:
     def _answered(self, number: int, answer: Future[list[Message]]) -> None:
         error = answer.exception()
         if error is not None:
-            del self.actors[number]
-            self._say((number, Died(_cause(error))))
+            self._say((number, Died(cause_of_loss(error))))
             return
         for message in answer.result():
             self._say((number, message))
@@ -164,7 +164,7 @@ class _Driver:
         self._listen()
 
     def _say(self, told: object) -> None:
-        with self.sending:
+        with self.sending, contextlib.suppress(OSError):  # a run that has ended listens no more
             self.connection.send(told)
 
 
@@ -190,7 +190,27 @@ def _joined(cluster: Cluster) -> Any:  # noqa: ANN401 (a module that may be abse
             time.sleep(1.0)
 
 
-def _cause(error: BaseException) -> str:
+def cores_each(nodes: Sequence[int], workers: int) -> int:
+    """As many cores as each of some workers can have, where no worker is on two nodes; at least one.
+
+    >>> cores_each([16, 16], 2), cores_each([16, 16], 3), cores_each([2], 4)
+    (16, 8, 1)
+    """
+    most = max(nodes, default=1)
+    return next((cores for cores in range(most, 1, -1) if sum(node // cores for node in nodes) >= workers), 1)
+
+
+def gpu_each(gpus: int, workers: int) -> float:
+    """The share of a GPU that each of some workers has, where none is on two; rounded down, as Ray counts 0.0001.
+
+    >>> gpu_each(8, 16), gpu_each(8, 12), gpu_each(1, 6), gpu_each(8, 4)
+    (0.5, 0.5, 0.1666, 1.0)
+    """
+    on_one = -(-workers // max(1, gpus))
+    return int(1e4 / on_one) / 1e4
+
+
+def cause_of_loss(error: BaseException) -> str:
     """Why an actor is gone, in one line: Ray tells the exit of its process last."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     detail = lines[-1] if lines else type(error).__name__

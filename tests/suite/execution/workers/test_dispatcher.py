@@ -26,6 +26,7 @@ class Crew:
     Attributes:
         workers: how many there shall be.
         deaths: title -> how often its worker dies in it.
+        blameless: whether those are no fault of the job.
         stillborn: how many workers die before they wait for a job.
         stop: what a worker tells when it cannot go on.
     """
@@ -36,6 +37,7 @@ class Crew:
         self.told: deque[tuple[int, Message]] = deque()
         self.given: list[tuple[int, str]] = []
         self.deaths: dict[str, int] = {}
+        self.blameless = False
         self.stillborn = 0
         self.stop: Stopped | None = None
         self.workers = 0
@@ -68,7 +70,7 @@ class Crew:
         job, self.number = self.jobs[key], number
         if self.deaths.get(job.title, 0):
             self.deaths[job.title] -= 1
-            self.told.append((number, Died("signal 9 (SIGKILL)")))
+            self.told.append((number, Died("signal 9 (SIGKILL)", self.blameless)))
             return
         self.execution.attempt(job)
         self.told.append((number, Idle()))
@@ -174,6 +176,14 @@ def test_a_job_whose_worker_died_three_times_is_an_error(crew: Crew, plan: Plan)
     assert execution.errors[network.key].startswith(f"not started, because {training.title!r} failed: ")
     assert {job.key for job in plan.jobs} == {*execution.ran, *execution.errors}
     assert job_of(plan, "deploy vgg16 qat qat@4").key in execution.ran
+
+
+def test_a_loss_that_is_no_fault_of_the_job_does_not_count(crew: Crew, plan: Plan) -> None:
+    training = job_of(plan, "train resnet20")
+    crew.deaths, crew.blameless = {training.title: 5}, True
+    execution = dispatched(crew)
+    assert execution.errors == {}
+    assert len(notes_of(execution)) == 5
 
 
 def test_workers_that_die_at_once_end_the_run(crew: Crew) -> None:
