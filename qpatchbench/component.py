@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, ClassVar, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+)
 from pydantic.json_schema import GenerateJsonSchema
 
 from qpatchbench.labels import checked_label
-from qpatchbench.origin import is_outside, source_hash
+from qpatchbench.origin import THIS_PROCESS, is_outside, source_hash
 from qpatchbench.registry import Registry
-from qpatchbench.types import Written
+from qpatchbench.types import Announced, Written
 
 ComponentT = TypeVar("ComponentT", bound="Component")
 
@@ -46,6 +53,21 @@ class Component(BaseModel):
         """What results call this component."""
         return self.label or self.name
 
+    @property
+    def _code(self) -> list[str]:
+        """Fields that hold something to call."""
+        return [name for name in type(self).model_fields if callable(getattr(self, name))]
+
+    @property
+    def unidentified(self) -> str:
+        """Why nothing tells it from another component of the same name and fields; "" where something does."""
+        cls = type(self)
+        if not is_outside(cls):
+            return ""
+        if not source_hash(cls):
+            return f"no file holds the source of {cls.__module__}:{cls.__qualname__}"
+        return f"the field {self._code[0]} holds code, which no result can name" if self._code else ""
+
     def identity(self) -> dict[str, Any]:
         """Everything that decides what this component computes, as JSON-ready data."""
         cls = type(self)
@@ -54,8 +76,22 @@ class Component(BaseModel):
             "version": self.version,
             # The space keeps it apart from any field.
             **({"source hash": source_hash(cls)} if is_outside(cls) else {}),
+            **({"known to": THIS_PROCESS} if self.unidentified else {}),
             **self.model_dump(mode="json", exclude={"label"}),
         }
+
+    @model_serializer(mode="wrap")
+    def _with_named_code(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Code that a field holds goes by its name."""
+        code = {name: getattr(getattr(self, name), "__qualname__", "code") for name in self._code}
+        return dict(handler(self.model_copy(update=code) if code else self))
+
+    def misfits(self, known: Announced) -> Iterator[tuple[str, str]]:
+        """Why it cannot work on such images or on so many classes: (field, or "" for none; "expected .., found ..").
+
+        A suite is checked with this before anything is read, so that nothing is computed in vain.
+        """
+        yield from ()
 
 
 class PlainDefaults(GenerateJsonSchema):

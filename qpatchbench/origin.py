@@ -7,6 +7,8 @@ distribution, that any of these imports, and what they import in turn.
 One file has the SHA-256 of its bytes; several have that of the lines "<SHA-256>  <path>" that `sha256sum` would print
 for them, sorted. What a plugin imports from other distributions, and files that it finds by other
 means, are not part of it.
+
+Code that no file holds, such as what was typed in, has no hash: nothing tells it from other code of the same name.
 """
 
 from __future__ import annotations
@@ -16,12 +18,14 @@ import functools
 import hashlib
 import importlib.metadata
 import importlib.util
+import secrets
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 OURS = "qpatchbench"
+THIS_PROCESS = secrets.token_hex(16)  # in the place of a hash where there is none: no other process has the same
 
 
 def is_outside(component: type[Any]) -> bool:
@@ -31,7 +35,12 @@ def is_outside(component: type[Any]) -> bool:
 
 @functools.cache
 def source_hash(component: type[Any]) -> str:
-    """SHA-256 of the source of a class from outside, 64 hex digits; "" for code that was typed in and has no file."""
+    """SHA-256 of the source of a class from outside, 64 hex digits; "" where some of its code has no file.
+
+    That is code of `__main__`, which a notebook or a prompt types in, of `exec`, and of archives.
+    """
+    if not all(_has_source(cls) for cls in _own_classes(component)):
+        return ""
     files = dict(sorted(_sources(component)))
     digests = {path: hashlib.sha256(file.read_bytes()).hexdigest() for path, file in files.items()}
     if len(digests) < 2:
@@ -41,8 +50,7 @@ def source_hash(component: type[Any]) -> str:
 
 def _sources(component: type[Any]) -> Iterator[tuple[str, Path]]:
     """Path relative to the folder that is on the Python path, and file."""
-    # The classes it inherits from that are components too have a `version`.
-    names = [cls.__module__ for cls in component.__mro__ if is_outside(cls) and hasattr(cls, "version")]
+    names = [cls.__module__ for cls in _own_classes(component)]
     seen: set[str] = set()
     while names:
         name = names.pop()
@@ -61,6 +69,23 @@ def _sources(component: type[Any]) -> Iterator[tuple[str, Path]]:
                 names += _imported_beside((root or file).parent, path, name.partition(".")[0])
 
 
+def _own_classes(component: type[Any]) -> list[type[Any]]:
+    """The class and those from outside that it inherits from and that are components too, which have a `version`."""
+    return [cls for cls in component.__mro__ if is_outside(cls) and hasattr(cls, "version")]
+
+
+def _has_source(cls: type[Any]) -> bool:
+    """Whether the file of the module that a class names is where the class comes from."""
+    if cls.__module__ == "__main__" or _file_of(cls.__module__) is None:
+        return False
+    found: object = sys.modules.get(cls.__module__)
+    for name in cls.__qualname__.split("."):
+        if name == "<locals>":  # a class that a function makes
+            return True
+        found = getattr(found, name, None)
+    return found is cls
+
+
 def _file_of(name: str) -> Path | None:
     """The source of a module, imported or not yet."""
     file = getattr(sys.modules.get(name), "__file__", None)
@@ -75,19 +100,27 @@ def _file_of(name: str) -> Path | None:
 
 def _imported_beside(folder: Path, file: Path, own: str) -> Iterator[str]:
     """Top-level modules that a source imports anywhere and that belong to it: in its folder, of its distribution."""
-    for node in ast.walk(_tree(file)):
-        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-        if isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            names = [node.module]
-        for name in {name.partition(".")[0] for name in names} - {own, OURS}:
-            beside = (folder / f"{name}.py").is_file() or (folder / name / "__init__.py").is_file()
-            if beside and _distributions(name) == _distributions(own):
-                yield name if (folder / f"{name}.py").is_file() else f"{name}.__init__"
+    for name in _imported(file.read_bytes()) - {own, OURS}:
+        beside = (folder / f"{name}.py").is_file() or (folder / name / "__init__.py").is_file()
+        if beside and _distributions(name) == _distributions(own):
+            yield name if (folder / f"{name}.py").is_file() else f"{name}.__init__"
+
+
+@functools.lru_cache(maxsize=4096)  # the components of a package have the same files
+def _imported(source: bytes) -> frozenset[str]:
+    """Top-level modules that a source imports anywhere."""
+    names: set[str] = set()
+    for node in ast.walk(_tree(source)):
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names.add(node.module)
+    return frozenset(name.partition(".")[0] for name in names)
 
 
 def _data_beside(file: Path) -> Iterator[Path]:
     """Files that lie beside a module, or below, and whose names stand in it as text."""
-    for node in ast.walk(_tree(file)):
+    for node in ast.walk(_tree(file.read_bytes())):
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and 0 < len(node.value) < 200:
             try:
                 path = (file.parent / node.value).resolve()
@@ -97,9 +130,9 @@ def _data_beside(file: Path) -> Iterator[Path]:
                 continue
 
 
-def _tree(file: Path) -> ast.AST:
+def _tree(source: bytes) -> ast.AST:
     try:
-        return ast.parse(file.read_bytes())
+        return ast.parse(source)
     except (SyntaxError, ValueError):
         return ast.Module([], [])
 

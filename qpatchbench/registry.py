@@ -175,7 +175,7 @@ REGISTRIES: Mapping[str, Registry] = {
 }
 
 
-_loaded_plugins: dict[str, None] = {}
+LOADED: dict[str, None] = {}  # what `load_plugin` was given, in order
 
 
 def load_plugin(target: str) -> None:
@@ -202,12 +202,12 @@ def load_plugin(target: str) -> None:
             listed = replace(entry, plugin=module.__name__, version=version)
             _expect_shown(name, listed, f"plugin {target}")
             REGISTRIES[kind].add(name, listed)
-    _loaded_plugins[str(Path(target).resolve()) if target.endswith(".py") else target] = None
+    LOADED[str(Path(target).resolve()) if target.endswith(".py") else target] = None
 
 
 def loaded_plugins() -> tuple[str, ...]:
     """What `load_plugin` was given so far, in order; files as absolute paths. Another process can load the same."""
-    return tuple(_loaded_plugins)
+    return tuple(LOADED)
 
 
 def _loaded(target: str) -> Any:  # noqa: ANN401 (a module, whose attributes are its own)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import sys
+import sysconfig
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from qpatchbench.registry import REGISTRIES
+from qpatchbench.registry import LOADED, REGISTRIES
 
+LIBRARIES = tuple(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib"))
 SOFT = '''
 from typing import ClassVar
+from unittest.mock import patch
 
 import torch
 from pydantic import Field
@@ -63,11 +66,13 @@ def as_if_started_now() -> Iterator[None]:
         vars(registry).pop("entries", None)
         vars(registry).pop("outside", None)
     try:
-        yield
+        with patch.dict(LOADED):
+            yield
     finally:
         for name, registry in REGISTRIES.items():
             vars(registry).clear()
             vars(registry).update(found[name])
         for name in set(sys.modules) - modules:
-            if not name.startswith(("qpatchbench", "torch", "numpy")):
+            file = getattr(sys.modules[name], "__file__", None) or LIBRARIES[0]
+            if not (name.startswith("qpatchbench") or file.startswith(LIBRARIES)):
                 del sys.modules[name]

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import os
+import py_compile
+import sys
+import types
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,8 +15,9 @@ from typing import Any
 import pytest
 
 from qpatchbench.component import Component
-from qpatchbench.origin import is_outside, source_hash
+from qpatchbench.origin import THIS_PROCESS, is_outside, source_hash
 from qpatchbench.registry import REGISTRIES
+from qpatchbench.runs.reading import identity_of
 from tests.distributions import as_if_started_now, write
 
 SMALL = "from qpatchbench.component import Component\n\n\nclass Small(Component):\n    'Small.'\n"
@@ -131,3 +136,35 @@ def test_what_a_plugin_uses_of_its_own_identifies_it_too(folder: Path, files: di
     write(folder, {edited: f"{files[edited]}\n"})
     source_hash.cache_clear()
     assert source_hash(component) != before
+
+
+def test_code_that_is_not_what_its_module_holds_has_no_hash(folder: Path) -> None:
+    write(folder, {"holding_plugin.py": SMALL})
+    assert source_hash(loaded("holding_plugin"))
+    typed: dict[str, Any] = {"__name__": "holding_plugin"}
+    exec(SMALL, typed)
+    assert source_hash(typed["Small"]) == ""
+
+
+def test_a_child_of_code_that_has_no_file_has_no_hash(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = types.ModuleType("fileless_plugin")
+    exec(SMALL, vars(module))
+    monkeypatch.setitem(sys.modules, "fileless_plugin", module)
+    write(folder, {"child_of_typed.py": "from fileless_plugin import Small\n\n\nclass Child(Small):\n    'Child.'\n"})
+    child = loaded("child_of_typed", "Child")
+    assert source_hash(child) == ""
+    assert child(name="child").unidentified == "no file holds the source of child_of_typed:Child"
+    assert child(name="child").identity()["known to"] == THIS_PROCESS
+
+
+def test_a_module_without_source_has_the_hash_of_its_byte_code(folder: Path) -> None:
+    write(folder, {"source/compiled_plugin.py": SMALL})
+    py_compile.compile(str(folder / "source" / "compiled_plugin.py"), str(folder / "compiled_plugin.pyc"))
+    assert source_hash(loaded("compiled_plugin")) == sha256((folder / "compiled_plugin.pyc").read_bytes())
+
+
+def test_a_file_system_without_inodes_or_times_of_change_is_not_believed(tmp_path: Path) -> None:
+    (tmp_path / "image").write_bytes(b"1")
+    known = list((tmp_path / "image").stat())
+    assert THIS_PROCESS not in identity_of((tmp_path / "image").stat())
+    assert THIS_PROCESS in identity_of(os.stat_result([known[0], 0, *known[2:]]))

@@ -56,6 +56,13 @@ def modules() -> dict[str, ast.Module]:
     return {path.relative_to(PACKAGE).with_suffix("").as_posix(): ast.parse(path.read_text("utf-8")) for path in paths}
 
 
+@pytest.fixture(scope="module", autouse=True)
+def forgotten() -> Iterator[None]:
+    """Afterwards: a million nodes, through which every search for garbage in later tests would go."""
+    yield
+    modules.cache_clear()
+
+
 def public_names(module: str, body: list[ast.stmt], within: str = "") -> Iterator[Named]:
     """Functions, classes, constants and fields, and the parameters of what is called."""
     for node in body:

@@ -12,7 +12,7 @@ the images that the ones before left unbroken; images that the network gets wron
 The stages come back with the patch, and the harness flags a network on which the fifth adds much. All patches are
 squares of one size; 3, 4 and 5 look for the worst place, and `given` keeps every patch at the suite's places, for
 paired comparisons. An image that nothing breaks keeps the patch that left the smallest margin; one that is not attacked
-keeps a universal patch, which costs nothing more. Any number of classes from 2 on will do.
+keeps a universal patch, which costs nothing more, and counts on no target. Any number of classes from 2 on will do.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class AutoPatch(GradientAttack):
 
     kind: ClassVar[Literal["universal", "per_image"]] = "per_image"
     wants_siblings: ClassVar[bool] = True
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     trial: ClassVar[Mapping[str, Any]] = {"effort": "trial"}
 
     targets: Literal["all", "untargeted"] | tuple[int, ...] = Field(
@@ -108,7 +108,8 @@ class AutoPatch(GradientAttack):
         images, given = task.require_places()
         side, device = self.size.side(images.side), images.pixels.device
         given, targets = given.to(device), goal_classes(task.goals).to(device)
-        attacked = self._right_when_clean(task, images) & (images.labels != targets)
+        right = self._right_when_clean(task, images)
+        attacked = right & (images.labels != targets)
         attacks = [*self._stages(bool(task.siblings))]
         # Drawn before anything depends on the number of images, so that an image's patch does not.
         generators = [forked(task.generator) for _ in attacks]
@@ -135,6 +136,7 @@ class AutoPatch(GradientAttack):
             task.goals,
             placement=best.placement if self.location == "searched" else None,
             stages=tuple(stages),
+            attacked=right,
         )
 
     def _handed_on(

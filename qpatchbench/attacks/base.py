@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import ClassVar, Literal
 
+import torch
 from pydantic import Field, field_validator
 
 from qpatchbench.component import Component
@@ -73,6 +74,17 @@ class Attack(Component, ABC):
         return 3.0 * float(getattr(self, "steps", 0)) * float(getattr(self, "restarts", 1)) + float(
             getattr(self, "queries", 0)
         )
+
+    def require_network(self, network: torch.nn.Module, image: torch.Tensor) -> None:  # noqa: B027
+        """Refuse a network that it cannot attack, before anything is trained; by default none.
+
+        Args:
+            network: float, frozen, with arbitrary weights.
+            image: (1, 3, H, W) float32 in [0, 1].
+
+        Raises:
+            AttackError: says what was expected and what was found.
+        """
 
     @abstractmethod
     def craft(self, task: CraftTask) -> Patch:

@@ -16,7 +16,7 @@ authors' code, every start is random, and an image is attacked again only while 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any, ClassVar, Literal
 
@@ -28,11 +28,11 @@ from qpatchbench.ops.crafting import loops
 from qpatchbench.ops.crafting.apgd import auto_pgd
 from qpatchbench.ops.crafting.judgement import Found, Judgement, judged_patches
 from qpatchbench.ops.crafting.loops import Objective
-from qpatchbench.ops.crafting.losses import cross_entropy, dlr, goal_classes, margin
+from qpatchbench.ops.crafting.losses import classes_for_dlr, cross_entropy, dlr, goal_classes, margin
 from qpatchbench.ops.patches.locating import allowed_places, most_sensitive_places, random_places
 from qpatchbench.ops.patches.pasting import round_to_8_bit, to_float
 from qpatchbench.ops.randomness import ImageDraws, forked
-from qpatchbench.types import CraftTask, Patch, Placement
+from qpatchbench.types import Announced, CraftTask, Patch, Placement
 
 OBJECTIVES: Mapping[str, Objective] = {"margin": margin, "cross_entropy": cross_entropy, "dlr": dlr}
 
@@ -65,6 +65,17 @@ class PatchApgd(GradientAttack):
         """Forward passes per image and goal if no run succeeds, a backward pass counted as two."""
         places, search = (1, 0) if self.location == "given" else (1 + self.random_places, 3 + self.candidates)
         return float(3 * (self.steps + 1) * self.restarts * places + search)
+
+    def misfits(self, known: Announced) -> Iterator[tuple[str, str]]:
+        """The difference of logits ratio divides by the third logit, or the fourth."""
+        needed = classes_for_dlr(targeted=self.targets != "untargeted")
+        if self.loss == "dlr" and known.classes < needed:
+            targeted = "untargeted" if self.targets == "untargeted" else "targeted"
+            yield (
+                "loss",
+                f"expected at least {needed} classes for the {targeted} loss dlr, found {known.classes}; margin works "
+                "with any number",
+            )
 
     def craft(self, task: CraftTask) -> Patch:
         """One texture per goal and image; with its place, where it was searched."""

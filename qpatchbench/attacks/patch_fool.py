@@ -66,6 +66,11 @@ class PatchFool(GradientAttack):
         """Forward passes per image and goal, a backward pass counted as two; attention costs as much again."""
         return 6.0 * self.steps + 4
 
+    def require_network(self, network: torch.nn.Module, image: torch.Tensor) -> None:
+        """It has attention of all tokens to all others, and the patch is of whole tokens."""
+        with attending(network, image) as seen:
+            token_side(image.shape[-1], seen.grid, self.size.side(image.shape[-1]))
+
     def craft(self, task: CraftTask) -> Patch:
         """One texture per goal and image, and where it lies."""
         return loops.goal_by_goal(task, self._for_one_goal)

@@ -20,7 +20,7 @@ outcome a matter of the draw, and the policy can choose. `ops.textures` says how
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -35,7 +35,7 @@ from qpatchbench.ops.patches.locating import upright
 from qpatchbench.ops.patches.pasting import paste, to_float
 from qpatchbench.ops.patches.textures import Textures, cut_out, texture_dictionary
 from qpatchbench.ops.randomness import ImageDraws, forked
-from qpatchbench.types import CraftTask, Goal, Patch, Targeted
+from qpatchbench.types import Announced, CraftTask, Goal, Patch, Targeted
 
 LEVELS = 16  # of a colour channel: multiples of 17/255, from 0 to 1
 
@@ -55,6 +55,16 @@ class PatchAttack(Attack):
         default=3, gt=0, description="clusters of a class's crafting images; 30 in the paper"
     )
     texture_steps: int = Field(default=100, ge=0, description="steps of the synthesis of textures; 0: they are images")
+
+    def misfits(self, known: Announced) -> Iterator[tuple[str, str]]:
+        """A texture of every target class is cut from crafting images, which come class after class."""
+        wanted = {goal for goal in self.goals(known.classes) if isinstance(goal, Targeted)}
+        if self.agent == "tpa" and wanted and known.craft < known.classes:
+            yield (
+                "agent",
+                f"expected craft_images of the dataset of at least {known.classes}, one of each class to take textures "
+                f"from, found {known.craft}; mpa needs none",
+            )
 
     def craft(self, task: CraftTask) -> Patch:
         """One texture and its place per goal and image."""

@@ -18,7 +18,7 @@ and AP-Rand). The best iterate is kept.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -29,10 +29,10 @@ from qpatchbench.ops.crafting import loops
 from qpatchbench.ops.crafting.judgement import Found, Judgement
 from qpatchbench.ops.crafting.losses import cross_entropy, goal_classes
 from qpatchbench.ops.crafting.moving_patches import Moves, moving_patches
-from qpatchbench.ops.patches.locating import Box, allowed_places, beside_the_box, random_places
+from qpatchbench.ops.patches.locating import Box, allowed_places, beside_the_box, box_misfits, random_places
 from qpatchbench.ops.patches.pasting import to_float
 from qpatchbench.ops.randomness import ImageDraws, forked
-from qpatchbench.types import CraftTask, Patch, Placement
+from qpatchbench.types import Announced, CraftTask, Patch, Placement
 
 DIRECTIONS = {"fixed": 0, "random": 1, "full": 4}
 
@@ -63,6 +63,10 @@ class Rao(GradientAttack):
         if excluded is not None and (min(excluded[:2]) < 0 or min(excluded[2:]) < 1):
             raise ValueError(f"expected row, column >= 0 and height, width >= 1, found {list(excluded)}")
         return excluded
+
+    def misfits(self, known: Announced) -> Iterator[tuple[str, str]]:
+        """The box leaves no room."""
+        yield from box_misfits(self.size.side(known.side), known.side, self.excluded)
 
     def passes(self) -> float:
         """Forward passes per image and goal if no start succeeds, a backward pass counted as two."""

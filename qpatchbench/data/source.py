@@ -37,7 +37,7 @@ from qpatchbench.data.splitting import (
     split_two_pools,
 )
 from qpatchbench.errors import DataError, QPatchBenchError
-from qpatchbench.origin import is_outside, source_hash
+from qpatchbench.origin import THIS_PROCESS, is_outside, source_hash
 from qpatchbench.types import ImageSet
 
 
@@ -130,7 +130,7 @@ class CachedSource(DatasetSource):
 
     def _folder(self, cache_dir: Path, origin: Origin) -> Path:
         cls = type(self)
-        code = [source_hash(cls)] if is_outside(cls) else []
+        code = [THIS_PROCESS if self.unidentified else source_hash(cls)] if is_outside(cls) else []
         kind = f"{cls.__module__}:{cls.__qualname__}"
         signature = _short_hash([kind, self.version, FORMAT, origin.recipe, origin.listing, *code])
         return cache_dir / "datasets" / f"{re.sub(r'[^A-Za-z0-9_.-]+', '-', self.name)}-{signature}"

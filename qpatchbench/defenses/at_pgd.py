@@ -21,7 +21,13 @@ from pydantic import Field
 from qpatchbench.defenses.base import Batch, Defense, FixedBitsDefense, Step, SwitchableNetwork
 from qpatchbench.ops.crafting.pixel_attacks import random_start
 from qpatchbench.ops.randomness import ImageDraws
-from qpatchbench.ops.training.adversarial_batches import ascended_images, cross_entropies, drawn_bits, partly_attacked
+from qpatchbench.ops.training.adversarial_batches import (
+    ascended_images,
+    cross_entropies,
+    drawn_bits,
+    least_batch,
+    partly_attacked,
+)
 from qpatchbench.types import Bits, Losses, Network
 
 
@@ -45,6 +51,11 @@ class FloatPgdAdversarialTraining(Defense):
     adversarial_share: float = Field(
         default=1.0, ge=0, le=1, description="share of a batch that is attacked; the paper trains on nothing else"
     )
+
+    @property
+    def least_batch(self) -> int:
+        """As many as have one in the attacked share."""
+        return least_batch(self.adversarial_share)
 
     def baseline(self) -> Defense:
         """No image is attacked."""

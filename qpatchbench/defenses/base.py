@@ -119,9 +119,19 @@ class Defense(Component, ABC):
         """The bit-widths trained at this point of a curriculum."""
         return bits
 
+    @property
+    def least_batch(self) -> int:
+        """Images that a batch needs at least, for example one to leave clean and one to attack."""
+        return 1
+
     def passes(self, bits: tuple[Bits, ...]) -> float:
         """Forward passes of one image per step, a backward pass counted as two; for estimates only."""
         return 3.0 * len(bits)
+
+    @property
+    def compared_layers(self) -> tuple[str, ...] | None:
+        """Layers whose features it compares between bit-widths; () for the network's early ones, None for none."""
+        return None
 
     @abstractmethod
     def loss(self, network: SwitchableNetwork, batch: Batch, step: Step) -> Losses:

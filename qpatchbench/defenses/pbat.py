@@ -28,6 +28,7 @@ The paper knows no quantization. `pbat` attacks and trains through the fake quan
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import ClassVar, Literal
 
 import torch
@@ -37,11 +38,17 @@ from qpatchbench.defenses.base import Batch, Defense, FixedBitsDefense, Step, Sw
 from qpatchbench.errors import AttackError, TrainingError
 from qpatchbench.ops.crafting.losses import cross_entropy
 from qpatchbench.ops.crafting.moving_patches import Moves, moving_patches
-from qpatchbench.ops.patches.locating import Box, allowed_places, random_places, upright
+from qpatchbench.ops.patches.locating import Box, allowed_places, box_misfits, random_places, upright
 from qpatchbench.ops.patches.pasting import paste
 from qpatchbench.ops.randomness import ImageDraws
-from qpatchbench.ops.training.adversarial_batches import cross_entropies, drawn_bits, fitting_side, partly_attacked
-from qpatchbench.types import Bits, Losses, Network, Placement, Size
+from qpatchbench.ops.training.adversarial_batches import (
+    cross_entropies,
+    drawn_bits,
+    fitting_side,
+    least_batch,
+    partly_attacked,
+)
+from qpatchbench.types import Announced, Bits, Losses, Network, Placement, Size
 
 DIRECTIONS = {"fixed": 0, "random": 0, "random_optimised": 1, "fully_optimised": 4}
 
@@ -87,6 +94,20 @@ class FloatPatchAdversarialTraining(Defense):
         if excluded is not None and (min(excluded[:2]) < 0 or min(excluded[2:]) < 1):
             raise ValueError(f"expected row, column >= 0 and height, width >= 1, found {list(excluded)}")
         return excluded
+
+    def misfits(self, known: Announced) -> Iterator[tuple[str, str]]:
+        """The box leaves no room, or the fixed place is none."""
+        side, box = self.size.side(known.side), None if self.excluded is None else Box(*self.excluded)
+        without_room = [*box_misfits(side, known.side, self.excluded)]
+        yield from without_room
+        if self.location == "fixed" and side <= known.side and not without_room:
+            flaw = self._no_place(allowed_places((known.side, known.side), (side, side), box))
+            yield from [("place", flaw)] if flaw else []
+
+    @property
+    def least_batch(self) -> int:
+        """As many as have one in the attacked share."""
+        return least_batch(self.adversarial_share)
 
     def baseline(self) -> Defense:
         """No image is attacked."""
@@ -138,15 +159,21 @@ class FloatPatchAdversarialTraining(Defense):
     def _start(self, allowed: torch.Tensor, draws: ImageDraws) -> Placement:
         if self.location != "fixed":
             return random_places(allowed, draws)
+        if flaw := self._no_place(allowed):
+            raise TrainingError(f"{self.title}: {flaw}")
         row, column = self.place
-        last = [size - 1 for size in allowed.shape]
-        if row > last[0] or column > last[1] or not bool(allowed[row, column]):
-            raise TrainingError(
-                f"{self.title}: expected a place in rows 0..{last[0]} and columns 0..{last[1]}, where the patch is "
-                f"inside the image and beside the excluded box, found {list(self.place)}"
-            )
         rows = torch.full((len(draws),), row, device=allowed.device)
         return upright(rows, torch.full_like(rows, column))
+
+    def _no_place(self, allowed: torch.Tensor) -> str:
+        """What is wrong with the fixed place, given (rows, columns) bool of allowed ones; "" for nothing."""
+        (row, column), last = self.place, [size - 1 for size in allowed.shape]
+        if row <= last[0] and column <= last[1] and bool(allowed[row, column]):
+            return ""
+        return (
+            f"expected a place in rows 0..{last[0]} and columns 0..{last[1]}, where the patch is inside the image and "
+            f"beside the excluded box, found {list(self.place)}"
+        )
 
 
 class PatchAdversarialTraining(FixedBitsDefense, FloatPatchAdversarialTraining):

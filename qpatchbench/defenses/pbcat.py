@@ -41,6 +41,7 @@ from qpatchbench.ops.training.adversarial_batches import (
     cross_entropies,
     drawn_bits,
     fitting_side,
+    least_batch,
     partly_attacked,
 )
 from qpatchbench.types import Bits, Losses, Network, Size
@@ -78,6 +79,11 @@ class PatchCompositeTraining(FixedBitsDefense):
     )  # fmt: skip
     steps: int = Field(default=10, ge=1, description="attack steps per training step")
     adversarial_share: float = Field(default=1.0, ge=0, le=1, description="share of a batch that is attacked")
+
+    @property
+    def least_batch(self) -> int:
+        """As many as have one in the attacked share."""
+        return least_batch(self.adversarial_share)
 
     def baseline(self) -> Defense:
         """No image is attacked."""

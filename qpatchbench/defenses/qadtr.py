@@ -128,6 +128,11 @@ class Qadtr(Defense):
         changes = {"patches": "none", "gradient_inconsistency": "none", "switching": "joint"}
         return type(self).model_validate({**self.model_dump(), **changes})
 
+    @property
+    def least_batch(self) -> int:
+        """Two: half of it is patched."""
+        return 1 if self.patches == "none" else 2
+
     def passes(self, bits: tuple[Bits, ...]) -> float:
         """Training at the widths of a step, and the patch steps on half the batch."""
         trained = 3.0 * (len(bits) if self.switching == "joint" else 1)

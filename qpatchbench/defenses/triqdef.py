@@ -29,7 +29,7 @@ from itertools import accumulate
 from typing import Annotated, ClassVar, Literal, NamedTuple
 
 import torch
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from qpatchbench.defenses.base import Batch, Defense, Step, SwitchableNetwork
 from qpatchbench.errors import TrainingError
@@ -101,6 +101,14 @@ class TriQDef(Defense):
     steps: int = Field(default=10, ge=0, description="on_the_fly: K, steps that make a patch")
     step_size: float = Field(default=0.05, gt=0, le=1, description="on_the_fly: change of a pixel per step")
 
+    @field_validator("layers")
+    @classmethod
+    def _each_once(cls, layers: tuple[str, ...]) -> tuple[str, ...]:
+        repeated = sorted({layer for layer in layers if layers.count(layer) > 1})
+        if repeated:
+            raise ValueError(f"expected every layer once, found {', '.join(repeated)} repeatedly")
+        return layers
+
     @property
     def wants_pool(self) -> bool:
         """Unless it makes its own patches."""
@@ -123,6 +131,16 @@ class TriQDef(Defense):
         widths = sum((end - start) * len(self.active_bits(start, bits)) for start, end in spans)
         crafting = 1.5 * self.steps if self.patches == "on_the_fly" else 0.0
         return widths * (4.5 if self.lambda_gpdp else 3.0) + crafting
+
+    @property
+    def compared_layers(self) -> tuple[str, ...] | None:
+        """`layers`, unless the term that compares them has no weight."""
+        return self.layers if self.lambda_fdp else None
+
+    @property
+    def least_batch(self) -> int:
+        """Two: half of it is patched."""
+        return 2
 
     def loss(self, network: SwitchableNetwork, batch: Batch, step: Step) -> Losses:
         """The weighted terms `clean`, `patched`, `fdp` and `gpdp`; the last two only where two widths are compared.

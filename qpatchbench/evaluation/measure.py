@@ -63,14 +63,20 @@ def _batches(count: int, size: int) -> Iterator[slice]:
 
 
 def count_outcomes(
-    labels: np.ndarray, clean: np.ndarray, patched: np.ndarray, goals: tuple[Goal, ...]
+    labels: np.ndarray,
+    clean: np.ndarray,
+    patched: np.ndarray,
+    goals: tuple[Goal, ...],
+    attacked: np.ndarray | None = None,
 ) -> tuple[GoalCounts, ...]:
-    """Counts per goal from labels (N,), clean predictions (N,) and patched predictions (goals, N)."""
+    """Counts per goal from labels (N,), clean predictions (N,), and patched ones and attacked images (goals, N)."""
     correct = clean == labels
     counts = []
-    for goal, predicted in zip(goals, patched, strict=True):
+    everything = np.ones(patched.shape, bool) if attacked is None else attacked
+    for goal, predicted, own in zip(goals, patched, everything, strict=True):
         target = goal.class_id if isinstance(goal, Targeted) else -1
-        eligible = correct & (labels != target)
+        candidates = correct & (labels != target)
+        eligible = candidates & own
         counts.append(
             GoalCounts(
                 goal=str(goal),
@@ -78,25 +84,37 @@ def count_outcomes(
                 n_fooled=int((eligible & (predicted != labels)).sum()),
                 n_hit=int((eligible & (predicted == target)).sum()),
                 n_robust=int((correct & (predicted == labels)).sum()),
+                n_left_alone=int((candidates & ~own).sum()),
             )
         )
     return tuple(counts)
 
 
 def count_queries(
-    labels: np.ndarray, clean: np.ndarray, patched: np.ndarray, goals: tuple[Goal, ...], queries: torch.Tensor
+    labels: np.ndarray,
+    clean: np.ndarray,
+    patched: np.ndarray,
+    goals: tuple[Goal, ...],
+    queries: torch.Tensor,
+    attacked: np.ndarray | None = None,
 ) -> tuple[QueryCounts, ...]:
     """Counts at each budget, from queries (goals * N,) spent until the first success, or in all where there is none."""
     spent = queries.numpy().reshape(len(goals), len(labels))
-    fooled = fooled_images(labels, clean, patched, goals)
+    fooled = fooled_images(labels, clean, patched, goals, attacked)
     return tuple(
         QueryCounts(budget=budget, n_fooled=int((fooled & (spent <= budget)).sum())) for budget in QUERY_BUDGETS
     )
 
 
-def fooled_images(labels: np.ndarray, clean: np.ndarray, patched: np.ndarray, goals: tuple[Goal, ...]) -> np.ndarray:
+def fooled_images(
+    labels: np.ndarray,
+    clean: np.ndarray,
+    patched: np.ndarray,
+    goals: tuple[Goal, ...],
+    attacked: np.ndarray | None = None,
+) -> np.ndarray:
     """(goals, N) boolean: eligible, and the patched prediction is wrong."""
     targets = np.array([goal.class_id if isinstance(goal, Targeted) else -1 for goal in goals])
     eligible = (clean == labels) & (labels != targets[:, None])
     fooled: np.ndarray = eligible & (patched != labels)
-    return fooled
+    return fooled if attacked is None else fooled & attacked

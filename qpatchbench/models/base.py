@@ -78,6 +78,13 @@ class ModelSource(Component, ABC):
         """
         raise self._unpublished()
 
+    def require_published(self, num_classes: int) -> None:  # noqa: B027
+        """Refuse published weights that answer another number of classes, without fetching them.
+
+        Raises:
+            WeightsError: says how many they answer.
+        """
+
     def pretrained_tensors(self, num_classes: int) -> Mapping[str, torch.Tensor]:
         """Published weights of this architecture by name, for `weights: pretrained`.
 

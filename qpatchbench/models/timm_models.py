@@ -122,6 +122,19 @@ class TimmModel(ModelSource):
             ) from error
         return network
 
+    def require_published(self, num_classes: int) -> None:
+        """Refuse published weights that answer another number of classes; fetches nothing.
+
+        Raises:
+            WeightsError: they do.
+        """
+        published = _configuration(self.architecture).num_classes
+        if num_classes != published:
+            raise WeightsError(
+                f"model {self.name!r}, weights pretrained: timm's weights answer {published} classes, the "
+                f"dataset has {num_classes}. Use weights: train, or a file that answers {num_classes} classes."
+            )
+
     def pretrained_tensors(self, num_classes: int) -> Mapping[str, torch.Tensor]:
         """Weights that timm publishes, from its cache or downloaded.
 
@@ -130,12 +143,7 @@ class TimmModel(ModelSource):
         """
         import timm
 
-        published = _configuration(self.architecture).num_classes
-        if num_classes != published:
-            raise WeightsError(
-                f"model {self.name!r}, weights pretrained: timm's weights answer {published} classes, the "
-                f"dataset has {num_classes}. Use weights: train, or a file that answers {num_classes} classes."
-            )
+        self.require_published(num_classes)
         try:
             tensors: Mapping[str, torch.Tensor] = timm.create_model(self.architecture, pretrained=True).state_dict()
         except Exception as error:

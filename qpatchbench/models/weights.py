@@ -196,9 +196,16 @@ def _mismatch(source: str, expected: Mapping[str, torch.Tensor], found: Mapping[
         for name in expected
         if name in found and expected[name].shape != found[name].shape
     ]
+    findings = [
+        *misshaped,
+        *(f"{name} is missing" for name in missing),
+        *(f"{name} is not known" for name in unexpected),
+    ]
+    rest = f" (and {len(findings) - 1} more)" if len(findings) > 1 else ""
     lines = [
-        f"{source}: the tensors do not fit; expected {len(expected)} tensors, found {len(found)}, and they "
-        "match neither by name nor, where the file keeps one, by order."
+        f"{source}: the tensors do not fit: {findings[0]}{rest}",
+        f"  expected {len(expected)} tensors, found {len(found)}, and they match neither by name nor, where the file "
+        "keeps one, by order.",
     ]
     for kind, names in (("missing", missing), ("unexpected", unexpected), ("mis-shaped", misshaped)):
         if names:

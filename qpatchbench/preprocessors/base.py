@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import ClassVar, Literal
 
 import torch
 
 from qpatchbench.component import Component
-from qpatchbench.types import Network
+from qpatchbench.types import Announced, Network
 
 
 class Preprocessor(Component, ABC):
@@ -29,6 +29,15 @@ class Preprocessor(Component, ABC):
     differentiable: ClassVar[bool] = True
     randomized: ClassVar[bool] = False
     learns_from: ClassVar[Literal["calibration", "train"]] = "calibration"
+
+    def misfits(self, known: Announced) -> Iterator[tuple[str, str]]:
+        """There is nothing to learn from."""
+        if self.learns and self.learns_from == "calibration" and not known.calibration:
+            yield (
+                "",
+                f"{self.title} learns from images held out: expected calibration_images of the dataset of at least 1, "
+                "found 0",
+            )
 
     @property
     def learns(self) -> bool:

@@ -15,7 +15,7 @@ Noise hides a gradient rather than removing it. Attacks follow the identity in i
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -26,6 +26,7 @@ from qpatchbench.errors import QPatchBenchError
 from qpatchbench.ops.training.diffusion import TIMES, alphas, denoised_from, new_config, noise_predictor, read_model
 from qpatchbench.ops.training.diffusion import trained as trained_model
 from qpatchbench.preprocessors.base import Preprocessor
+from qpatchbench.types import Announced
 
 
 class DiffPure(Preprocessor):
@@ -50,6 +51,11 @@ class DiffPure(Preprocessor):
         files = sorted(path for path in Path(self.model).rglob("*") if path.is_file()) if self.model else []
         hashes = [hashlib.sha256(path.read_bytes()).hexdigest() for path in files]
         return {**super().identity(), **({"files": hashes} if hashes else {})}
+
+    def misfits(self, known: Announced) -> Iterator[tuple[str, str]]:
+        """The model that is trained halves the image once."""
+        if not self.model and known.side % 2:
+            yield "", f"expected images of an even side for the model that is trained, found {known.side} pixels"
 
     def fit(self, calibration: torch.Tensor) -> Mapping[str, torch.Tensor]:
         """The weights of the diffusion model, and its configuration as text in bytes."""

@@ -20,7 +20,7 @@ did when they broke it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import ClassVar
 
 import torch
@@ -28,6 +28,7 @@ from pydantic import Field, model_validator
 
 from qpatchbench.errors import QPatchBenchError
 from qpatchbench.preprocessors.base import Preprocessor
+from qpatchbench.types import Announced
 
 LUMINANCE = (0.299, 0.587, 0.114)
 GREY_LEVEL = 1 / 255
@@ -56,6 +57,11 @@ class Lgs(Preprocessor):
         if self.overlap >= self.window:
             raise ValueError(f"expected an overlap below the window, {self.window}, found {self.overlap}")
         return self
+
+    def misfits(self, known: Announced) -> Iterator[tuple[str, str]]:
+        """The images are smaller than a window."""
+        if known.side < self.window:
+            yield "window", f"expected at most the side of the images, {known.side} pixels, found {self.window}"
 
     def apply(
         self, images: torch.Tensor, state: Mapping[str, torch.Tensor], generator: torch.Generator

@@ -7,13 +7,14 @@ exact: it goes to the pixel that is the median.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import torch
 from pydantic import Field
 
 from qpatchbench.errors import QPatchBenchError
 from qpatchbench.preprocessors.base import Preprocessor
+from qpatchbench.types import Announced
 
 
 class Smoothing(Preprocessor):
@@ -22,6 +23,11 @@ class Smoothing(Preprocessor):
     window: int = Field(
         default=2, ge=2, description="side of the window; the paper's choice is 2", json_schema_extra={"unit": "pixels"}
     )
+
+    def misfits(self, known: Announced) -> Iterator[tuple[str, str]]:
+        """The images are smaller than a window."""
+        if known.side < self.window:
+            yield "window", f"expected at most the side of the images, {known.side} pixels, found {self.window}"
 
     def apply(
         self, images: torch.Tensor, state: Mapping[str, torch.Tensor], generator: torch.Generator

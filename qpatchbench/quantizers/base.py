@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -11,7 +11,7 @@ import torch
 from pydantic import Field, field_validator
 
 from qpatchbench.component import Component
-from qpatchbench.types import Bits
+from qpatchbench.types import Announced, Bits
 
 
 @dataclass(frozen=True)
@@ -37,11 +37,13 @@ class Quantizer(Component, ABC):
     Attributes:
         trained: whether its own fake quantizers are what a quantization-aware defense trains.
         randomized: whether the deployed network draws at random how it answers.
+        calibrates: whether it needs calibration images below 32 bits, in training or when it deploys.
         wants_trained: whether it deploys trained fake quantizers: its own, or those of another entry of the suite.
     """
 
     trained: ClassVar[bool] = False
     randomized: ClassVar[bool] = False
+    calibrates: ClassVar[bool] = False
     wants_trained: ClassVar[bool] = False
 
     bits: tuple[Bits, ...] = Field(min_length=1, description="bit-widths to deploy: 2..16, 32 = float, w4a8")
@@ -53,6 +55,15 @@ class Quantizer(Component, ABC):
         if repeated:
             raise ValueError(f"expected every bit-width once, found {', '.join(sorted(repeated))} repeatedly")
         return bits
+
+    def misfits(self, known: Announced) -> Iterator[tuple[str, str]]:
+        """There is nothing to calibrate on."""
+        if self.calibrates and not known.calibration and any(not bits.is_float for bits in self.bits):
+            yield (
+                "",
+                f"{self.mode} is calibrated on images: expected calibration_images of the dataset of at least 1, "
+                "found 0",
+            )
 
     @property
     def mode(self) -> str:

@@ -12,6 +12,8 @@ bits, 5.16 (5.01) at 4, 9.03 (8.01) at 3.
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 
 from qpatchbench.quantizers.base import Checkpoint, Quantizer
@@ -21,6 +23,8 @@ from qpatchbench.types import FLOAT_BITS, Bits
 
 class Dynamic(Quantizer):
     """Deploys a float checkpoint at any width; a scale per image needs no calibrated range."""
+
+    calibrates: ClassVar[bool] = True
 
     def deploy(self, checkpoint: Checkpoint, bits: Bits, calibration: torch.Tensor) -> torch.nn.Module:
         """The float network of the checkpoint, quantized at `bits`, frozen.

@@ -9,7 +9,7 @@ other field is something that people do about it, and `recipe: best` all of what
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field, model_validator
@@ -43,6 +43,8 @@ _PLAIN: dict[str, Any] = {
 
 class Ptq(Quantizer):
     """Deploys a float checkpoint at any bit-width without training."""
+
+    calibrates: ClassVar[bool] = True
 
     recipe: Literal["plain", "best"] = Field(
         default="plain",

@@ -23,6 +23,7 @@ class Qat(Quantizer):
 
     version: ClassVar[int] = 2
     trained: ClassVar[bool] = True
+    calibrates: ClassVar[bool] = True
     wants_trained: ClassVar[bool] = True
 
     scale: Literal["paper", "ema", "mse", "lsq", "min_max"] = Field(

@@ -26,12 +26,14 @@ class Outcomes:
         labels, clean: (N,) int32, the label and the prediction without a patch.
         patched: (G, N) int32, the prediction with the goal's patch.
         goals: one per row of `patched`; class id or "untargeted".
+        attacked: (G, N) boolean, the images that the attack did not leave alone; None: all.
     """
 
     labels: Array
     clean: Array
     patched: Array
     goals: tuple[str, ...]
+    attacked: Array | None = None
 
     @cached_property
     def correct(self) -> Array:
@@ -44,9 +46,14 @@ class Outcomes:
         return np.array([[target_of(goal)] for goal in self.goals])
 
     @cached_property
-    def eligible(self) -> Array:
-        """In C and not of the target class, the denominator of asr; (G, N) boolean."""
+    def candidates(self) -> Array:
+        """In C and not of the target class; (G, N) boolean."""
         return np.asarray(self.correct & (self.labels != self.targets))
+
+    @cached_property
+    def eligible(self) -> Array:
+        """Candidates that were attacked, the denominator of asr; (G, N) boolean."""
+        return self.candidates if self.attacked is None else self.candidates & self.attacked
 
     @cached_property
     def wrong(self) -> Array:
@@ -76,11 +83,14 @@ class Outcomes:
             self.fooled.sum(axis=1),
             self.hit.sum(axis=1),
             self.robust.sum(axis=1),
+            (self.candidates & ~self.eligible).sum(axis=1),
             strict=True,
         )
         return tuple(
-            GoalCounts(goal=goal, n_eligible=int(a), n_fooled=int(b), n_hit=int(c), n_robust=int(d))
-            for goal, a, b, c, d in columns
+            GoalCounts(
+                goal=goal, n_eligible=int(a), n_fooled=int(b), n_hit=int(c), n_robust=int(d), n_left_alone=int(e)
+            )
+            for goal, a, b, c, d, e in columns
         )
 
 
@@ -107,11 +117,12 @@ def assert_identities(cell: str, n_clean_correct: int, counts: Sequence[GoalCoun
                 f"{count.n_fooled} fooled of {count.n_eligible}"
             )
         if target_of(count.goal) == NO_TARGET:
-            expected = n_clean_correct - count.n_fooled
-            if count.n_eligible != n_clean_correct or count.n_robust != expected:
+            candidates, expected = n_clean_correct - count.n_left_alone, n_clean_correct - count.n_fooled
+            # Of images left alone, none or all may stay right.
+            if count.n_eligible != candidates or not 0 <= expected - count.n_robust <= count.n_left_alone:
                 raise AssertionError(
                     f"cell {cell}, untargeted: robust_accuracy is not clean_accuracy * (1 - asr): expected "
-                    f"{n_clean_correct} eligible and {expected} robust, found {count.n_eligible} and {count.n_robust}"
+                    f"{candidates} eligible and {expected} robust, found {count.n_eligible} and {count.n_robust}"
                 )
 
 

@@ -31,6 +31,7 @@ class StoredPatch:
         goals: class ids or "untargeted"; empty where the file names none.
         places: rows and columns, (P,) int64 each, where the attack chose them.
         queries: (P,) int64, of score-based attacks.
+        attacked: (P,) uint8, 0 for an image that its attack left alone; None where it attacked all.
         history: mean loss of every recorded step, (steps,) float64; empty where none was kept.
     """
 
@@ -40,6 +41,7 @@ class StoredPatch:
     goals: tuple[str, ...]
     places: tuple[Array, Array] | None = None
     queries: Array | None = None
+    attacked: Array | None = None
     history: Array = field(default_factory=lambda: np.zeros(0))
 
 
@@ -76,12 +78,15 @@ def read_patch(path: Path) -> StoredPatch:
     for name in ("rows", "columns", "queries"):
         if name in arrays:
             _check(path, name, arrays[name], ("int64",), (count,))
+    attacked = arrays.get("attacked")
+    if attacked is not None:
+        _check(path, "attacked", attacked, ("uint8",), (count,))
     goals = _goals(path, metadata)
     if goals and count % len(goals):
         raise ArtifactError(f"{path}: expected as many textures for each of {len(goals)} goals, found {count} in all")
     places = (arrays["rows"], arrays["columns"]) if {"rows", "columns"} <= set(arrays) else None
     history = np.asarray(arrays.get("history", np.zeros(0)), np.float64)
-    return StoredPatch(path, textures, masks, goals, places, arrays.get("queries"), history)
+    return StoredPatch(path, textures, masks, goals, places, arrays.get("queries"), attacked, history)
 
 
 def _check(path: Path, name: str, array: Array, types: tuple[str, ...], shape: tuple[int, ...]) -> None:

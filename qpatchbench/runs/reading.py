@@ -6,6 +6,8 @@ import os
 import stat
 from pathlib import Path
 
+from qpatchbench.origin import THIS_PROCESS
+
 MEGABYTE = 1_000_000
 KINDS = (
     (stat.S_ISDIR, "a folder"),
@@ -55,6 +57,8 @@ def identity_of(status: os.stat_result) -> str:
     The time of the last change of the inode (ctime) cannot be set back as that of the content can, and device and inode
     tell apart two files that agree in everything else.
     """
+    if not status.st_ino or not status.st_ctime_ns:  # a file system that keeps neither: nothing of it is remembered
+        return f"{status.st_size}\t{THIS_PROCESS}"
     facts = (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_dev, status.st_ino)
     return "\t".join(map(str, facts))
 

@@ -42,6 +42,11 @@ class GoalCounts(_Record):
     n_fooled: int = Field(description="eligible and patched prediction != label")
     n_hit: int = Field(description="eligible and patched prediction == target; 0 when untargeted")
     n_robust: int = Field(description="clean and patched both right, over all of D")
+    n_left_alone: int = Field(
+        default=0,
+        description="in C, label != target, and not eligible, since the attack left the image alone: its source is "
+        "wrong without a patch",
+    )
 
 
 class QueryCounts(_Record):

@@ -25,6 +25,7 @@ from qpatchbench.runs.records import SCHEMA_VERSION, CellRecord
 from qpatchbench.statistics.intervals import Array
 
 _COUNTED = ("n_eligible", "n_fooled", "n_hit", "n_robust")
+_PREDICTED = ("goal", "image", "label", "clean_prediction", "patched_prediction")
 _TEXTS = ("cell", "goal", "image")
 _NUMBERS = ("label", "clean_prediction", "patched_prediction", "row", "column")
 _KEPT = 24  # cells whose outcomes stay in memory: one row's cells, controls and sources
@@ -59,7 +60,7 @@ class Run:
         """
         key = cell.cell
         if key not in self._recent:
-            table = self._table(key, ["goal", "image", "label", "clean_prediction", "patched_prediction"])
+            table = self._table(key, [*_PREDICTED, *self._later("attacked")])
             outcomes, ids, _ = _arranged(cell, table)
             self._check(cell, outcomes, ids)
             self._recent[key] = outcomes
@@ -74,9 +75,8 @@ class Run:
         Raises:
             ArtifactError: they are missing, or not one for every goal and image.
         """
-        names = ["goal", "image", "label", "clean_prediction", "patched_prediction", "row", "column"]
-        spent = "queries" in self._file.schema_arrow.names
-        outcomes, ids, others = _arranged(cell, self._table(cell.cell, [*names, *(["queries"] if spent else [])]))
+        names = [*_PREDICTED, "row", "column", *self._later("queries", "attacked")]
+        outcomes, ids, others = _arranged(cell, self._table(cell.cell, names))
         queries = others.get("queries")
         known = queries is not None and not np.isnan(queries.astype(float)).any()
         return StoredOutcomes(outcomes, ids, others["row"], others["column"], queries if known else None)
@@ -93,6 +93,10 @@ class Run:
     def examples(self) -> Examples:
         """The images and patches kept for galleries."""
         return Examples(self.directory / EXAMPLES)
+
+    def _later(self, *names: str) -> list[str]:
+        """Those columns that the file has: runs of before lack some."""
+        return [name for name in names if name in self._file.schema_arrow.names]
 
     def _table(self, key: str, columns: list[str]) -> pa.Table:
         if key not in self._groups:
@@ -182,6 +186,8 @@ def _expect_outcomes(path: Path, file: pq.ParquetFile) -> None:
         if pa.types.is_dictionary(found[name]) != (name in _TEXTS):
             wanted = "text" if name in _TEXTS else "numbers"
             raise ArtifactError(f"{path}: expected {wanted} in the column {name}, found {found[name]}")
+    if not pa.types.is_boolean(found.get("attacked", pa.bool_())):
+        raise ArtifactError(f"{path}: expected true or false in the column attacked, found {found['attacked']}")
 
 
 def _groups_by_cell(path: Path, file: pq.ParquetFile) -> dict[str, tuple[list[int], bool]]:
@@ -234,7 +240,10 @@ def _arranged(cell: CellRecord, table: pa.Table) -> tuple[Outcomes, tuple[str, .
         for name in ("row", "column", "queries")
         if name in table.column_names
     }
-    return Outcomes(label[0], clean[0], patched, goals), ids, others
+    attacked = None
+    if "attacked" in table.column_names and not table["attacked"].null_count:
+        attacked = table["attacked"].to_numpy()[order].reshape(len(goals), len(ids)).astype(bool)
+    return Outcomes(label[0], clean[0], patched, goals, attacked), ids, others
 
 
 def _codes(column: pa.ChunkedArray) -> tuple[Array, list[str]]:

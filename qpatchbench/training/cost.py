@@ -151,16 +151,11 @@ class _Measured:
             before = int(memory.memory_allocated(device))
             self.work(1, device)
             return int(memory.max_memory_allocated(device)) - before
-        with (
-            _quiet_profiler(),
-            torch.profiler.profile(
-                activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True, acc_events=True
-            ) as profiler,
-        ):
+        # `torch.profiler.profile` would sort all events by operator, which takes longer than the step.
+        with _quiet_profiler(), torch.autograd.profiler.profile(use_kineto=True, profile_memory=True) as profiler:
             self.work(1, device)
-        assert profiler.profiler is not None, "a profiler that has run holds its records"
-        # `profiler.events()` adds memory up by operator and loses its order.
-        records = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
+        assert profiler.kineto_results is not None, "a profiler that has run holds its records"
+        records = [event for event in profiler.kineto_results.events() if event.name() == "[memory]"]
         held = highest = 0
         for record in sorted(records, key=lambda record: record.start_ns()):
             held += record.nbytes()

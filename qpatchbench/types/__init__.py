@@ -1,5 +1,6 @@
 """Value types that every part of qpatchbench speaks in, with no behaviour beyond parsing and slicing."""
 
+from qpatchbench.types.announced import Announced
 from qpatchbench.types.answers import Losses, Network, Observed, Randomized
 from qpatchbench.types.bits import FLOAT, FLOAT_BITS, HIGHEST_BITS, LOWEST_BITS, Bits
 from qpatchbench.types.craft_task import CraftTask, Progress, silent
@@ -12,6 +13,7 @@ from qpatchbench.types.size import Size
 from qpatchbench.types.written import Written
 
 __all__ = [
+    "Announced",
     "Bits",
     "CraftTask",
     "FLOAT",

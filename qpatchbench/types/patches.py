@@ -40,6 +40,8 @@ class Patch:
         queries: (P,) int64, images a score-based attack showed to the network until it first succeeded, or in all
             where it never did; None where queries are no cost.
         stages: what each part of a compound attack did.
+        attacked: (P,) bool, of a per-image attack that leaves an image alone where its source is wrong without a patch;
+            what it holds for such an image is not counted on any target. None: all are attacked.
     """
 
     textures: torch.Tensor
@@ -49,6 +51,7 @@ class Patch:
     placement: Placement | None = None
     queries: torch.Tensor | None = None
     stages: tuple[Stage, ...] = ()
+    attacked: torch.Tensor | None = None
 
     def to(self, device: torch.device) -> Patch:
         """Copy textures and masks, and places if there are any, to `device`."""
@@ -75,4 +78,5 @@ class Patch:
             (self.goals[index],),
             placement=None if self.placement is None else self.placement[part],
             queries=None if self.queries is None else self.queries[part],
+            attacked=None if self.attacked is None else self.attacked[part],
         )

@@ -164,3 +164,14 @@ def test_images_that_are_wrong_when_clean_keep_a_universal_patch(linear: torch.n
     patch = attack().craft(task(linear))
     assert (patch.textures[:4] == patch.textures[0]).all(), "nothing is spent on them one by one"
     assert not (patch.textures == 0.5).all(dim=(1, 2, 3)).any()
+
+
+def test_images_that_are_wrong_when_clean_are_marked_as_left_alone(linear: torch.nn.Module) -> None:
+    right = torch.tensor([False] * 4 + [True] * (len(task(linear).images) - 4))
+    patch = attack(effort="trial").craft(task(linear))
+    assert patch.attacked is not None
+    assert patch.attacked.equal(right)
+    targeted = attack(effort="trial", targets=(0, 1))
+    patch = targeted.craft(replace(task(linear), goals=targeted.goals(4)))
+    assert patch.attacked is not None
+    assert patch.attacked.equal(torch.cat([right, right])), "images of the target class are no matter of the source"

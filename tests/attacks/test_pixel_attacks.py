@@ -426,6 +426,8 @@ def test_images_that_are_wrong_when_clean_are_not_attacked(network: torch.nn.Mod
     patch = adversarial(attack, network, ImageSet(images.pixels, labels, images.ids))
     assert patch.stages[0].attacked == COUNT - 20
     assert torch.equal(patch.textures[:20], to_float(images.pixels[:20]))
+    assert patch.attacked is not None
+    assert patch.attacked.tolist() == [False] * 20 + [True] * (COUNT - 20)
 
 
 @pytest.mark.numerical

@@ -19,6 +19,7 @@ from safetensors.numpy import save_file
 from qpatchbench.cli import cli
 from qpatchbench.errors import QPatchBenchError
 from qpatchbench.suite.store.store import Artifact, Store
+from tests.cli.running import ended
 
 ROOT = Path(__file__).parents[2]
 Pixels = np.ndarray[Any, Any]
@@ -416,10 +417,7 @@ def test_an_input_is_never_overwritten(out: str) -> None:
     ],
 )
 def test_a_refusal_ends_the_process_with_2_and_no_traceback(arguments: str, message: str, folder: Path) -> None:
-    result = subprocess.run(
-        [sys.executable, "-m", "qpatchbench", "apply", *arguments.split(), "--out", "o"],
-        cwd=folder, env={"PYTHONPATH": str(ROOT), "PATH": ""}, capture_output=True, text=True, timeout=60, check=False,
-    )  # fmt: skip
+    result = ended("apply", *arguments.split(), "--out", "o", folder=folder)
     assert result.returncode == 2
     assert message in result.stderr
     assert "Traceback" not in result.stderr

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from qpatchbench.papers.claims.hypotheses import claims, claims_of
-from tests.cli.test_commands import ROOT, invoke, started
+from tests.cli.running import ended
+from tests.cli.test_commands import ROOT, invoke
 
 PUBLISHED = ROOT / "results" / "cifar_transfer_small"
 
@@ -77,7 +78,7 @@ def test_latex_compiles(latex: Path) -> None:
     ],
 )
 def test_wrong_usage_ends_with_2_and_one_message(tmp_path: Path, arguments: list[str], message: str) -> None:
-    done = started("claims", *arguments, folder=tmp_path)
+    done = ended("claims", *arguments, folder=tmp_path)
     assert done.returncode == 2, done.stderr
     assert message in " ".join(done.stderr.split())
     assert "Traceback" not in done.stderr

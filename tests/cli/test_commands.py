@@ -19,6 +19,7 @@ from click.testing import CliRunner, Result
 from qpatchbench.cli import COMMANDS, cli
 from qpatchbench.errors import SuiteError
 from qpatchbench.registry import REGISTRIES
+from tests.cli.running import ended
 
 ROOT = Path(__file__).parents[2]
 SUITES = sorted(path.relative_to(ROOT) for path in (ROOT / "suites").glob("**/*.yaml"))
@@ -175,7 +176,7 @@ def test_a_range_and_a_unit_are_shown() -> None:
         (["run", "small.yaml", "--set", "training.epochs"], "--set training.epochs: expected key.path=value, for"),
         (["run", "small.yaml", "--set", "attacks.3.size=1"], "--set attacks.3.size=1: attacks[3] is not there"),
         (["run", "small.yaml", "--seeds", "0,a"], "--set seeds: seeds[1]: expected a whole number, found 'a'"),
-        (["run", "small.yaml", "--device", "tpu9"], "expected auto, cpu, cuda or cuda:N, found 'tpu9'"),
+        (["run", "small.yaml", "--device", "tpu9"], "expected auto, cpu, cuda, cuda:N or mps, found 'tpu9'"),
         (["run", "smal.yaml"], "smal.yaml: no such suite file. Suites there: small.yaml."),
         (["plan", "smal.yaml"], "smal.yaml: no such suite file. Suites there: small.yaml."),
         (["validate", "smal.yaml"], "smal.yaml: no such suite file. Suites there: small.yaml."),
@@ -185,7 +186,7 @@ def test_a_range_and_a_unit_are_shown() -> None:
     ],
 )  # fmt: skip
 def test_wrong_usage_ends_with_2_and_one_message(suite: Path, arguments: list[str], message: str) -> None:
-    result = started(*arguments, folder=suite.parent)
+    result = ended(*arguments, folder=suite.parent)
     assert result.returncode == 2, result.stderr
     assert message in " ".join(result.stderr.split())
     assert "Traceback" not in result.stderr
@@ -248,7 +249,7 @@ def test_a_missing_dataset_is_told_where_it_is_asked_for_and_was_looked_for(suit
     assert problem.startswith("small.yaml:3:10: cifar10: the dataset is not there. Looked for:\n")
     assert str(empty) in problem
     assert "--data-dir or the environment variable QPATCHBENCH_DATA" in problem
-    elsewhere = started("run", "small.yaml", "--data-dir", "elsewhere", folder=suite.parent)
+    elsewhere = ended("run", "small.yaml", "--data-dir", "elsewhere", folder=suite.parent)
     assert elsewhere.returncode == 2
     assert elsewhere.stderr.startswith("small.yaml:3:10: cifar10: the dataset is not there. Looked for:\n")
     assert "elsewhere" in elsewhere.stderr

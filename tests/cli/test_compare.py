@@ -15,7 +15,8 @@ import pytest
 from qpatchbench.runs.run import Run
 from qpatchbench.statistics.intervals import mcnemar_exact
 from tests.cli.conftest import CopyOf, TinyRuns
-from tests.cli.test_commands import ROOT, invoke, started
+from tests.cli.running import ended
+from tests.cli.test_commands import ROOT, invoke
 
 LADDER = str(ROOT / "results" / "attack_ladder")
 
@@ -155,7 +156,7 @@ def test_a_damaged_outcome_stops_the_comparison(tiny_runs: TinyRuns, copy_of: Co
     ],
 )
 def test_wrong_usage_ends_with_2_and_one_message(tmp_path: Path, arguments: list[str], message: str) -> None:
-    done = started("compare", *arguments, folder=tmp_path)
+    done = ended("compare", *arguments, folder=tmp_path)
     assert done.returncode == 2, done.stderr
     assert message in " ".join(done.stderr.split())
     assert "Traceback" not in done.stderr

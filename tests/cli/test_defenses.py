@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
+
+from tests.cli.running import ended
 
 SUITE = """
 suite: defended
@@ -38,21 +37,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run folder of SUITE."""
     root = tmp_path_factory.mktemp("defended")
     (root / "defended.yaml").write_text(SUITE)
-    result = subprocess.run(
-        [sys.executable, "-m", "qpatchbench", "run", "defended.yaml", "--output", "out", "--display", "plain"],
-        cwd=root,
-        env={
-            **os.environ,
-            "QPATCHBENCH_CACHE": str(root / "cache"),
-            "OMP_NUM_THREADS": "1",
-            "PYTHONPATH": str(Path(__file__).parents[2]),
-        },
-        capture_output=True,
-        text=True,
-        timeout=400,
-        check=False,
-    )
-    assert result.returncode == 0, result.stdout + result.stderr
+    arguments = ("run", "defended.yaml", "--output", "out", "--display", "plain")
+    done = ended(*arguments, folder=root, QPATCHBENCH_CACHE=str(root / "cache"))
+    assert done.returncode == 0, done.stdout + done.stderr
     return root / "out"
 
 
@@ -116,10 +103,5 @@ def test_the_report_writes_the_analyses_again(folder: Path) -> None:
     before = {name: (folder / name).read_bytes() for name in names}
     for name in names:
         (folder / name).unlink()
-    subprocess.run(
-        [sys.executable, "-m", "qpatchbench", "report", str(folder), "--format", "csv,md"],
-        check=True,
-        capture_output=True,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
-    )
+    assert ended("report", "out", "--format", "csv,md", folder=folder.parent).returncode == 0
     assert {name: (folder / name).read_bytes() for name in names} == before

@@ -16,7 +16,8 @@ from qpatchbench.report.entries.write import Citation, bibtex, failed_checks
 from qpatchbench.report.leaderboard.published import read_board
 from qpatchbench.report.leaderboard.row import read_row
 from tests.cli.conftest import CopyOf, TinyRuns, committed
-from tests.cli.test_commands import ROOT, started
+from tests.cli.running import ended
+from tests.cli.test_commands import ROOT
 from tests.report.made_up_runs import row
 
 
@@ -197,7 +198,7 @@ def test_every_submitted_entry_holds(tiny_runs: TinyRuns) -> None:
     ],
 )
 def test_wrong_usage_ends_with_2_and_one_message(tmp_path: Path, arguments: list[str], message: str) -> None:
-    done = started("entry", *arguments, folder=tmp_path)
+    done = ended("entry", *arguments, folder=tmp_path)
     assert done.returncode == 2, done.stderr
     assert message in " ".join(done.stderr.split())
     assert "Traceback" not in done.stderr

@@ -13,7 +13,7 @@ from qpatchbench.report.leaderboard.row import read_row
 from qpatchbench.report.trace.choose import choose_row
 from qpatchbench.runs.run import Run
 from tests.cli.conftest import CopyOf, TinyRuns
-from tests.cli.test_commands import started
+from tests.cli.running import ended
 from tests.report.made_up_runs import row as record
 
 
@@ -164,7 +164,7 @@ def test_an_empty_leaderboard_has_no_rows() -> None:
     ],
 )
 def test_wrong_usage_ends_with_2_and_one_message(tmp_path: Path, arguments: list[str], message: str) -> None:
-    done = started("explain", *arguments, folder=tmp_path)
+    done = ended("explain", *arguments, folder=tmp_path)
     assert done.returncode == 2, done.stderr
     assert message in " ".join(done.stderr.split())
     assert "Traceback" not in done.stderr

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import csv
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import numpy as np
 import pyarrow.parquet as pq
 from safetensors import safe_open
+
+from tests.cli.running import ended
 
 PLUGIN = """
 from qpatchbench.attacks.controls import Random
@@ -41,22 +41,10 @@ evaluation: {images: 30}
 """
 
 
-def run_with(folder: Path, plugin: str) -> subprocess.CompletedProcess[str]:
+def run_with(folder: Path, plugin: str) -> CompletedProcess[str]:
     """Run failing.yaml in the folder, with a plugin and a cache of its own."""
-    return subprocess.run(
-        [sys.executable, "-m", "qpatchbench", "--plugin", plugin, "run", "failing.yaml", "--display", "plain"],
-        cwd=folder,
-        env={
-            **os.environ,
-            "QPATCHBENCH_CACHE": str(folder / "cache"),
-            "OMP_NUM_THREADS": "1",
-            "PYTHONPATH": str(Path(__file__).parents[2]),
-        },
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
+    arguments = ("--plugin", plugin, "run", "failing.yaml", "--display", "plain")
+    return ended(*arguments, folder=folder, QPATCHBENCH_CACHE=str(folder / "cache"))
 
 
 def test_a_failing_attack_is_a_row_that_says_so(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from PIL import Image
 from qpatchbench.errors import ArtifactError
 from qpatchbench.report.figures import CATALOGUE
 from qpatchbench.report.leaderboard.published import read_folder
+from tests.cli.running import ended
 from tests.cli.test_commands import ROOT, invoke, started
 from tests.report.figures.test_figures import drawn, lines, panels
 from tests.report.made_up_runs import cost, pixel_attack, pixel_row, row, similarities, write_run
@@ -167,12 +168,12 @@ def test_every_catalogue_line_leads_to_a_function() -> None:
 
 def test_a_whole_run_becomes_figures(tmp_path: Path) -> None:
     (tmp_path / "drawn.yaml").write_text(SUITE)
-    environment = {"QPATCHBENCH_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
-    done = started("run", "drawn.yaml", "--output", "out", "--display", "none", folder=tmp_path, **environment)
+    environment = {"QPATCHBENCH_CACHE": str(tmp_path / "cache")}
+    done = ended("run", "drawn.yaml", "--output", "out", "--display", "none", folder=tmp_path, **environment)
     assert done.returncode == 0, done.stderr
-    done = started("figure", "all", "--run", "out", folder=tmp_path)
+    done = ended("figure", "all", "--run", "out", folder=tmp_path)
     assert done.returncode == 0, done.stderr
-    run_pictures = started("figure", "pasted", "--run", "out", folder=tmp_path)
+    run_pictures = ended("figure", "pasted", "--run", "out", folder=tmp_path)
     assert run_pictures.returncode == 0, run_pictures.stderr
     assert "/figures/pasted_fake_resnet20_none_" in run_pictures.stdout
     kinds = {line.partition("/figures/")[2].partition("_")[0] for line in done.stdout.splitlines()}

@@ -18,6 +18,7 @@ from click.testing import CliRunner, Result
 import qpatchbench
 from qpatchbench.cli import cli
 from qpatchbench.errors import PluginError
+from tests.cli.running import ended
 from tests.distributions import SOFT, as_if_started_now, distribution, write
 
 SUITE = """\
@@ -175,11 +176,6 @@ def test_the_schema_leaves_out_the_fields_of_what_is_broken(site: Path) -> None:
     assert not [title for title in titles if "Broken" in title]
 
 
-def started(folder: Path, *arguments: str, path: Path) -> subprocess.CompletedProcess[str]:
-    """The command in a process of its own."""
-    return python(folder, "-m", "qpatchbench", *arguments, path=path)
-
-
 def python(folder: Path, *arguments: str, path: Path) -> subprocess.CompletedProcess[str]:
     """Python in a process of its own, with `path` before everything else on its path."""
     root = Path(qpatchbench.__file__).parents[1]
@@ -199,14 +195,18 @@ def python(folder: Path, *arguments: str, path: Path) -> subprocess.CompletedPro
     )
 
 
-def test_a_run_keeps_what_identifies_its_plugins_and_redoes_what_an_edit_touches(tmp_path: Path) -> None:
+def test_a_run_keeps_what_identifies_its_plugins_and_redoes_what_an_edit_touches(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     site = tmp_path / "site"
+    monkeypatch.syspath_prepend(str(site))
+    monkeypatch.setenv("QPATCHBENCH_CACHE", str(tmp_path / "cache"))
     write(site, {"soft.py": SOFT, "rival.py": SOFT, "loud.py": LOUD})
     distribution(site, "soft-plugin", "1.2", "defenses", {"soft": "soft:Soft"})
     distribution(site, "rival-plugin", "0.3", "defenses", {"soft": "rival:Soft"})
     text = SUITE.replace("DEFENSE", '"soft-plugin:soft", none').replace("ATTACK", "louder")
     (tmp_path / "outside.yaml").write_text(text)
-    result = started(tmp_path, "--plugin", "site/loud.py", "run", "outside.yaml", "--display", "none", path=site)
+    result = ended("--plugin", "site/loud.py", "run", "outside.yaml", "--display", "none", folder=tmp_path)
     assert result.returncode == 0, result.stderr
 
     output = tmp_path / "results" / "outside"
@@ -240,7 +240,7 @@ def test_a_run_keeps_what_identifies_its_plugins_and_redoes_what_an_edit_touches
     assert not [path for path in tmp_path.rglob("*") if ":" in path.name]
 
     write(site, {"soft.py": f"{SOFT}\n# a remark\n"})
-    planned = started(tmp_path, "--plugin", "site/loud.py", "plan", "outside.yaml", "--all", path=site)
+    planned = ended("--plugin", "site/loud.py", "plan", "outside.yaml", "--all", folder=tmp_path)
     states = {line[2:] for line in planned.stdout.splitlines() if line.startswith("  ")}
     assert {state[:5].strip() for state in states} == {"done", "to do"}, planned.stderr
     assert {state for state in states if "soft-plugin:soft" in state} == {s for s in states if s.startswith("to do")}

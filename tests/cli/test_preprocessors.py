@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
 
+from tests.cli.running import ended
+
 ROOT = Path(__file__).parents[2]
 SUITE = """
 suite: shaded
-dataset: {name: fake, image_size: 16, classes: 3, train_pool: 160, test_pool: 90, calibration_images: 16,
+dataset: {name: fake, image_size: 16, classes: 3, noise: 0.3, train_pool: 160, test_pool: 90, calibration_images: 16,
           craft_images: 24}
 models: [resnet20]
 training: {epochs: 4, batch_size: 8, learning_rate: 0.02, augmentation: none}
@@ -30,23 +29,10 @@ evaluation: {images: 90}
 
 
 def run(folder: Path, output: str = "out") -> None:
-    """The suite with its plugin, in a process of its own."""
+    """The suite with its plugin."""
     arguments = ("--plugin", "shades.py", "run", "shaded.yaml", "--output", output, "--display", "plain")
-    result = subprocess.run(
-        [sys.executable, "-m", "qpatchbench", *arguments],
-        cwd=folder,
-        env={
-            **os.environ,
-            "QPATCHBENCH_CACHE": str(folder / "cache"),
-            "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
-            "PYTHONPATH": str(ROOT),
-        },
-        capture_output=True,
-        text=True,
-        timeout=400,
-        check=False,
-    )
-    assert result.returncode == 0, result.stdout + result.stderr
+    done = ended(*arguments, folder=folder, QPATCHBENCH_CACHE=str(folder / "cache"))
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +106,7 @@ def test_a_blind_network_answers_at_chance_and_says_so(board: pd.DataFrame) -> N
 
 @pytest.mark.numerical
 def test_rounding_is_attacked_through_the_identity(board: pd.DataFrame) -> None:
-    """Over four seeds asr_net_low was 35 or more. Which of two short searches is better, V4, is left open."""
+    """Over six seeds asr_net_low was 40 or more. Which of two short searches is better, V4, is left open."""
     assert of(board, "coarse", "coarse", "asr_net_low") > 0
     found = checks(board, "coarse", "coarse")
     assert "V2" not in found, "significantly above the control"

@@ -16,7 +16,7 @@ from PIL import Image
 from qpatchbench.errors import ArtifactError
 from qpatchbench.runs.run import Run
 from tests.cli.conftest import CopyOf, TinyRuns
-from tests.cli.test_commands import started
+from tests.cli.running import ended
 from tests.cli.test_verify import change_row, forge, manifest_of, verified
 
 
@@ -172,7 +172,7 @@ def test_no_traceback_reaches_a_terminal(name: str, content: bytes, tiny_runs: T
 
 def test_errors_are_written_out_for_a_terminal(tmp_path: Path) -> None:
     (tmp_path / "suite.yaml").write_text('"a\\x1b]0;b": 1\nsuite: "x\\x1b[2J"\n')
-    done = started("validate", "suite.yaml", folder=tmp_path)
+    done = ended("validate", "suite.yaml", folder=tmp_path)
     assert done.returncode == 2
     assert "\x1b" not in done.stderr + done.stdout
     assert "a\\x1b]0;b" in done.stderr + done.stdout

@@ -14,7 +14,8 @@ import pytest
 
 from qpatchbench.papers.printed.published_tables import published_tables
 from qpatchbench.runs.layout import LEADERBOARD
-from tests.cli.test_commands import ROOT, invoke, started
+from tests.cli.running import ended
+from tests.cli.test_commands import ROOT, invoke
 
 SMALL = """\
 dataset,model,defense,preprocessor,quantization,attack,patch_height,patch_width,area_percent,source_model,\
@@ -137,7 +138,7 @@ def test_contradictions() -> None:
     ],
 )  # fmt: skip
 def test_wrong_usage_ends_with_2_and_one_message(run: Path, arguments: list[str], message: str) -> None:
-    done = started("table", *arguments, folder=run.parent)
+    done = ended("table", *arguments, folder=run.parent)
     assert done.returncode == 2, done.stderr
     assert message in " ".join(done.stderr.split())
     assert "Traceback" not in done.stderr

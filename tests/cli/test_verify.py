@@ -23,7 +23,7 @@ from qpatchbench.suite.execution.export_patches import remove_other_patches, wri
 from qpatchbench.suite.execution.replay import rebuilt
 from qpatchbench.suite.store.store import Artifact, Store
 from tests.cli.conftest import CopyOf, TinyRuns
-from tests.cli.test_commands import started
+from tests.cli.running import ended
 
 Change = Callable[[dict[str, Any]], None]
 
@@ -418,7 +418,7 @@ def test_what_is_no_run_ends_with_2(tmp_path: Path, content: str | None, message
     if content is not None:
         (tmp_path / "run").mkdir()
         (tmp_path / "run" / "manifest.json").write_text(content)
-    done = started("verify", "run", folder=tmp_path)
+    done = ended("verify", "run", folder=tmp_path)
     assert done.returncode == 2, done.stderr
     assert done.stderr.startswith(message)
     assert done.stdout == ""

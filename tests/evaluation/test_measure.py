@@ -9,6 +9,8 @@ import torch
 from qpatchbench.errors import AttackError
 from qpatchbench.evaluation.measure import clean_predictions, count_outcomes, count_queries, patched_predictions
 from qpatchbench.ops.patches.placing import sample_placement
+from qpatchbench.runs.outcomes import Outcomes, assert_identities
+from qpatchbench.runs.records import GoalCounts
 from qpatchbench.types import Goal, ImageSet, Patch, Placement, Targeted, Untargeted
 
 SIDE, SIZE, CLASSES, COUNT = 8, 3, 4, 37
@@ -230,3 +232,32 @@ def test_queries_are_counted_like_a_loop_over_images(seed: int) -> None:
     assert [count.budget for count in found] == [1_000, 5_000, 10_000]
     assert found[0].n_fooled <= found[1].n_fooled <= found[2].n_fooled
     assert found[2].n_fooled < sum(each.n_fooled for each in count_outcomes(labels, clean, patched, goals))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_images_that_an_attack_left_alone_count_for_nothing_but_robustness(seed: int) -> None:
+    labels, clean, patched, goals = scripted(seed, 60)
+    attacked = np.random.default_rng(seed).random(patched.shape) < 0.7
+    everything = count_outcomes(labels, clean, patched, goals)
+    found = count_outcomes(labels, clean, patched, goals, attacked)
+    for index, (goal, count, whole) in enumerate(zip(goals, found, everything, strict=True)):
+        kept = attacked[index]
+        alone = {"labels": labels[kept], "clean": clean[kept], "patched": patched[index : index + 1, kept]}
+        (part,) = count_outcomes(**alone, goals=(goal,))
+        assert (count.n_eligible, count.n_fooled, count.n_hit) == (part.n_eligible, part.n_fooled, part.n_hit)
+        assert count.n_left_alone == whole.n_eligible - count.n_eligible > 0
+        assert (count.n_robust, whole.n_left_alone) == (whole.n_robust, 0)
+    names = tuple(str(goal) for goal in goals)
+    assert Outcomes(labels, clean, patched, names, attacked).counts() == found
+    assert_identities("cell", int((clean == labels).sum()), found)
+    spent = torch.ones(patched.size, dtype=torch.int64)
+    queries = count_queries(labels, clean, patched, goals, spent, attacked)
+    assert queries[0].n_fooled == sum(count.n_fooled for count in found)
+
+
+def test_rates_that_contradict_the_images_left_alone_are_refused() -> None:
+    fair = GoalCounts(goal="untargeted", n_eligible=6, n_fooled=4, n_hit=0, n_robust=4, n_left_alone=4)
+    assert_identities("cell", 10, [fair])
+    for odd in ({"n_eligible": 7}, {"n_robust": 1}, {"n_robust": 7}, {"n_left_alone": 3}):
+        with pytest.raises(AssertionError, match="robust_accuracy is not clean_accuracy"):
+            assert_identities("cell", 10, [fair.model_copy(update=odd)])

@@ -160,10 +160,11 @@ def test_a_mismatch_lists_the_first_five_of_each_kind_with_their_shapes() -> Non
     with pytest.raises(WeightsError) as caught:
         fit(fresh, state, "somewhere")
     lines = str(caught.value).splitlines()
-    assert lines[0].startswith("somewhere: the tensors do not fit; expected 9 tensors, found 15")
-    assert lines[1] == "  missing: 0.bias 4"
-    assert lines[2] == "  unexpected: extra0 0x2, extra1 1x2, extra2 2x2, extra3 3x2, extra4 4x2 and 2 more"
-    assert lines[3] == "  mis-shaped: 3.weight expected 2x16 found 10x16"
+    assert lines[0] == "somewhere: the tensors do not fit: 3.weight expected 2x16 found 10x16 (and 8 more)"
+    assert lines[1].startswith("  expected 9 tensors, found 15, and they match neither by name nor")
+    assert lines[2] == "  missing: 0.bias 4"
+    assert lines[3] == "  unexpected: extra0 0x2, extra1 1x2, extra2 2x2, extra3 3x2, extra4 4x2 and 2 more"
+    assert lines[4] == "  mis-shaped: 3.weight expected 2x16 found 10x16"
     assert same(fresh, before)
 
 

@@ -163,6 +163,24 @@ def test_matched_weights_solve_ridge_regression() -> None:
     assert torch.allclose(matched[0], torch.linalg.lstsq(data, wanted).solution.T, atol=1e-8)
 
 
+def test_inputs_that_hardly_vary_are_rounded_too() -> None:
+    """Their moments are rounding errors of either sign; a group beside them is solved as it is alone."""
+    generator = torch.Generator().manual_seed(3)
+    weight, noise = torch.randn(2, 4, 6, generator=generator), torch.randn(6, 6, generator=generator)
+    inputs = torch.randn(6, 50, generator=generator)
+    hessian = torch.stack([1e-7 * (noise + noise.T), inputs @ inputs.T / 50]).double()
+    assert float(torch.linalg.eigvalsh(hessian[0]).min()) < 0
+    matched, damped = matched_weights(weight.double(), hessian, hessian, 0.01)
+    alone, own = matched_weights(weight[1:].double(), hessian[1:], hessian[1:], 0.01)
+    assert torch.equal(damped[1:], own)
+    assert torch.allclose(matched[1:], alone)
+    assert float(torch.linalg.eigvalsh(damped[0]).min()) > 0
+    scale = torch.full((2, 4, 1), 0.1, dtype=torch.float64)
+    codes = code_range(4, signed=True)
+    found = round_sequentially(weight.double(), damped, scale, codes)
+    assert found.equal(found.round().clamp(*codes))
+
+
 def test_the_scale_follows_the_weights_whose_inputs_vary() -> None:
     codes = code_range(3, signed=True)
     weight = torch.tensor([[[3.0, 0.4, -0.35, 0.2]]], dtype=torch.float64)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import csv
-import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -17,8 +15,7 @@ from qpatchbench.registry import Entry
 from qpatchbench.testing import checks_for, trial
 from qpatchbench.testing.decoys import CATALOGUES, DECOYS, Decoy
 from qpatchbench.testing.kit import ComponentCheck
-
-ROOT = Path(__file__).parents[2]
+from tests.cli.running import ended
 
 
 def component_of(decoy: Decoy) -> object:
@@ -77,17 +74,8 @@ def test_a_run_marks_broken_preprocessors_and_no_honest_one(tmp_path: Path, cach
 
 def rows_of(folder: Path, text: str, cache: Path) -> tuple[int, list[dict[str, str]]]:
     (folder / "decoys.yaml").write_text(text)
-    command = ["-m", "qpatchbench", "--plugin", "qpatchbench.testing.decoys", "run", "decoys.yaml", "--display", "none"]
-    environment = {**os.environ, "QPATCHBENCH_CACHE": str(cache), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [sys.executable, *command],
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
+    arguments = ("--plugin", "qpatchbench.testing.decoys", "run", "decoys.yaml", "--display", "none")
+    done = ended(*arguments, folder=folder, QPATCHBENCH_CACHE=str(cache))
     assert done.returncode in (0, 1), done.stderr
     with (folder / "results/decoys/leaderboard.csv").open(newline="") as file:
         return done.returncode, list(csv.DictReader(file))

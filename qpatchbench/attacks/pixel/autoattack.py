@@ -19,7 +19,7 @@ import random
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 import torch
 from pydantic import Field, field_validator
@@ -31,7 +31,7 @@ from qpatchbench.ops.crafting.losses import goal_classes
 from qpatchbench.ops.crafting.pixel_attacks import LEVELS, judged_images, to_8_bit_inside, whole_images, whole_levels
 from qpatchbench.ops.devices import forked_draws
 from qpatchbench.ops.patches.pasting import to_float
-from qpatchbench.types import CraftTask, Network, Patch, Stage
+from qpatchbench.types import Announced, CraftTask, Network, Patch, Stage
 
 FEWEST_CLASSES = 4  # the targeted difference of logits ratio divides by z_1 - (z_3 + z_4) / 2
 MOST_TARGETS = 9
@@ -43,6 +43,8 @@ Part: TypeAlias = Callable[["torch.Tensor", "torch.Tensor"], "torch.Tensor"]
 
 class AutoAttack(PixelAttack):
     """Worst case of four attacks, untargeted: the yardstick for small changes of the whole image."""
+
+    version: ClassVar[int] = 2
 
     steps: int = Field(default=100, gt=0, description="steps of Auto-PGD and FAB; 100 in the standard version")
     queries: int = Field(default=5000, gt=0, description="queries of Square Attack; 5000 in the standard version")
@@ -56,6 +58,15 @@ class AutoAttack(PixelAttack):
                 f"{targets}; pgd takes targets"
             )
         return targets
+
+    def misfits(self, known: Announced) -> Iterator[tuple[str, str]]:
+        """Its targeted part divides by the fourth logit."""
+        if known.classes < FEWEST_CLASSES:
+            yield (
+                "",
+                f"expected at least {FEWEST_CLASSES} classes for the targeted loss of AutoAttack, found "
+                f"{known.classes}; pgd works with any number",
+            )
 
     def passes(self) -> float:
         """An upper bound: ten runs of Auto-PGD and nine of FAB, whose steps end with a look, and the search."""
@@ -74,6 +85,7 @@ class AutoAttack(PixelAttack):
         images, _ = task.require_places()
         labels, found = images.labels, to_float(images.pixels)  # what still stands is the clean image
         targets = goal_classes(task.goals).to(labels.device).expand(len(labels))
+        attacked = torch.ones_like(labels, dtype=torch.bool)
         losses, broken = torch.zeros(len(labels), device=labels.device), torch.zeros_like(labels, dtype=torch.bool)
         parts = {"clean": _unchanged, **self._parts(task, found[:1])}  # what is wrong when clean is not attacked
         history, stages = [], []
@@ -89,10 +101,12 @@ class AutoAttack(PixelAttack):
                 losses[chosen] = torch.where(judgement.success | (index == 0), judgement.losses, losses[chosen])
                 found[chosen] = torch.where(judgement.success.view(-1, 1, 1, 1), tried, clean)
                 broken[chosen] = judgement.success
+            if index == 0:
+                attacked = ~broken
             stages.append(Stage(name, ACCESS.get(name, "none"), len(left), len(left) - int((~broken).sum())))
             history.append(float(losses.mean()))
             task.progress(index / (len(parts) - 1), {"loss": history[-1], "asr": 100 * float(broken.float().mean())})
-        return whole_images(task, found, tuple(history[1:]), tuple(stages[1:]))
+        return whole_images(task, found, tuple(history[1:]), tuple(stages[1:]), attacked)
 
     def _parts(self, task: CraftTask, image: torch.Tensor) -> dict[str, Part]:
         """The four of the standard version, in their order."""

@@ -34,7 +34,8 @@ def plan(
 ) -> None:
     """Show what running SUITE would do: its jobs, which are done, and the cost of the rest.
 
-    Reads neither images nor weights beyond their hashes, and computes nothing.
+    Reads no images beyond their hashes, builds every network to see that weights, images and attacks fit it, and
+    computes nothing else.
     """
     from qpatchbench.suite.file.load import load_with_source
 
@@ -50,6 +51,7 @@ def show_plan(suite: Suite, source: Source, data: Path | None, *, everything: bo
         unread_data_keys,
         weights_keys,
     )
+    from qpatchbench.suite.plan.network_fit import require_networks
     from qpatchbench.suite.plan.plan import make_plan
     from qpatchbench.suite.plan.sizes import estimated_sizes
     from qpatchbench.suite.store.store import Store
@@ -58,6 +60,7 @@ def show_plan(suite: Suite, source: Source, data: Path | None, *, everything: bo
     remembered = remembered_data_keys(suite, _data_dir(data), cache)
     keys = remembered or unread_data_keys(suite)
     weights = weights_keys(suite, source, cache)
+    require_networks(suite, source)
     made = make_plan(suite, keys, weights)
     store, sizes = Store(cache), estimated_sizes(made)
     click.echo(f"{suite.suite}: {len(made.jobs)} jobs in {cache}")

@@ -171,13 +171,14 @@ def execute_suite(
     from qpatchbench.cli.print_leaderboard import print_leaderboard
     from qpatchbench.suite.plan.fingerprints import remembered_data_keys, weights_keys
     from qpatchbench.suite.plan.plan import make_plan
+    from qpatchbench.suite.store.plugin_facts import unidentified
 
     keys = remembered_data_keys(suite, data_dir, cache)
     weights = weights_keys(
         suite, source, cache, fetch=True
     )  # before any image is decoded: missing weights are found in no time
     plan = None if keys is None else make_plan(suite, keys, weights)
-    if plan is not None and not fresh and is_complete(output, plan):
+    if plan is not None and not fresh and not unidentified(suite) and is_complete(output, plan):
         click.echo(f"{suite.suite}: nothing to do, all {len(plan.jobs)} jobs and the report are done")
         print_leaderboard(output)
         _say_partial(suite)
@@ -204,13 +205,17 @@ def _compute(
     from qpatchbench.suite.execution.device import device_named
     from qpatchbench.suite.execution.executor import Execution
     from qpatchbench.suite.execution.export import export
+    from qpatchbench.suite.execution.passing import passing
+    from qpatchbench.suite.plan.network_fit import require_networks
     from qpatchbench.suite.plan.plan import make_plan
+    from qpatchbench.suite.store.plugin_facts import unidentified
     from qpatchbench.suite.store.store import Store
     from qpatchbench.suite.work.workbench import Workbench, loaded_data_keys
     from qpatchbench.suite.work.worker import BenchWorker
 
     here = device if crew is None else crew.device_here(device)
     bench = Workbench(suite, Store(cache), data_dir, device_named(here))
+    require_networks(suite, source, fetch=True)
     # From the images themselves: what an earlier run remembers of them may have been edited since.
     keys = loaded_data_keys(bench, source)
     plan = make_plan(suite, keys, weights)
@@ -222,16 +227,21 @@ def _compute(
         claim(output, suite.suite)
         for remark in survey.remarks if survey is not None else ():
             shown.note(remark)
+        strange = unidentified(suite)
+        for what in strange:
+            alone = "" if crew is None else ", here and not by workers"
+            shown.note(f"{what}; what is made with it is not kept in the cache, and every run makes it again{alone}")
         execution = Execution(plan, bench.store, BenchWorker(bench), shown, time_limit=time_limit)
-        if crew is None:
-            execution.run()
-        else:
-            from qpatchbench.suite.execution.workers.dispatcher import Dispatcher
-            from qpatchbench.suite.execution.workers.setup import Setup
+        with passing(plan, bench.store):
+            if crew is None or strange:
+                execution.run()
+            else:
+                from qpatchbench.suite.execution.workers.dispatcher import Dispatcher
+                from qpatchbench.suite.execution.workers.setup import Setup
 
-            setup = Setup.of(execution, bench, source, keys, weights, device)
-            Dispatcher(execution, crew.hired(setup)).run()
-        export(execution, bench, output, source.data)
+                setup = Setup.of(execution, bench, source, keys, weights, device)
+                Dispatcher(execution, crew.hired(setup)).run()
+            export(execution, bench, output, source.data)
         from qpatchbench.report.page.build import build
 
         report = {"plan": plan.key, "files": _written(output, build(output, FORMATS))}

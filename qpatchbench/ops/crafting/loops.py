@@ -205,6 +205,7 @@ def joined(parts: Sequence[Patch]) -> Patch:
         for same in zip(*(part.stages for part in parts), strict=True)
     ]
     places, queries = [part.placement for part in parts], [part.queries for part in parts]
+    attacked = [part.attacked for part in parts]
     return Patch(
         torch.cat([part.textures for part in parts]),
         torch.cat([part.masks for part in parts]),
@@ -213,6 +214,7 @@ def joined(parts: Sequence[Patch]) -> Patch:
         placement=Placement.concatenated([place for place in places if place is not None]) if places[0] else None,
         queries=torch.cat([each for each in queries if each is not None]) if queries[0] is not None else None,
         stages=tuple(stages),
+        attacked=torch.cat([each for each in attacked if each is not None]) if attacked[0] is not None else None,
     )
 
 

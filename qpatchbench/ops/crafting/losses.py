@@ -61,7 +61,7 @@ def dlr(logits: torch.Tensor, labels: torch.Tensor, targets: torch.Tensor) -> to
         AttackError: fewer than 3 classes, or fewer than 4 and a target.
     """
     targeted = bool((targets >= 0).any())
-    classes, needed = logits.shape[1], 4 if targeted else 3
+    classes, needed = logits.shape[1], classes_for_dlr(targeted=targeted)
     if classes < needed:
         raise AttackError(
             f"expected at least {needed} classes for the {'targeted' if targeted else 'untargeted'} loss dlr, "
@@ -72,6 +72,11 @@ def dlr(logits: torch.Tensor, labels: torch.Tensor, targets: torch.Tensor) -> to
     targeted_spread = largest[:, 0] - (largest[:, 2] + largest[:, -1]) / 2
     spread = torch.where(targets < 0, untargeted_spread, targeted_spread)
     return logit_difference(logits, labels, targets) / (spread + 1e-12)
+
+
+def classes_for_dlr(*, targeted: bool) -> int:
+    """How many classes `dlr` needs at least."""
+    return 4 if targeted else 3
 
 
 def succeeded(logits: torch.Tensor, labels: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

@@ -81,12 +81,17 @@ def to_8_bit_inside(images: torch.Tensor, clean: torch.Tensor, epsilon: float) -
 
 
 def whole_images(
-    task: CraftTask, images: torch.Tensor, history: tuple[float, ...], stages: tuple[Stage, ...] = ()
+    task: CraftTask,
+    images: torch.Tensor,
+    history: tuple[float, ...],
+    stages: tuple[Stage, ...] = (),
+    attacked: torch.Tensor | None = None,
 ) -> Patch:
     """Adversarial images (P, 3, H, W) as patches that cover everything: masks of ones at row 0 and column 0."""
     corner = torch.zeros(len(images), dtype=torch.int64, device=images.device)
     places = upright(corner, corner)
-    return Patch(images, torch.ones_like(images[:, :1]), task.goals, history, placement=places, stages=stages)
+    masks = torch.ones_like(images[:, :1])
+    return Patch(images, masks, task.goals, history, placement=places, stages=stages, attacked=attacked)
 
 
 def judged_images(

@@ -8,7 +8,7 @@ energy alone are one window and its neighbours, which show a patch the same pixe
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple, TypeAlias
 
 import torch
@@ -31,6 +31,15 @@ class Box(NamedTuple):
     column: int
     height: int
     width: int
+
+
+def box_misfits(side: int, whole: int, excluded: tuple[int, int, int, int] | None) -> Iterator[tuple[str, str]]:
+    """Why no patch of a side has room beside an excluded box, as `Component.misfits` says it."""
+    if excluded is not None and side <= whole:
+        try:
+            allowed_places((whole, whole), (side, side), Box(*excluded))
+        except AttackError as error:
+            yield "excluded", str(error)
 
 
 def upright(rows: torch.Tensor, columns: torch.Tensor) -> Placement:

@@ -13,6 +13,7 @@ from qpatchbench.ops.quantization.fake_quantization import SMALLEST_SCALE, CodeR
 
 _FRACTIONS = tuple(0.2 + 0.025 * step for step in range(37))  # of the max-abs scale
 _ZETA, _GAMMA = 1.1, -0.1  # stretch of AdaRound's sigmoid, equation 23
+LARGEST_DAMPING = 20  # times that damping is raised a hundredfold
 
 
 def output_error(difference: torch.Tensor, hessian: torch.Tensor) -> torch.Tensor:
@@ -55,17 +56,28 @@ def matched_weights(
         weight: W, (G, R, K).
         hessian: E[x' x'^T], (G, K, K).
         cross: E[x x'^T], (G, K, K).
-        damping: lambda as a share of the mean of the hessian's diagonal; positive.
+        damping: lambda as a share of the mean of the hessian's diagonal; positive. Where an input hardly varies, so
+            that rounding errors leave the hessian indefinite, lambda is as much larger as that takes.
 
     Returns:
         V, and the damped hessian, of which the error of rounding V is a quadratic.
     """
-    size = hessian.shape[-1]
-    strength = (hessian.diagonal(dim1=-2, dim2=-1).mean(-1) * damping).clamp_min(1e-12)[:, None, None]
-    damped = hessian + strength * torch.eye(size, dtype=hessian.dtype, device=hessian.device)
+    strength, damped = _damped(hessian, damping)
     wanted = weight @ cross + strength * weight
     factor = torch.linalg.cholesky(damped)
     return torch.cholesky_solve(wanted.mT, factor).mT, damped
+
+
+def _damped(hessian: torch.Tensor, damping: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Lambda (G, 1, 1) and the hessian (G, K, K) with it on its diagonal, positive definite if it is finite."""
+    identity = torch.eye(hessian.shape[-1], dtype=hessian.dtype, device=hessian.device)
+    strength = (hessian.diagonal(dim1=-2, dim2=-1).mean(-1) * damping).clamp_min(1e-12)[:, None, None]
+    for _ in range(LARGEST_DAMPING):
+        indefinite = torch.linalg.cholesky_ex(hessian + strength * identity).info > 0
+        if not bool(indefinite.any()):
+            break
+        strength = torch.where(indefinite[:, None, None], 100 * strength, strength)
+    return strength, hessian + strength * identity
 
 
 def round_sequentially(

@@ -29,6 +29,11 @@ class PartlyAttacked(NamedTuple):
     attacked: int
 
 
+def least_batch(share: float) -> int:
+    """Images of which a share is at least one; 1 where none is wanted."""
+    return math.ceil(1 / share - 1e-9) if share > 0 else 1
+
+
 def drawn_bits(bits: Sequence[Bits], generator: torch.Generator) -> Bits:
     """One bit-width, each as likely as another."""
     return bits[int(torch.randint(len(bits), (), generator=generator))]
@@ -44,7 +49,7 @@ def partly_attacked(images: torch.Tensor, labels: torch.Tensor, share: float, at
     attacked = math.floor(share * len(labels) + 1e-9)
     if share > 0 and not attacked:
         raise TrainingError(
-            f"expected a batch_size of at least {math.ceil(1 / share - 1e-9)}, of which a share of {share:g} is "
+            f"expected a batch_size of at least {least_batch(share)}, of which a share of {share:g} is "
             f"attacked, found {len(labels)}"
         )
     if not attacked:

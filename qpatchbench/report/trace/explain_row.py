@@ -75,7 +75,10 @@ def _number(run: Run, row: Row, cells: Sequence[CellRecord]) -> Iterator[str]:
         yield f"  seed {cell.seed}, cell {cell.cell}: {right}"
         for count in each.counts():
             hit = f", {count.n_hit} as class {count.goal}" if count.goal != "untargeted" else ""
-            yield f"    goal {count.goal}: {count.n_fooled} of {count.n_eligible} fooled{hit}"
+            alone = f"; {count.n_left_alone} more left alone, since the source gets them wrong" * bool(
+                count.n_left_alone
+            )
+            yield f"    goal {count.goal}: {count.n_fooled} of {count.n_eligible} fooled{hit}{alone}"
 
 
 def _patch(run: Run, cell: CellRecord) -> Iterator[str]:

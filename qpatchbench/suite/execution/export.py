@@ -87,6 +87,7 @@ def _write_outcomes(
             *((name, pa.int32()) for name in ("label", "clean_prediction", "patched_prediction")),
             *((name, pa.int16()) for name in ("row", "column")),
             ("queries", pa.int32()),
+            ("attacked", pa.bool_()),
         ]
     )
     with (
@@ -139,6 +140,11 @@ def _outcomes(job: EvaluateJob, artifact: Artifact, target: Artifact, bench: Wor
             artifact.arrays["queries"].reshape(-1).astype(np.int32)
             if "queries" in artifact.arrays
             else pa.nulls(goals * count, pa.int32())
+        ),
+        "attacked": (
+            artifact.arrays["attacked"].reshape(-1).astype(bool)
+            if "attacked" in artifact.arrays
+            else pa.nulls(goals * count, pa.bool_())
         ),
     }
     return pa.table(columns, schema=schema)

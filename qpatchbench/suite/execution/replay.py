@@ -21,6 +21,7 @@ from qpatchbench.evaluation.repeatability import judged
 from qpatchbench.runs.layout import patch_file
 from qpatchbench.runs.outcomes import StoredOutcomes
 from qpatchbench.runs.patch_file import read_patch
+from qpatchbench.statistics.intervals import Array
 from qpatchbench.suite.execution.strangers import Unavailable, expect_known, harmless, is_key
 from qpatchbench.suite.file.load import suite_from
 from qpatchbench.suite.file.source import Source
@@ -33,6 +34,7 @@ from qpatchbench.suite.store.store import Store
 from qpatchbench.suite.work.craft import stored_patch
 from qpatchbench.suite.work.evaluate import predicted
 from qpatchbench.suite.work.workbench import Workbench, loaded_data_keys
+from qpatchbench.types import Patch
 
 StoredOf = Callable[[str], StoredOutcomes]
 
@@ -161,6 +163,9 @@ def _repredicted(run: Rebuilt, jobs: list[EvaluateJob], stored: StoredOf) -> Rep
                     f"outcomes.parquet, {where}, image {ids[image]}: {axis[:-1]}: expected {places[goal, image]}, "
                     f"where the suite places the patch, found {getattr(before, axis)[goal, image]}"
                 )
+        findings += [
+            f"outcomes.parquet, {where}: {text}" for text in _left_alone(job, patch, before, clean.numpy(), order)
+        ]
         clean_differ = int((clean.numpy()[order] != before.outcomes.clean).sum())
         verdict = judged(before.outcomes, again[:, order], ids, exact=exact)
         predictions, differ = predictions + verdict.predictions, differ + verdict.differ
@@ -170,6 +175,29 @@ def _repredicted(run: Rebuilt, jobs: list[EvaluateJob], stored: StoredOf) -> Rep
         if verdict.text:
             (notes if verdict.accepted else findings).append(f"outcomes.parquet, {where}: {verdict.text}")
     return Repredicted(target.label, len(jobs), predictions, differ, tuple(findings), tuple(notes), exact)
+
+
+def _left_alone(job: EvaluateJob, patch: Patch, before: StoredOutcomes, clean: Array, order: Array) -> Iterator[str]:
+    """What is wrong with the images that an attack is said to have left alone, which no rate counts.
+
+    Args:
+        job: the cell.
+        patch: as its file has it.
+        before: as the run folder has the cell.
+        clean: (N,) predictions of the cell's network without a patch, in the order of the dataset.
+        order: (N,) from the order of the dataset to that of the ids.
+    """
+    shape = before.outcomes.patched.shape
+    ours = None if patch.attacked is None else patch.attacked.numpy().reshape(shape)[:, order]
+    theirs = before.outcomes.attacked
+    same = ours is theirs if ours is None or theirs is None else np.array_equal(ours, theirs)
+    if not same:
+        yield "attacked: expected the images that the patch file names, found others"
+    source = job.patch.source
+    if ours is not None and source is not None and source.network_key == job.target.network_key:
+        spared = int((~ours & (clean[order] == before.outcomes.labels)).sum())
+        if spared and not job.target.quantizer.randomized:
+            yield f"attacked: expected every image that the source gets right, found {spared} left alone"
 
 
 def _checkpoints(run: Rebuilt, jobs: list[TrainJob]) -> tuple[list[str], list[str]]:

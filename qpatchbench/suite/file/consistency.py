@@ -10,11 +10,11 @@ import importlib.util
 import math
 from collections.abc import Iterator
 
-from qpatchbench.attacks.base import Attack
 from qpatchbench.suite.file.half_precision import half_precision_problems
+from qpatchbench.suite.file.misfits import misfits, too_large
 from qpatchbench.suite.file.schema import Suite
 from qpatchbench.suite.file.source import KeyPath
-from qpatchbench.types import FLOAT, Bits, Size, Written
+from qpatchbench.types import FLOAT, Bits, Written
 
 UNDEFENDED = "none"
 BARE = "none"  # the preprocessor that leaves a network as it is
@@ -23,7 +23,7 @@ BARE = "none"  # the preprocessor that leaves a network as it is
 def incoherences(suite: Suite) -> Iterator[tuple[KeyPath, str]]:
     """Yield (path in the file, problem) for every contradiction."""
     yield from _repeated_titles(suite)
-    yield from _attacks(suite)
+    yield from misfits(suite)
     yield from _deployments(suite)
     yield from _sweep(suite)
     yield from half_precision_problems(suite)
@@ -65,10 +65,16 @@ def _repeated_titles(suite: Suite) -> Iterator[tuple[KeyPath, str]]:
         ("quantizers", [quantizer.mode for quantizer in suite.quantizers]),
         ("preprocessors", [preprocessor.title for preprocessor in suite.preprocessors]),
         ("attacks", [f"{attack.title}, {attack.size}" for attack in suite.attacks]),
+        *(
+            (("pool", part), [f"{attack.title}, {attack.size}" for attack in getattr(suite.pool, part)])
+            for part in ("seen", "unseen")
+            if suite.pool is not None
+        ),
     ):
         for index, title in enumerate(titles):
             if titles.index(title) < index:
-                yield (section, index), f"expected distinct entries, found {title!r} twice; tell them apart with label"
+                place = section if isinstance(section, tuple) else (section,)
+                yield (*place, index), f"expected distinct entries, found {title!r} twice; tell them apart with label"
     for index, seed in enumerate(suite.seeds):
         if seed in suite.seeds[:index]:
             yield ("seeds", index), f"expected distinct seeds, found {seed} again"
@@ -91,23 +97,6 @@ def _repeated_titles(suite: Suite) -> Iterator[tuple[KeyPath, str]]:
 
 def _written(value: object) -> str:
     return str(list(value) if isinstance(value, tuple) else value.plain() if isinstance(value, Written) else value)
-
-
-def _attacks(suite: Suite) -> Iterator[tuple[KeyPath, str]]:
-    side, classes = suite.dataset.side, suite.dataset.num_classes
-    places: list[tuple[KeyPath, tuple[Attack, ...]]] = [(("attacks",), suite.attacks)]
-    if suite.pool is not None:
-        places += [(("pool", "seen"), suite.pool.seen), (("pool", "unseen"), suite.pool.unseen)]
-    for section, attacks in places:
-        for index, attack in enumerate(attacks):
-            if attack.size.side(side) > side:
-                yield (*section, index, "size"), _too_large(attack.size, suite)
-            for number, target in enumerate(attack.targets if isinstance(attack.targets, tuple) else ()):
-                if not 0 <= target < classes:
-                    yield (
-                        (*section, index, "targets", number),
-                        f"expected class ids in 0..{classes - 1} of {suite.dataset.title}, found {target}",
-                    )
 
 
 def _pool(suite: Suite) -> Iterator[tuple[KeyPath, str]]:
@@ -147,15 +136,10 @@ def _pool(suite: Suite) -> Iterator[tuple[KeyPath, str]]:
         yield ("pool", "unseen_quantizer", "bits"), "expected bits below 32, at which the seen patches are crafted"
 
 
-def _too_large(size: Size, suite: Suite) -> str:
-    side = suite.dataset.side
-    return f"expected a patch that fits into the {side}x{side} images of {suite.dataset.title}, found {size}"
-
-
 def _sweep(suite: Suite) -> Iterator[tuple[KeyPath, str]]:
     for index, size in enumerate(suite.sweep.sizes):
         if size.side(suite.dataset.side) > suite.dataset.side:
-            yield ("sweep", "sizes", index), _too_large(size, suite)
+            yield ("sweep", "sizes", index), too_large(size, suite)
     patches = [attack for attack in suite.attacks if attack.covers == "square"]
     for index, shift in enumerate(suite.sweep.shifts):
         if not any(shift):

@@ -57,9 +57,11 @@ def _require_figures(title: str, patch: Patch, count: int) -> None:
         if isinstance(loss, bool) or not isinstance(loss, int | float):
             raise AttackError(f"{title}: expected a history of numbers, found {loss!r} at step {step}")
     rows = None if patch.placement is None else patch.placement.rows
-    for name, value in (("queries", patch.queries), ("rows", rows)):
+    for name, value in (("queries", patch.queries), ("rows", rows), ("marks of attacked images", patch.attacked)):
         if value is not None and tuple(value.shape) != (count,):
             raise AttackError(f"{title}: expected {count} {name}, found {tuple(value.shape)}")
+    if patch.attacked is not None and patch.attacked.dtype != torch.bool:
+        raise AttackError(f"{title}: expected marks of attacked images as bool, found {patch.attacked.dtype}")
     for stage in patch.stages:
         if not all(isinstance(figure, int) and math.isfinite(figure) for figure in (stage.attacked, stage.broken)):
             raise AttackError(f"{title}: expected counts of images from stage {stage.attack!r}, found {stage}")

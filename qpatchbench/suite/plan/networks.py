@@ -25,7 +25,9 @@ POOL_SEEDS, MEMBER_SEEDS = 1_000_003, 2_000_003
 
 
 class Networks:
-    """The networks and the patch pool of a suite, as jobs.
+    """The networks and the patch pool of a suite, as jobs; asked twice, it gives the same object twice.
+
+    A job's key is computed once per object, so that a plan costs what its jobs do, not what its questions do.
 
     Args:
         suite: a coherent suite.
@@ -38,11 +40,19 @@ class Networks:
         self.float_quantizer: Quantizer = create(QUANTIZERS, {"name": "fp", "bits": (FLOAT,)})
         self._nothing: Preprocessor = create(PREPROCESSORS, {"name": BARE})
         self._splits: dict[tuple[str, int], dict[str, Literal["seen", "unseen"]]] = {}
+        # By the identity of the suite's own components, which live as long as this does.
+        self._networks: dict[tuple[int, int, int, Bits, int], DeployJob] = {}
+        self._behind: dict[tuple[int, str], DeployJob] = {}
+        self._pools: dict[tuple[int, int, int | None], list[CraftJob]] = {}
 
     def network(self, model: ModelSource, defense: Defense, quantizer: Quantizer, bits: Bits, seed: int) -> DeployJob:
         """A defended model, deployed at `bits`."""
-        own = self._alone(model, defense, quantizer, bits, seed)
-        return dataclasses.replace(own, partners=self._partners(model, defense, quantizer, bits, seed))
+        at = id(model), id(defense), id(quantizer), bits, seed
+        if at not in self._networks:
+            own = self._alone(model, defense, quantizer, bits, seed)
+            partners = self._partners(model, defense, quantizer, bits, seed)
+            self._networks[at] = dataclasses.replace(own, partners=partners)
+        return self._networks[at]
 
     @property
     def preprocessors(self) -> tuple[Preprocessor, ...]:
@@ -53,7 +63,10 @@ class Networks:
         """A bare network with `preprocessor` before it; itself where that is none."""
         if preprocessor.identity() == self._nothing.identity():
             return network
-        return dataclasses.replace(network, preprocessor=preprocessor)
+        at = id(preprocessor), network.key
+        if at not in self._behind:
+            self._behind[at] = dataclasses.replace(network, preprocessor=preprocessor)
+        return self._behind[at]
 
     def _alone(
         self, model: ModelSource, defense: Defense, quantizer: Quantizer, bits: Bits, seed: int, member: int = 0
@@ -103,21 +116,26 @@ class Networks:
 
     def seen_patches(self, model: ModelSource, seed: int, repeats: int = 1) -> list[CraftJob]:
         """Patches to train on, crafted on the undefended float network; repeats differ by their seed alone."""
-        pool = self.suite.pool
-        seeds = [seed + repeat * POOL_SEEDS for repeat in range(repeats)] if pool is not None else []
-        source = self._undefended_network(model, seed, self.float_quantizer, FLOAT)
-        return [self._patch(attack, source, own) for own in seeds for attack in (pool.seen if pool else ())]
+        pool, at = self.suite.pool, (id(model), seed, repeats)
+        if at not in self._pools:
+            seeds = [seed + repeat * POOL_SEEDS for repeat in range(repeats)] if pool is not None else []
+            source = self._undefended_network(model, seed, self.float_quantizer, FLOAT)
+            patches = [self._patch(attack, source, own) for own in seeds for attack in (pool.seen if pool else ())]
+            self._pools[at] = patches
+        return self._pools[at]
 
     def unseen_patches(self, model: ModelSource, seed: int) -> list[CraftJob]:
         """Patches kept from training, crafted on the undefended network at other bit-widths."""
-        pool = self.suite.pool
+        pool, at = self.suite.pool, (id(model), seed, None)
         if pool is None or pool.unseen_quantizer is None:
             return []
-        return [
-            self._patch(attack, self._undefended_network(model, seed, pool.unseen_quantizer, bits), seed)
-            for attack in pool.unseen
-            for bits in pool.unseen_bits
-        ]
+        if at not in self._pools:
+            self._pools[at] = [
+                self._patch(attack, self._undefended_network(model, seed, pool.unseen_quantizer, bits), seed)
+                for attack in pool.unseen
+                for bits in pool.unseen_bits
+            ]
+        return self._pools[at]
 
     def _patch(self, attack: Attack, source: DeployJob, seed: int) -> CraftJob:
         goals = attack.goals(self.suite.dataset.num_classes)

@@ -17,7 +17,8 @@ def plugins_of(value: object) -> list[dict[str, str]]:
     """One row per class from outside that a suite or a job holds, however deep; sorted.
 
     Each has `component` (kind and name), `class`, `package`, `version` of the package, and `sha256` of the source. A
-    class that no registry lists under its component's name goes by its top-level module, without a version.
+    class that no registry lists under its component's name goes by its top-level module, without a version. What
+    nothing identifies has no `sha256`.
     """
     rows = {_row(component) for component in _components(value, set()) if is_outside(type(component))}
     return [dict(row) for row in sorted(rows)]
@@ -26,9 +27,16 @@ def plugins_of(value: object) -> list[dict[str, str]]:
 def plugins_text(value: object) -> str:
     """The same in one line, for a record; "" where everything is built in."""
     return "; ".join(
-        f"{row['component']}, {' '.join(filter(None, (row['package'], row['version'])))}, sha256:{row['sha256']}"
+        f"{row['component']}, {' '.join(filter(None, (row['package'], row['version'])))}, "
+        + (f"sha256:{row['sha256']}" if row["sha256"] else "not identified, so not cached")
         for row in plugins_of(value)
     )
+
+
+def unidentified(value: object) -> tuple[str, ...]:
+    """One line per component of a suite or a job that nothing identifies, with the reason."""
+    found = [component for component in _components(value, set()) if component.unidentified]
+    return tuple(dict.fromkeys(f"{_entry(each)[0]} {each.name}: {each.unidentified}" for each in found))
 
 
 def _components(value: object, seen: set[int]) -> Iterator[Component]:
@@ -60,7 +68,7 @@ def _row(component: Component) -> tuple[tuple[str, str], ...]:
         ("class", f"{cls.__module__}:{cls.__qualname__}"),
         ("package", entry.plugin),
         ("version", entry.version),
-        ("sha256", source_hash(cls)),
+        ("sha256", "" if component.unidentified else source_hash(cls)),
     )
 
 

@@ -177,6 +177,7 @@ def patch_from(artifact: Artifact) -> Patch:
         tuple(artifact.facts["history"]),
         placement=placement,
         queries=stored.get("queries"),
+        attacked=stored["attacked"].bool() if "attacked" in stored else None,
         stages=tuple(Stage(**stage) for stage in artifact.facts["stages"]),
     )
 
@@ -184,8 +185,8 @@ def patch_from(artifact: Artifact) -> Patch:
 def stored_patch(stored: StoredPatch) -> Patch:
     """The patch of a run folder's file; what its stages did stands in the store only."""
     places = {} if stored.places is None else dict(zip(("rows", "columns"), stored.places, strict=True))
-    queries = {} if stored.queries is None else {"queries": stored.queries}
-    arrays = {"textures": stored.textures, "masks": stored.masks, **places, **queries}
+    others = {name: getattr(stored, name) for name in ("queries", "attacked") if getattr(stored, name) is not None}
+    arrays = {"textures": stored.textures, "masks": stored.masks, **places, **others}
     facts = {"goals": json.dumps(stored.goals), "history": stored.history.tolist(), "stages": []}
     return patch_from(Artifact(arrays, facts))
 
@@ -196,6 +197,8 @@ def _artifact(patch: Patch, facts: dict[str, Any], passes: Passes) -> Artifact:
         arrays |= {"rows": patch.placement.rows.numpy(), "columns": patch.placement.columns.numpy()}
     if patch.queries is not None:
         arrays["queries"] = patch.queries.numpy()
+    if patch.attacked is not None:
+        arrays["attacked"] = patch.attacked.to(torch.uint8).numpy()
     goals = json.dumps([str(goal) for goal in patch.goals])
     stages = [asdict(stage) for stage in patch.stages]
     return Artifact(arrays, {**facts, "goals": goals, "stages": stages, "passes": asdict(passes)})
@@ -209,6 +212,7 @@ def _on_cpu(patch: Patch) -> Patch:
         patch.history,
         placement=None if patch.placement is None else patch.placement.to(torch.device("cpu")),
         queries=None if patch.queries is None else patch.queries.cpu(),
+        attacked=None if patch.attacked is None else patch.attacked.cpu(),
         stages=patch.stages,
     )
 

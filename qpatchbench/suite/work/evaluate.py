@@ -43,10 +43,13 @@ def evaluated(bench: Workbench, job: EvaluateJob) -> Artifact:
     if certified is not None and bench.suite.evaluation.checks != "off":
         found.append(artifacts.certificates_hold(certified, labels, clean, predictions))
     spent: dict[str, object] = {f"{way}_passes": count for way, count in stored.facts.get("passes", {}).items()}
+    attacked = None if patch.attacked is None else patch.attacked.numpy().reshape(predictions.shape)
+    if attacked is not None:
+        arrays["attacked"] = attacked.astype(np.uint8)
     if patch.queries is not None:
-        fooled = fooled_images(labels, clean, predictions, patch.goals)
+        fooled = fooled_images(labels, clean, predictions, patch.goals, attacked)
         successes = patch.queries.numpy().reshape(fooled.shape)[fooled]
-        spent["queries"] = count_queries(labels, clean, predictions, patch.goals, patch.queries)
+        spent["queries"] = count_queries(labels, clean, predictions, patch.goals, patch.queries, attacked)
         spent["queries_median"] = float(np.median(successes)) if len(successes) else None
         arrays["queries"] = patch.queries.numpy().reshape(fooled.shape)
     dataset = bench.dataset_title(job.target.checkpoint.model)
@@ -54,7 +57,7 @@ def evaluated(bench: Workbench, job: EvaluateJob) -> Artifact:
         update={
             "n_images": len(images),
             "n_clean_correct": int((clean == labels).sum()),
-            "counts": count_outcomes(labels, clean, predictions, job.patch.goals),
+            "counts": count_outcomes(labels, clean, predictions, job.patch.goals, attacked),
             "n_certified": None if certified is None else int(certified.sum()),
             "checks": artifacts.merged(found),
             "places": "given" if patch.placement is None else "chosen",

@@ -19,7 +19,7 @@ def test_every_committed_suite_survives_its_manifest(path: Path) -> None:
     suite = load_suite(path)
     kept = json.loads(json.dumps(suite.resolved()))
     again = suite_from(kept, "manifest.json")
-    assert again == suite
+    assert again == suite.model_copy(update={"scales": {}}), "a scale that was chosen is in the values"
     assert again.resolved() == kept == json.loads(json.dumps(suite.resolved())), "the data are left as they were"
 
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
 
+from qpatchbench.suite.jobs import base as jobs
 from qpatchbench.suite.jobs.evaluate import EvaluateJob
 from qpatchbench.suite.jobs.pipeline import CraftJob, DeployJob, TrainJob, float_deployment
 from qpatchbench.suite.plan.plan import Plan
+from qpatchbench.suite.store.store import key_of
 from qpatchbench.types import FLOAT
 from tests.suite.conftest import MakePlan, MakeSuite
 
@@ -381,3 +384,27 @@ def test_equal_jobs_of_different_suites_have_equal_keys(plan_of: MakePlan) -> No
 def test_the_plan_has_a_key_of_its_own_for_what_the_report_shows(plan_of: MakePlan) -> None:
     assert plan_of().key == plan_of().key
     assert plan_of().key != plan_of(description="other words").key
+
+
+def test_a_plan_hashes_a_job_less_than_twice(plan_of: MakePlan, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What planning costs is what hashing costs; a job that is made anew for each question is hashed anew."""
+    hashed = 0
+
+    def counted(identity: Mapping[str, Any]) -> str:
+        nonlocal hashed
+        hashed += 1
+        return key_of(identity)
+
+    monkeypatch.setattr(jobs, "key_of", counted)
+    plan = plan_of(
+        models=["resnet20", "vgg16"],
+        defenses=["qat", "triqdef"],
+        quantizers=[THREE, PTQ],
+        attacks=[{"name": "lavan", "size": 4}, {"name": "ensemble", "size": 4}],
+        pool={"seen": [{"name": "gap", "size": 3}, {"name": "gap", "size": 5}]},
+        transfer={"sources": ["all", "same", "ensemble"], "architectures": "all"},
+        seeds=[0, 1],
+    )
+    distinct_keys = {job.key for job in plan.jobs}
+    assert len(distinct_keys) == len(plan.jobs) > 400
+    assert hashed < 2 * len(plan.jobs)

@@ -54,11 +54,11 @@ class IgnoresSteps(Lavan):
 
 
 class WorseWhenLarger(LavanPerImage):
-    """Shows nothing of a patch of four pixels, and a grey one in place of the whole image."""
+    """Shows nothing of a patch of six pixels, and a grey one in place of the whole image."""
 
     def craft(self, task: CraftTask) -> Patch:
         patch = super().craft(task)
-        if patch.height == 4:
+        if patch.height == 6:
             return dataclasses.replace(patch, masks=torch.zeros_like(patch.masks))
         grey = torch.full_like(patch.textures, 0.5)
         return dataclasses.replace(patch, textures=grey) if patch.height == 8 else patch
@@ -152,10 +152,12 @@ def test_an_attack_that_ignores_its_steps_is_caught(audit: Audit) -> None:
     assert "10 of 40 steps give the very same patch" in check.message
 
 
+@pytest.mark.numerical
 def test_a_larger_patch_that_is_weaker_is_caught(audit: Audit) -> None:
-    check = audit(per_image(WorseWhenLarger, steps=8), "ladder")
+    """Over six seeds the smaller patch fooled 24 images or more, the larger none; 6 and none are not told apart."""
+    check = audit(per_image(WorseWhenLarger, size=3, steps=8), "ladder")
     assert check.verdict == "fail"
-    assert "4x4 pixels instead of 2x2 fool fewer" in check.message
+    assert "6x6 pixels instead of 3x3 fool fewer" in check.message
     assert "a patch of the whole image fools" in check.message
 
 
