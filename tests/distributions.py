@@ -12,6 +12,7 @@ from qpatchbench.registry import LOADED, REGISTRIES
 
 LIBRARIES = tuple(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib"))
 SOFT = '''
+from unittest.mock import patch
 from typing import ClassVar
 from unittest.mock import patch
 
