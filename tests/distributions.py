@@ -7,14 +7,13 @@ import sysconfig
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from unittest.mock import patch
 
 from qpatchbench.registry import LOADED, REGISTRIES
 
 LIBRARIES = tuple(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib"))
 SOFT = '''
-from unittest.mock import patch
 from typing import ClassVar
-from unittest.mock import patch
 
 import torch
 from pydantic import Field
