@@ -63,6 +63,9 @@ class Place:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
+            start_new_session=True,  # so that an interrupt reaches it and what it starts, and nothing else
+            # A shell starts background jobs with SIGINT ignored, and children inherit that.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
 
     def follow(self, run: subprocess.Popen[str], lines: int) -> None:
@@ -155,6 +158,19 @@ def resumed(place: Place, moment: tuple[int, float]) -> bool:
     return gone(started) and place.finish(place.start()) == 0
 
 
+def interrupted(place: Place, moment: tuple[int, float]) -> bool:
+    """A run that is interrupted with all its processes leaves none of them, and the same command ends it."""
+    lines, seconds = moment
+    run = place.start()
+    place.follow(run, lines)
+    time.sleep(seconds)
+    started = descendants(run.pid)
+    with suppress(ProcessLookupError):
+        os.killpg(run.pid, signal.SIGINT)
+    ended = place.finish(run)
+    return ended in (0, 130) and gone(started) and place.finish(place.start()) == 0
+
+
 @contextmanager
 def head(port: int) -> Iterator[subprocess.Popen[bytes]]:
     """The head of a Ray cluster, with two cores; what is left of it is killed."""
@@ -220,9 +236,11 @@ def trials(only: str = "") -> Iterator[tuple[str, bool]]:
     kinds: dict[str, tuple[tuple[str, ...], int, Callable[[Place, tuple[int, float]], bool]]] = {
         "process, a worker killed": (process, 10, lambda place, moment: survived(place, moment, processes_of)),
         "process, the run killed": (process, 10, resumed),
+        "process, interrupted": (process, 4, interrupted),
         "ray, a worker killed": (ray, 6, lambda place, moment: survived(place, moment, actors_of)),
         "ray, the driver killed": (ray, 5, lambda place, moment: survived(place, moment, processes_of)),
         "ray, the run killed": (ray, 5, resumed),
+        "ray, interrupted": (ray, 4, interrupted),
         "ray, the head killed and started again": (ray, 5, survived_its_head),
     }
     with tempfile.TemporaryDirectory() as folder:
