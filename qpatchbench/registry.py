@@ -175,6 +175,9 @@ REGISTRIES: Mapping[str, Registry] = {
 }
 
 
+LOADED: dict[str, None] = {}  # what `load_plugin` was given, in order
+
+
 def load_plugin(target: str) -> None:
     """Register the components of a module that is no installed plugin.
 
@@ -199,6 +202,12 @@ def load_plugin(target: str) -> None:
             listed = replace(entry, plugin=module.__name__, version=version)
             _expect_shown(name, listed, f"plugin {target}")
             REGISTRIES[kind].add(name, listed)
+    LOADED[str(Path(target).resolve()) if target.endswith(".py") else target] = None
+
+
+def loaded_plugins() -> tuple[str, ...]:
+    """What `load_plugin` was given so far, in order; files as absolute paths. Another process can load the same."""
+    return tuple(LOADED)
 
 
 def _loaded(target: str) -> Any:  # noqa: ANN401 (a module, whose attributes are its own)

@@ -7,8 +7,9 @@ import sysconfig
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from unittest.mock import patch
 
-from qpatchbench.registry import REGISTRIES
+from qpatchbench.registry import LOADED, REGISTRIES
 
 LIBRARIES = tuple(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib"))
 SOFT = '''
@@ -65,7 +66,8 @@ def as_if_started_now() -> Iterator[None]:
         vars(registry).pop("entries", None)
         vars(registry).pop("outside", None)
     try:
-        yield
+        with patch.dict(LOADED):
+            yield
     finally:
         for name, registry in REGISTRIES.items():
             vars(registry).clear()

@@ -36,30 +36,36 @@ class Pace:
     """How many jobs are done, and how long the rest will take, by the cost that jobs declare."""
 
     def __init__(self, plan: Plan, store: Store) -> None:
-        sizes = estimated_sizes(plan)
         self.total = len(plan.jobs)
+        sizes = estimated_sizes(plan)
         missing = [job for job in plan.jobs if not store.has(job.kind, job.key)]
         self.cached = self.total - len(missing)
         self.done = self.cached
         self.costs = {job.key: job.cost(sizes) for job in missing}
         self.left = sum(self.costs.values())
         self.spent = 0.0
+        self.fractions: dict[str, float] = {}  # of the jobs that run, how far they are
         self.started = time.monotonic()
 
     def summary(self) -> str:
         """One line before the start."""
         return f"{self.total} jobs, {self.cached} already done"
 
+    def progress(self, job: Job, fraction: float) -> None:
+        """A running job is at `fraction` (0..1)."""
+        self.fractions[job.key] = fraction
+
     def finish(self, job: Job) -> None:
         """Count a job as done."""
         self.done += 1
+        self.fractions.pop(job.key, None)
         cost = self.costs.pop(job.key, 0.0)
         self.left -= cost
         self.spent += cost
 
-    def time_left(self, job: Job, fraction: float) -> str:
+    def time_left(self) -> str:
         """Time left, from the pace so far; "" before there is one."""
-        current = self.costs.get(job.key, 0.0) * fraction
+        current = sum(self.costs.get(key, 0.0) * fraction for key, fraction in self.fractions.items())
         spent = self.spent + current
         if spent <= 0:
             return ""
@@ -103,7 +109,8 @@ class Plain:
         self.figures: dict[str, Mapping[str, float]] = {}
 
     def started(self, job: Job) -> None:
-        """Nothing, until it is finished."""
+        """Remember nothing of an earlier attempt."""
+        self.figures.pop(job.key, None)
 
     def progressed(self, job: Job, fraction: float, figures: Mapping[str, float]) -> None:
         """Keep the latest figures for the line that ends the job."""
@@ -114,7 +121,7 @@ class Plain:
         self.pace.finish(job)
         figures = self.figures.pop(job.key, {})
         parts = [f"{seconds:.1f} s", *(f"{name} {value:.3g}" for name, value in figures.items())]
-        left = self.pace.time_left(job, 0.0)
+        left = self.pace.time_left()
         click.echo(
             f"[{self.pace.done}/{self.pace.total}] {job.title}: {', '.join([*parts, *([left] if left else [])])}"
         )
@@ -130,25 +137,24 @@ class Plain:
 
 
 class Rich:
-    """A live bar with jobs done, the current job's figures and the time left."""
+    """A live bar with jobs done and the time left, and below it a line for each running job with its figures."""
 
     def __init__(self, pace: Pace) -> None:
         from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+        from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
         self.pace = pace
         self.console = Console()
         self.bar = Progress(
-            TextColumn("[bold]jobs"),
             BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[left]}"),
+            TextColumn("{task.fields[count]}"),
             TextColumn("{task.description}"),
             console=self.console,
             refresh_per_second=4,
         )
-        self.task = self.bar.add_task("", total=pace.total, completed=pace.done, left="")
-        self.running: dict[str, Job] = {}
+        self.all = self.bar.add_task("", total=pace.total, completed=pace.done, count="")
+        self.running: dict[str, TaskID] = {}
+        self._count()
 
     def __enter__(self) -> Rich:
         self.bar.start()
@@ -158,40 +164,47 @@ class Rich:
         self.bar.stop()
 
     def started(self, job: Job) -> None:
-        """Show the job's name."""
-        self.running[job.key] = job
-        self.bar.update(self.task, description=self._named(job))
+        """Add a line for the job."""
+        self._forget(job)
+        self.running[job.key] = self.bar.add_task(_escaped(job.title), total=1.0, count="0 %")
 
     def progressed(self, job: Job, fraction: float, figures: Mapping[str, float]) -> None:
         """Show figures and time left."""
+        if job.key not in self.running:
+            return
+        self.pace.progress(job, fraction)
         shown = " ".join(f"{name} {value:.3g}" for name, value in figures.items())
-        left = self.pace.time_left(job, fraction)
-        described = f"{self._named(job)} {100 * fraction:.0f} % [dim]{shown}[/dim]"
-        self.bar.update(self.task, left=left, description=described)
+        self.bar.update(
+            self.running[job.key],
+            completed=fraction,
+            count=f"{100 * fraction:.0f} %",
+            description=f"{_escaped(job.title)} [dim]{shown}[/dim]",
+        )
+        self._count()
 
     def finished(self, job: Job, seconds: float) -> None:
-        """Advance the bar."""
-        self._ended(job)
-        self.bar.update(self.task, completed=self.pace.done, left=self.pace.time_left(job, 0.0))
+        """Advance the bar, and drop the job's line."""
+        self._forget(job)
+        self.pace.finish(job)
+        self._count()
 
     def failed(self, job: Job, reason: str) -> None:
-        """Advance the bar and keep the reason on the screen."""
-        self._ended(job)
+        """The same, and keep the reason on the screen."""
         self.console.print(f"[red]failed[/red] {_escaped(job.title)}: {_escaped(reason)}")
-        self.bar.update(self.task, completed=self.pace.done)
+        self.finished(job, 0.0)
 
     def note(self, text: str) -> None:
-        """A line above the bar."""
+        """A line above the bars."""
         self.console.print(_escaped(text))
 
-    def _named(self, job: Job) -> str:
-        """The job, and how many others run beside it."""
-        others = len(self.running) - 1
-        return _escaped(job.title) + (f" (and {others} more)" if others > 0 else "")
+    def _count(self) -> None:
+        count = f"{self.pace.done}/{self.pace.total} jobs"
+        self.bar.update(self.all, completed=self.pace.done, count=count, description=self.pace.time_left())
 
-    def _ended(self, job: Job) -> None:
-        self.running.pop(job.key, None)
-        self.pace.finish(job)
+    def _forget(self, job: Job) -> None:
+        line = self.running.pop(job.key, None)
+        if line is not None:
+            self.bar.remove_task(line)
 
 
 def _escaped(text: str) -> str:

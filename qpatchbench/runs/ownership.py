@@ -28,7 +28,11 @@ def refuse_foreign(output: Path, suite: str, partial: bool) -> None:
     """
     if output.exists() and not output.is_dir():
         raise OutputError(f"{output}: expected a folder for the results, found a file; choose another --output")
-    if not output.is_dir() or not (there := sorted(path.name for path in output.iterdir())):
+    if not output.is_dir():
+        return
+    # A run that was killed while it claimed the folder left the temporary file of its claim.
+    there = sorted(path.name for path in output.iterdir() if not path.name.startswith(f".{CLAIM}."))
+    if not there:
         return
     manifest = _facts(output / MANIFEST)
     owner = manifest.get("suite") or _facts(output / CLAIM).get("suite")

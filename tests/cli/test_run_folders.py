@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -75,6 +76,17 @@ def test_a_file_in_place_of_the_folder_is_told(tmp_path: Path) -> None:
 
 def test_a_run_that_was_killed_early_goes_on_in_its_folder(tmp_path: Path) -> None:
     claim(tmp_path, "tiny")
+    refuse_foreign(tmp_path, "tiny", partial=False)
+
+
+def test_a_run_that_was_killed_while_it_claimed_its_folder_goes_on_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Path, "replace", lambda *_: os._exit(0))
+    if (child := os.fork()) == 0:
+        claim(tmp_path, "tiny")
+    os.waitpid(child, 0)
+    assert [path.name.startswith(".") for path in tmp_path.iterdir()] == [True]
     refuse_foreign(tmp_path, "tiny", partial=False)
 
 

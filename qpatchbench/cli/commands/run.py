@@ -16,10 +16,12 @@ from qpatchbench.runs.manifest import read_manifest
 from qpatchbench.runs.ownership import claim, refuse_foreign, writing_alone
 
 if TYPE_CHECKING:
+    from qpatchbench.suite.execution.workers.choice import CrewChoice
     from qpatchbench.suite.file.schema import Suite
     from qpatchbench.suite.file.source import Source
     from qpatchbench.suite.plan.plan import Plan
 
+EXECUTORS = ("serial", "process", "ray")
 FORMATS = ("csv", "md", "tex", "html")
 
 
@@ -35,9 +37,23 @@ FORMATS = ("csv", "md", "tex", "html")
 @LIMIT
 @SEEDS
 @click.option(
-    "--executor", type=click.Choice(["serial", "process"]), default="serial", show_default=True, help="Where jobs run."
+    "--executor",
+    type=click.Choice(EXECUTORS),
+    default="serial",
+    show_default=True,
+    help="Where jobs run: one by one in this process, or several at once in processes or on a Ray cluster.",
 )
-@click.option("--workers", type=click.IntRange(min=1), help="Processes of the executor process [default: 2].")
+@click.option(
+    "--workers",
+    type=click.IntRange(min=1),
+    help="How many jobs run at once, unless serial; several may share a GPU [default: one for each core].",
+)
+@click.option(
+    "--ray-address",
+    metavar="ADDRESS",
+    envvar="RAY_ADDRESS",
+    help="Cluster that --executor ray joins [default: $RAY_ADDRESS, or a local one that ends with the run].",
+)
 @click.option("--dry-run", is_flag=True, help="Show the plan and stop.")
 @click.option("--fresh", is_flag=True, help="Compute every job of this suite again.")
 @click.option("--time-limit", type=click.FloatRange(min=0, min_open=True), help="Seconds that one job may take.")
@@ -55,6 +71,7 @@ def run(
     seeds: str | None,
     executor: str,
     workers: int | None,
+    ray_address: str | None,
     dry_run: bool,
     fresh: bool,
     time_limit: float | None,
@@ -75,8 +92,6 @@ def run(
 
         show_plan(loaded, source, data_dir)
         return 0
-    if workers is not None and executor == "serial":
-        raise click.UsageError("--workers is for --executor process; the serial executor is one process")
     folder = output or Path("results") / loaded.suite
     if not overwrite:
         refuse_foreign(folder, loaded.suite, loaded.limit is not None)
@@ -90,8 +105,21 @@ def run(
         fresh=fresh,
         display=display,
         time_limit=time_limit,
-        workers=(workers or 2) if executor == "process" else 0,
+        crew=_crew(executor, workers, ray_address, device),
     )
+
+
+def _crew(executor: str, workers: int | None, ray_address: str | None, device: str) -> CrewChoice | None:
+    """Who works; None: this process alone."""
+    if executor == "serial":
+        if workers is not None:
+            raise click.BadParameter("only --executor process and ray have workers", param_hint="--workers")
+        return None
+    if executor == "ray" and device.startswith("cuda:"):
+        raise click.BadParameter("Ray gives GPUs to its workers; use --device cuda", param_hint="--device")
+    from qpatchbench.suite.execution.workers.choice import CrewChoice
+
+    return CrewChoice(executor == "ray", workers, ray_address)
 
 
 _data_dir = data_dir
@@ -132,9 +160,9 @@ def execute_suite(
     fresh: bool,
     display: str | None,
     time_limit: float | None = None,
-    workers: int = 0,
+    crew: CrewChoice | None = None,
 ) -> int:
-    """Run a suite, in so many processes or, with 0, in this one; returns the exit code.
+    """Run a suite, on a crew of workers or, without one, in this process; returns the exit code.
 
     Raises:
         SuiteError: its dataset or weights are not there.
@@ -155,7 +183,7 @@ def execute_suite(
         print_leaderboard(output)
         _say_partial(suite)
         return 0
-    return _compute(suite, source, weights, output, data_dir, cache, device, fresh, display, time_limit, workers)
+    return _compute(suite, source, weights, output, data_dir, cache, device, fresh, display, time_limit, crew)
 
 
 def _compute(
@@ -169,7 +197,7 @@ def _compute(
     fresh: bool,
     display: str | None,
     time_limit: float | None,
-    workers: int,
+    crew: CrewChoice | None,
 ) -> int:
     from qpatchbench.cli.display import make_display
     from qpatchbench.cli.print_leaderboard import print_leaderboard
@@ -185,7 +213,8 @@ def _compute(
     from qpatchbench.suite.work.workbench import Workbench, loaded_data_keys
     from qpatchbench.suite.work.worker import BenchWorker
 
-    bench = Workbench(suite, Store(cache), data_dir, device_named(device))
+    here = device if crew is None else crew.device_here(device)
+    bench = Workbench(suite, Store(cache), data_dir, device_named(here))
     require_networks(suite, source, fetch=True)
     # From the images themselves: what an earlier run remembers of them may have been edited since.
     keys = loaded_data_keys(bench, source)
@@ -200,16 +229,18 @@ def _compute(
             shown.note(remark)
         strange = unidentified(suite)
         for what in strange:
-            alone = ", here and not by workers" if workers else ""
+            alone = "" if crew is None else ", here and not by workers"
             shown.note(f"{what}; what is made with it is not kept in the cache, and every run makes it again{alone}")
-        if workers and not strange:
-            from qpatchbench.suite.execution.pool import pooled
-
-            execution: Execution = pooled(plan, keys, weights, bench, shown, workers, time_limit)
-        else:
-            execution = Execution(plan, bench.store, BenchWorker(bench), shown, time_limit=time_limit)
+        execution = Execution(plan, bench.store, BenchWorker(bench), shown, time_limit=time_limit)
         with passing(plan, bench.store):
-            execution.run()
+            if crew is None or strange:
+                execution.run()
+            else:
+                from qpatchbench.suite.execution.workers.dispatcher import Dispatcher
+                from qpatchbench.suite.execution.workers.setup import Setup
+
+                setup = Setup.of(execution, bench, source, keys, weights, device)
+                Dispatcher(execution, crew.hired(setup)).run()
             export(execution, bench, output, source.data)
         from qpatchbench.report.page.build import build
 

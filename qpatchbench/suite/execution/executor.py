@@ -1,12 +1,12 @@
-"""The serial executor: runs what is missing, keeps what is done, and turns a failing job into an error."""
+"""Runs the jobs that are missing, one by one; keeps what is done, and turns a failing job into an error."""
 
 from __future__ import annotations
 
+import functools
 import time
 import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from qpatchbench.errors import ArtifactError, QPatchBenchError, StorageError
@@ -29,7 +29,7 @@ class Display(Protocol):
         """`job` is about to run."""
 
     def progressed(self, job: Job, fraction: float, figures: Mapping[str, float]) -> None:
-        """A running job is at `fraction` (0..1)."""
+        """`job` is at `fraction` (0..1)."""
 
     def finished(self, job: Job, seconds: float) -> None:
         """`job` is done and on disk."""
@@ -96,7 +96,7 @@ class Execution:
         for job in self.plan.jobs:
             if self.store.has(job.kind, job.key):
                 self.artifact(job)
-            else:
+            elif not self.block(job):
                 self.attempt(job)
 
     def artifact(self, job: Job) -> Artifact | None:
@@ -109,22 +109,32 @@ class Execution:
             self._rebuild(job, error)
         return None if job.key in self.errors else self.store.read(job.kind, job.key)
 
-    def is_blocked(self, job: Job) -> bool:
-        """Whether something that the job needs has failed; then the job has failed too."""
-        blocking = next((earlier for earlier in job.upstream if earlier.key in self.errors), None)
-        if blocking is not None:
-            reason = self.errors[blocking.key].strip().splitlines()[-1]
-            self.errors[job.key] = f"not started, because {blocking.title!r} failed: {reason}"
-        return blocking is not None
+    def sound(self, job: Job) -> bool:
+        """Whether a job is finished and its bytes are those that were written; forgets damaged ones."""
+        if not self.store.has(job.kind, job.key):
+            return False
+        try:
+            self.store.read(job.kind, job.key)
+        except ArtifactError as error:
+            self._forget(job, error)
+            return False
+        return True
+
+    def block(self, job: Job) -> bool:
+        """Whether a job cannot run because one before it failed, which becomes its error."""
+        blocked = next((earlier for earlier in job.upstream if earlier.key in self.errors), None)
+        if blocked is None:
+            return False
+        reason = self.errors[blocked.key].strip().splitlines()[-1]
+        self.errors[job.key] = f"not started, because {blocked.title!r} failed: {reason}"
+        return True
 
     def attempt(self, job: Job) -> None:
-        """Compute a job whose upstream is done, and keep its artifact or its error.
+        """Run a job whose upstream is finished.
 
         Raises:
             StorageError: its result cannot be kept.
         """
-        if self.is_blocked(job):
-            return
         self.display.started(job)
         started = time.monotonic()
         try:
@@ -147,27 +157,31 @@ class Execution:
         try:
             return self._timed(job)
         except ArtifactError:
-            # A damaged artifact upstream: whichever it is, make it again, then this job once more.
-            if not self._mend(job):
+            if not job.upstream:
                 raise
-            return self._timed(job)
+        # A damaged artifact upstream: whichever it is, make it again, then this job once more. Of several processes
+        # that meet the damage one makes it again, and the others find nothing left to do.
+        with self.store.alone("mend"):
+            self._mend(job)
+        return self._timed(job)
 
     def _timed(self, job: Job) -> Artifact:
         with at_most(self.time_limit, job.title):
-            return self.worker.work(job, partial(self.display.progressed, job))
+            return self.worker.work(job, functools.partial(self.display.progressed, job))
 
-    def _mend(self, job: Job) -> bool:
-        mended = False
+    def _mend(self, job: Job) -> None:
         for earlier in job.upstream:
-            mended |= self._mend(earlier)
+            self._mend(earlier)
             try:
                 self.store.read(earlier.kind, earlier.key)
             except ArtifactError as error:
                 self._rebuild(earlier, error)
-                mended = True
-        return mended
 
     def _rebuild(self, job: Job, error: ArtifactError) -> None:
+        self._forget(job, error)
+        if not self.block(job):
+            self.attempt(job)
+
+    def _forget(self, job: Job, error: ArtifactError) -> None:
         self.display.note(f"{error}; it is computed again")
         self.store.remove(job.kind, job.key)
-        self.attempt(job)

@@ -37,7 +37,7 @@ class Job(ABC):
 
     Attributes:
         kind: one stem for the job, its work, its artifact and its word on the screen.
-        alone: whether it measures time, so that no other job may run beside it.
+        alone: it measures time, and runs while nothing else does.
     """
 
     kind: ClassVar[str]

@@ -8,9 +8,10 @@ tensors are numpy arrays here.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,7 @@ class Store:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self._held: set[str] = set()
 
     def has(self, kind: str, key: str) -> bool:
         """Whether a finished artifact is there; its bytes are checked when it is read."""
@@ -131,6 +133,29 @@ class Store:
             path = self._path(kind, key, ending)
             with storage_errors(path), contextlib.suppress(FileNotFoundError, NotADirectoryError):
                 path.unlink()
+
+    @contextlib.contextmanager
+    def alone(self, name: str) -> Iterator[None]:
+        """Wait until no other process is inside with the same name; inside, the same store may enter again.
+
+        Raises:
+            StorageError: the file system keeps no locks.
+        """
+        if name in self._held:
+            yield
+            return
+        path = self.root / "locks" / name
+        with storage_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = path.open("a")
+        with file:
+            with storage_errors(path):
+                fcntl.flock(file, fcntl.LOCK_EX)
+            self._held.add(name)
+            try:
+                yield
+            finally:
+                self._held.discard(name)
 
     def path(self, kind: str, key: str) -> Path:
         """Where an artifact's arrays are, or would be."""

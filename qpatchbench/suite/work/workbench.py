@@ -177,12 +177,17 @@ class Workbench:
         if key is None:
             return {}
         if not self.store.has("preprocess", key):
-            splits = self.splits(job.checkpoint.model)
-            images = splits.calibration if preprocessor.learns_from == "calibration" else spread(splits.train)
-            with torch.random.fork_rng(devices=[]):
-                state = preprocessor.fit(to_float(images.pixels))
-            self.store.write("preprocess", key, Artifact(arrays(state), {"preprocessor": preprocessor.title}))
+            with self.store.alone(f"preprocess-{key}"):
+                if not self.store.has("preprocess", key):  # another process may have learnt it meanwhile
+                    self._learn(preprocessor, job.checkpoint.model, key)
         return tensors(self.store.read("preprocess", key))
+
+    def _learn(self, preprocessor: Preprocessor, model: ModelSource, key: str) -> None:
+        splits = self.splits(model)
+        images = splits.calibration if preprocessor.learns_from == "calibration" else spread(splits.train)
+        with torch.random.fork_rng(devices=[]):
+            state = preprocessor.fit(to_float(images.pixels))
+        self.store.write("preprocess", key, Artifact(arrays(state), {"preprocessor": preprocessor.title}))
 
     def _deployed(self, job: DeployJob) -> torch.nn.Module:
         """The network of the job's own checkpoint, without partners or preprocessor."""

@@ -1,0 +1,42 @@
+"""The choice of a crew, as the command line states it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from qpatchbench.suite.execution.workers.dispatcher import Crew
+from qpatchbench.suite.execution.workers.processes import Processes, cores
+from qpatchbench.suite.execution.workers.serve import serve
+from qpatchbench.suite.execution.workers.setup import Setup
+
+
+@dataclass(frozen=True)
+class CrewChoice:
+    """Who works.
+
+    Attributes:
+        ray: actors on a Ray cluster; otherwise processes on this machine.
+        workers: how many; None: one for each core.
+        ray_address: of the cluster; None: a local one.
+    """
+
+    ray: bool
+    workers: int | None
+    ray_address: str | None
+
+    def device_here(self, device: str) -> str:
+        """Where this process computes what is left to it: a cluster may have GPUs where this machine has none."""
+        return "auto" if self.ray and device == "cuda" else device
+
+    def hired(self, setup: Setup) -> Crew:
+        """The crew.
+
+        Raises:
+            QPatchBenchError: Ray is not installed, or there is no such cluster.
+            StorageError: the store cannot be written.
+        """
+        if self.ray:
+            from qpatchbench.suite.execution.workers.ray_crew import RayCrew
+
+            return RayCrew(setup, self.workers, self.ray_address)
+        return Processes(self.workers or cores(), serve, lambda number: (setup.of_worker(number),))

@@ -1,0 +1,1 @@
+"""Faults that a run meets, one after the other."""
