@@ -119,3 +119,6 @@ def _shape(path: Path, cell: CellRecord) -> Iterator[str]:
         )
     elif masks.shape != (count, 1, *textures.shape[2:]) or not np.isin(masks, (0, 1)).all():
         yield f"patches/{path.name}: expected a mask of zeros and ones for every texture, found {masks.shape}"
+    elif not masks.reshape(count, -1).any(axis=1).all():
+        empty = int((~masks.reshape(count, -1).any(axis=1)).sum())
+        yield f"patches/{path.name}: expected masks that show something, found {empty} of {count} that show nothing"

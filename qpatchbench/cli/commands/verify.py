@@ -29,8 +29,11 @@ MOST = 40  # findings of one kind that are printed
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
 @click.option("--decode", is_flag=True, help="Let the folder's suite decide which images are decoded and kept.")
 @click.option("--numbers-only", is_flag=True, help="Predict nothing again, even where checkpoints are at hand.")
+@click.option(
+    "--recraft", type=click.IntRange(min=0), default=0, help="Craft so many patches anew, and compare [default: none]."
+)
 def verify(
-    folder: Path, cache: Path | None, data_dir: Path | None, device: str, decode: bool, numbers_only: bool
+    folder: Path, cache: Path | None, data_dir: Path | None, device: str, decode: bool, numbers_only: bool, recraft: int
 ) -> int:
     """Recompute every number of a run folder, or of a leaderboard entry, from its bytes.
 
@@ -38,11 +41,15 @@ def verify(
     compared with its hash. This needs neither weights nor images.
 
     Predictions: where checkpoints are in the cache and the images are found, every stored patch is pasted again and
-    every prediction compared. Nothing is trained or crafted. On the same device with the same torch nothing may differ;
-    elsewhere nearly tied classes may change sides, within a tolerance that is printed. A manifest alone does not decide
-    what is downloaded, read outside of the data folder, or decoded for the first time: the last is allowed by --decode.
+    every prediction compared, and every label of cells, networks, patches and jobs with the plan of the manifest's
+    suite. Nothing is trained, and nothing crafted but for --recraft. On the same device with the same torch nothing
+    may differ; elsewhere nearly tied classes may change sides, within a tolerance that is printed. A manifest alone
+    does not decide what is downloaded, read outside of the data folder, or decoded for the first time: the last is
+    allowed by --decode.
 
-    Exit code 0: all that could be checked is as it was; 1: something is not, and named; 2: no run folder.
+    Exit code 0: everything was checked and holds; 1: something does not, and is named; 2: no run folder; 3: nothing is
+    wrong, but a part of the results was taken at its word: "claimed, not checked" says which. Revision, device and
+    times of jobs, and the validity checks of patches and networks, are always claims.
     """
     from qpatchbench.report.entries.recount import number_findings
 
@@ -51,17 +58,29 @@ def verify(
     _list(findings)
     if numbers_only:
         click.echo("predictions: not made again, as asked for")
-        return 1 if findings else 0
-    wrong = _predict_again(folder, cache or cache_dir(), chosen_data_dir(data_dir), device, decode=decode)
-    return 1 if findings or wrong else 0
+        return _exit_code(len(findings), ["labels", "predictions"])
+    wrong, claims = _predict_again(
+        folder, cache or cache_dir(), chosen_data_dir(data_dir), device, decode=decode, recraft=recraft
+    )
+    return _exit_code(len(findings) + wrong, claims)
 
 
-def _predict_again(folder: Path, cache: Path, data: Path, device: str, *, decode: bool) -> bool:
-    """Predict everything again, and tell; whether anything is wrong."""
+def _exit_code(wrong: int, claims: Sequence[str]) -> int:
+    if claims:
+        click.echo(f"claimed, not checked: {', '.join(claims)}")
+    return 1 if wrong else 3 if claims else 0
+
+
+def _predict_again(
+    folder: Path, cache: Path, data: Path, device: str, *, decode: bool, recraft: int
+) -> tuple[int, list[str]]:
+    """Predict everything again, and tell; how much is wrong, and what was not checked."""
     from qpatchbench.errors import ArtifactError
     from qpatchbench.evaluation.repeatability import tolerance
     from qpatchbench.runs.run import Run
     from qpatchbench.suite.execution.device import device_named
+    from qpatchbench.suite.execution.recrafting import recrafted
+    from qpatchbench.suite.execution.relabelling import label_findings, manifest_findings
     from qpatchbench.suite.execution.replay import cell_findings, rebuilt, repredictions
     from qpatchbench.suite.execution.strangers import Unavailable
 
@@ -70,9 +89,11 @@ def _predict_again(folder: Path, cache: Path, data: Path, device: str, *, decode
         again = rebuilt(folder, run.manifest, cache, data, device_named(device), decode=decode)
     except (ArtifactError, Unavailable) as error:
         click.echo(f"predictions: not made again: {error}")
-        return False
+        return 0, ["labels", "predictions"]
     finished = {cell.cell: cell for cell in run.cells if cell.status == "ok"}
     findings = list(cell_findings(again, {cell.cell for cell in run.cells}))
+    findings += label_findings(again.plan, again.bench, run.cells)
+    findings += manifest_findings(again.plan, again.bench, run.manifest)
     _list(findings)
     networks = []
     for network in repredictions(again, lambda key: run.stored(finished[key]), set(finished)):
@@ -89,7 +110,13 @@ def _predict_again(folder: Path, cache: Path, data: Path, device: str, *, decode
     )
     for exact in sorted({network.exact for network in made}, reverse=True):
         click.echo(f"tolerance: {tolerance(exact=exact)}")
-    return bool(findings)
+    for patch in recrafted(again, recraft):
+        click.echo(f"  {patch.label}: {patch.wrong or 'crafted anew, the same'}")
+        findings += [patch.wrong] * bool(patch.wrong)
+    claims = [f"predictions of {len(finished) - cells} cells"] * (cells < len(finished) and not findings)
+    failed = len(run.cells) - len(finished)
+    claims += [f"{failed} cells that are marked as failed"] * bool(failed)
+    return len(findings), claims
 
 
 def _summary(network: Repredicted) -> str:

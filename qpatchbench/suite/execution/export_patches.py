@@ -29,6 +29,11 @@ def write_patch(artifact: Artifact, job: CraftJob, output: Path) -> dict[str, An
     data = serialize_tensors({**arrays, "history": history}, metadata={"goals": str(artifact.facts["goals"])})
     name = patch_file(job.short_key)
     write_atomically(output / name, data)
+    return {**patch_facts(job), "sha256": hashlib.sha256(data).hexdigest()}
+
+
+def patch_facts(job: CraftJob) -> dict[str, Any]:
+    """What the manifest says of a patch, but for the hash of its file."""
     return {
         "patch": job.short_key,
         "key": job.key,
@@ -37,8 +42,7 @@ def write_patch(artifact: Artifact, job: CraftJob, output: Path) -> dict[str, An
         "seed": job.seed,
         "side": job.side,
         "sources": [source.short_key for source in job.sources],
-        "file": name,
-        "sha256": hashlib.sha256(data).hexdigest(),
+        "file": patch_file(job.short_key),
     }
 
 

@@ -10,6 +10,11 @@ from qpatchbench.suite.store.store import Store
 
 def checkpoint_facts(job: TrainJob, store: Store) -> dict[str, Any]:
     """What the manifest says of a checkpoint: its settings, and the hash of its bytes."""
+    return {**training_facts(job), "sha256": store.digest(job.kind, job.key)}
+
+
+def training_facts(job: TrainJob) -> dict[str, Any]:
+    """What the manifest says of how a checkpoint came about."""
     return {
         "checkpoint": job.short_key,
         "key": job.key,
@@ -21,7 +26,6 @@ def checkpoint_facts(job: TrainJob, store: Store) -> dict[str, Any]:
         "settings": job.settings.model_dump(mode="json") if job.trains else None,
         "initial": job.initial.short_key if job.initial else None,
         "pool": [patch.short_key for patch in job.pool],
-        "sha256": store.digest(job.kind, job.key),
     }
 
 

@@ -28,7 +28,7 @@ from qpatchbench.suite.file.source import Source
 from qpatchbench.suite.jobs.evaluate import EvaluateJob
 from qpatchbench.suite.jobs.pipeline import TrainJob
 from qpatchbench.suite.plan.fingerprints import weights_keys
-from qpatchbench.suite.plan.plan import make_plan
+from qpatchbench.suite.plan.plan import Plan, make_plan
 from qpatchbench.suite.store.provenance import device_name, versions
 from qpatchbench.suite.store.store import Store
 from qpatchbench.suite.work.craft import stored_patch
@@ -65,9 +65,14 @@ class Rebuilt:
     """A run's networks and cells as its manifest describes them, and where its patches lie."""
 
     bench: Workbench
-    cells: tuple[EvaluateJob, ...]
+    plan: Plan
     manifest: Mapping[str, Any]
     folder: Path
+
+    @property
+    def cells(self) -> tuple[EvaluateJob, ...]:
+        """The evaluations that the manifest's suite asks for."""
+        return self.plan.cells
 
 
 def rebuilt(
@@ -97,14 +102,14 @@ def rebuilt(
         source = Source("manifest.json")
         weights = weights_keys(suite, source, cache)
         expect_known(weights)
-        cells = make_plan(suite, loaded_data_keys(bench, source), weights).cells
+        plan = make_plan(suite, loaded_data_keys(bench, source), weights)
     except QPatchBenchError as error:
         raise Unavailable(str(error)) from None
     found, named = bench.splits(suite.models[0]).fingerprints, manifest.get("dataset_fingerprint")
     if found != named:
         parts = [name for name in found if found[name] != (named or {}).get(name)]
         raise Unavailable(f"the images found in {data_dir} are not those of the run: {', '.join(parts)} differ")
-    return Rebuilt(bench, cells, manifest, folder)
+    return Rebuilt(bench, plan, manifest, folder)
 
 
 def cell_findings(run: Rebuilt, recorded: set[str]) -> Iterator[str]:
@@ -132,7 +137,7 @@ def repredictions(run: Rebuilt, stored: StoredOf, recorded: set[str]) -> Iterato
 
 def _repredicted(run: Rebuilt, jobs: list[EvaluateJob], stored: StoredOf) -> Repredicted:
     target = jobs[0].target
-    exact = _same_machine(run, jobs)
+    exact = same_machine(run, [job.key for job in jobs])
     findings, notes = _checkpoints(run, [target.checkpoint, *(partner.checkpoint for partner in target.partners)])
     if findings or notes:
         return Repredicted(target.label, 0, 0, 0, tuple(findings), tuple(notes), exact)
@@ -143,8 +148,12 @@ def _repredicted(run: Rebuilt, jobs: list[EvaluateJob], stored: StoredOf) -> Rep
     labels = images.labels.cpu().numpy()[order]
     predictions = differ = 0
     for job in jobs:
-        before = stored(job.short_key)
         where = f"cell {job.short_key} ({job.label})"
+        try:
+            before = stored(job.short_key)
+        except QPatchBenchError as error:
+            findings.append(str(error))
+            continue
         if before.ids != ids or not np.array_equal(before.outcomes.labels, labels):
             findings.append(f"outcomes.parquet, {where}: expected the dataset's images and labels, found others")
             continue
@@ -222,8 +231,9 @@ def _checkpoints(run: Rebuilt, jobs: list[TrainJob]) -> tuple[list[str], list[st
     return findings, notes
 
 
-def _same_machine(run: Rebuilt, jobs: list[EvaluateJob]) -> bool:
+def same_machine(run: Rebuilt, keys: list[str]) -> bool:
+    """Whether jobs were done by this torch on a device like this one."""
     devices = {job["key"]: job.get("device") for job in run.manifest.get("jobs", ())}
     here = device_name(run.bench.device)
     same = run.manifest.get("versions", {}).get("torch") == versions()["torch"]
-    return same and all(devices.get(job.key) == here for job in jobs)
+    return same and all(devices.get(key) == here for key in keys)

@@ -1,0 +1,64 @@
+"""Some patches of a run crafted anew, and compared with those of its folder."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+
+from qpatchbench.ops.patches.pasting import to_uint8
+from qpatchbench.runs.layout import patch_file
+from qpatchbench.runs.patch_file import read_patch
+from qpatchbench.suite.execution.replay import Rebuilt, same_machine
+from qpatchbench.suite.jobs.pipeline import CraftJob
+from qpatchbench.suite.work.craft import patch_of, stored_patch
+from qpatchbench.types import silent
+
+TOLERANCE = 0.1  # of the last loss, relative to how far it fell, where another machine crafted the patch
+
+
+class Recrafted(NamedTuple):
+    """A patch that was crafted anew.
+
+    Attributes:
+        label: of its job.
+        wrong: what is not as it should be; "" where nothing is.
+    """
+
+    label: str
+    wrong: str
+
+
+def recrafted(run: Rebuilt, count: int) -> Iterator[Recrafted]:
+    """Craft that many patches of gradient or score-based attacks again, drawn anew at every call."""
+    store = run.bench.store
+    jobs = {job.patch.key: job.patch for job in run.cells if job.patch.sources}
+    ready = [
+        job
+        for job in jobs.values()
+        if all(store.has(source.checkpoint.kind, source.checkpoint.key) for source in (*job.sources, *job.siblings))
+    ]
+    for job in random.sample(ready, min(count, len(ready))):
+        yield Recrafted(job.label, _compared(run, job))
+
+
+def _compared(run: Rebuilt, job: CraftJob) -> str:
+    per_image = job.attack.kind == "per_image"
+    model = job.sources[0].checkpoint.model
+    for source in (*job.sources, *job.siblings):
+        run.bench.answering(source, "craft", job.key)
+    again = patch_of(run.bench, job, run.bench.evaluation_images(model) if per_image else None, silent)
+    found = stored_patch(read_patch(run.folder / patch_file(job.short_key)))
+    textures = [to_uint8(patch.textures) for patch in (again, found)]
+    differ = int((textures[0] != textures[1]).sum()) if textures[0].shape == textures[1].shape else textures[0].numel()
+    if differ and same_machine(run, [job.key]):
+        return f"expected the same texture, found {differ} of {textures[0].numel()} values that differ"
+    if not torch.equal(again.masks.bool(), found.masks.bool()):
+        return "expected the same masks, found others"
+    if again.history and found.history:
+        last, told = again.history[-1], found.history[-1]
+        if abs(last - told) > TOLERANCE * (max(again.history) - min(again.history)):
+            return f"expected a history that ends at a loss of {last:.4g}, found one that ends at {told:.4g}"
+    return ""
