@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 CACHE ?= $(HOME)/.cache/qpatchbench
 
-.PHONY: help demo test test-portable lint gpu-check bench quantizer-table verify-entries clean
+.PHONY: help demo test test-portable test-faults lint gpu-check bench quantizer-table verify-entries clean
 
 help:            ## show the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1: /p' $(MAKEFILE_LIST)
@@ -19,6 +19,9 @@ test: $(VENV)/test.done  ## all tests
 # SEEDS=5 adds five runs with other random numbers, as the margin of a new threshold is measured.
 test-portable: $(VENV)/test.done  ## the numerical tests under every instruction set of this processor, 1 and 2 threads
 	$(BIN)/python -m tests.portable --seeds $(or $(SEEDS),0) $(TESTS)
+
+test-faults: $(VENV)/test.done    ## kills, damaged and forged files, fuzzed ones, several processes: tried and held
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.faults
 
 lint: $(VENV)/dev.done   ## lint, format and types, as continuous integration checks them
 	$(BIN)/ruff check .

@@ -29,8 +29,10 @@ THIS_PROCESS = secrets.token_hex(16)  # in the place of a hash where there is no
 
 
 def is_outside(component: type[Any]) -> bool:
-    """Whether a class is no part of this package."""
-    return component.__module__.partition(".")[0] != OURS
+    """Whether a class is no part of this package, also where it says that it is: its module has to hold it."""
+    if component.__module__.partition(".")[0] != OURS:
+        return True
+    return getattr(sys.modules.get(component.__module__), component.__name__, None) is not component
 
 
 @functools.cache

@@ -14,9 +14,10 @@ from typing import Any
 
 import pytest
 
+from qpatchbench.attacks.gap import Gap
 from qpatchbench.component import Component
 from qpatchbench.origin import THIS_PROCESS, is_outside, source_hash
-from qpatchbench.registry import REGISTRIES
+from qpatchbench.registry import REGISTRIES, Registry
 from qpatchbench.runs.reading import identity_of
 from tests.distributions import as_if_started_now, write
 
@@ -168,3 +169,17 @@ def test_a_file_system_without_inodes_or_times_of_change_is_not_believed(tmp_pat
     known = list((tmp_path / "image").stat())
     assert THIS_PROCESS not in identity_of((tmp_path / "image").stat())
     assert THIS_PROCESS in identity_of(os.stat_result([known[0], 0, *known[2:]]))
+
+
+def test_a_class_that_claims_a_built_ins_module_is_from_outside() -> None:
+    """Its module has to hold it, not one that bears its name."""
+    claimed = type("Gap", (Gap,), {"__module__": "qpatchbench.attacks.gap"})
+    other = type("Mine", (Gap,), {"__module__": "qpatchbench.attacks.gap"})
+    absent = type("Gap", (Gap,), {"__module__": "qpatchbench.attacks.absent"})
+    assert not is_outside(Gap)
+    assert all(is_outside(cls) for cls in (claimed, other, absent))
+    assert all(not is_outside(component) for registry in REGISTRIES.values() for component in built_ins(registry))
+
+
+def built_ins(registry: Registry) -> list[type[Any]]:
+    return [registry.get(name) for name in registry.entries]

@@ -234,6 +234,7 @@ def trials(only: str = "") -> Iterator[tuple[str, bool]]:
     """Name of every trial whose name begins with `only`, and whether it went as it must."""
     process, ray = (("--executor", name, "--workers", "2") for name in ("process", "ray"))
     kinds: dict[str, tuple[tuple[str, ...], int, Callable[[Place, tuple[int, float]], bool]]] = {
+        "serial, the run killed": ((), 12, resumed),
         "process, a worker killed": (process, 10, lambda place, moment: survived(place, moment, processes_of)),
         "process, the run killed": (process, 10, resumed),
         "process, interrupted": (process, 4, interrupted),

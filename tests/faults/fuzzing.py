@@ -1,0 +1,80 @@
+"""Damaged files of strangers, 200 for each reader: each is read or refused with a reason, never with a traceback."""
+
+from __future__ import annotations
+
+import io
+import random
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from tests.faults.serial import Tiny
+
+FILES = 200  # of each reader
+
+
+def fuzzed(data: bytes, draws: random.Random) -> bytes:
+    """Some bytes changed, a piece taken out, doubled, or the end cut off."""
+    found = bytearray(data)
+    for _ in range(draws.randint(1, 8)):
+        found[draws.randrange(len(found))] = draws.randrange(256)
+    start, length = draws.randrange(len(found)), draws.randint(1, 64)
+    kind = draws.randrange(4)
+    if kind == 0:
+        del found[start : start + length]
+    elif kind == 1:
+        found[start:start] = found[start : start + length]
+    elif kind == 2:
+        del found[start:]
+    return bytes(found)
+
+
+def image(kind: str) -> bytes:
+    """A small picture."""
+    buffer = io.BytesIO()
+    pixels = np.random.default_rng(0).integers(0, 256, (24, 30, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(buffer, kind)
+    return buffer.getvalue()
+
+
+def trials() -> Iterator[tuple[str, bool]]:
+    """(reader and number of the file, whether it held)."""
+    with tempfile.TemporaryDirectory() as temporary:
+        tiny = Tiny(Path(temporary) / "tiny")
+        tiny.root.mkdir()
+        assert tiny.run() == ""
+        patch = next(path for path in sorted((tiny.output / "patches").iterdir()))
+        picture = tiny.root / "picture"
+
+        def verified() -> str:
+            return tiny.told("verify", str(tiny.output), "--numbers-only")
+
+        def applied(name: str) -> Callable[[], str]:
+            told = ("apply", str(patch), "--images", str(picture / name), "--output", str(tiny.root / "shown"))
+            return lambda: tiny.told(*told)
+
+        picture.mkdir()
+        for kind in ("png", "jpeg"):
+            (picture / f"a.{kind}").write_bytes(image(kind))
+        readers: dict[str, tuple[Path, Callable[[], str]]] = {
+            "suite.yaml": (tiny.root / "tiny.yaml", lambda: tiny.told("validate", str(tiny.root / "tiny.yaml"))),
+            "cells.parquet": (tiny.output / "cells.parquet", verified),
+            "outcomes.parquet": (tiny.output / "outcomes.parquet", verified),
+            "leaderboard.csv": (tiny.output / "leaderboard.csv", verified),
+            "manifest.json": (tiny.output / "manifest.json", verified),
+            "patch.safetensors": (patch, verified),
+            "image.png": (picture / "a.png", applied("a.png")),
+            "image.jpeg": (picture / "a.jpeg", applied("a.jpeg")),
+        }
+        for name, (path, read) in readers.items():
+            data, draws = path.read_bytes(), random.Random(name)
+            for number in range(FILES):
+                path.write_bytes(fuzzed(data, draws))
+                error = read()
+                yield f"{name} {number}{f': {error}' * bool(error)}", not error
+            path.write_bytes(data)
+            shutil.rmtree(tiny.root / "shown", ignore_errors=True)
