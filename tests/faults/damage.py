@@ -36,7 +36,9 @@ def victims(tiny: Tiny) -> Iterator[tuple[Path, Path]]:
     folders = sorted({path.parent.parent for path in tiny.cache.glob("*/*/*") if path.is_file()})
     for folder in folders:
         for suffix in sorted({path.suffix for path in folder.glob("*/*")}):
-            files = sorted(folder.glob(f"*/*{suffix}"))
+            files = sorted(path for path in folder.glob(f"*/*{suffix}") if path.is_file())
+            if not files:
+                continue
             yield files[0], files[-1] if len(files) > 1 else next(tiny.output.glob("*.csv"))
     for path in sorted(tiny.output.rglob("*")):
         if path.is_file():
