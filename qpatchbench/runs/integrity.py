@@ -26,7 +26,8 @@ def file_findings(directory: Path, manifest: Mapping[str, Any]) -> Iterator[str]
             "folder; run the suite again, which computes nothing twice"
         )
     named = {str(name): str(digest) for name, digest in manifest.get("files", {}).items()}
-    named |= {str(entry["file"]): str(entry["sha256"]) for entry in manifest.get("patches", ())}
+    patches = manifest.get("patches", ())  # an entry that lacks a field is a file that is not there
+    named |= {str(entry.get("file")): str(entry.get("sha256")) for entry in patches}
     yield from _compared(directory, named, MANIFEST)
     there = {f"{PATCHES}/{path.name}" for path in (directory / PATCHES).glob("*")}
     for name in sorted(there - set(named)):
@@ -89,7 +90,7 @@ def _compared(directory: Path, named: Mapping[str, str], by: str) -> Iterator[st
 
 def patch_findings(directory: Path, manifest: Mapping[str, Any], cells: Sequence[CellRecord]) -> Iterator[str]:
     """Patches that cells need and the folder lacks, and patches that are not of the size their cells state."""
-    files = {str(entry["patch"]): str(entry["file"]) for entry in manifest.get("patches", ())}
+    files = {str(entry.get("patch")): str(entry.get("file")) for entry in manifest.get("patches", ())}
     first = {cell.patch: cell for cell in reversed(cells) if cell.status == "ok"}
     for key, cell in sorted(first.items()):
         if key not in files:

@@ -64,7 +64,8 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     text = sum(_characters(column) for column in table.columns if pa.types.is_dictionary(column.type))
     if text > MOST_TEXT:
         raise ArtifactError(f"{path}: expected at most {MOST_TEXT:,} characters of text, found {text:,}")
-    rows: list[dict[str, Any]] = table.to_pylist()
+    with damage(path):
+        rows: list[dict[str, Any]] = table.to_pylist()
     return rows
 
 
@@ -73,7 +74,12 @@ def damage(path: Path) -> Iterator[None]:
     """Turn what Arrow says of bytes that it cannot read into one clear error."""
     try:
         yield
-    except (pa.ArrowException, OSError) as error:
+    except (
+        pa.ArrowException,
+        OSError,
+        UnicodeDecodeError,
+        IndexError,
+    ) as error:  # the last two of damaged dictionaries
         reason = " ".join(str(error).split())
         raise ArtifactError(f"{path}: expected a parquet file, found one that cannot be read: {reason}") from None
 

@@ -48,7 +48,8 @@ class Run:
         _expect(path)
         self._file = opened(path)
         _expect_outcomes(path, self._file)
-        self._groups = _groups_by_cell(path, self._file)
+        with damage(path):
+            self._groups = _groups_by_cell(path, self._file)
         self._recent: OrderedDict[str, Outcomes] = OrderedDict()
         self._reference: dict[str, tuple[tuple[str, ...], Array]] = {}
 
@@ -61,7 +62,8 @@ class Run:
         key = cell.cell
         if key not in self._recent:
             table = self._table(key, [*_PREDICTED, *self._later("attacked")])
-            outcomes, ids, _ = _arranged(cell, table)
+            with damage(self.directory / OUTCOMES):
+                outcomes, ids, _ = _arranged(cell, table)
             self._check(cell, outcomes, ids)
             self._recent[key] = outcomes
             if len(self._recent) > _KEPT:
@@ -76,7 +78,9 @@ class Run:
             ArtifactError: they are missing, or not one for every goal and image.
         """
         names = [*_PREDICTED, "row", "column", *self._later("queries", "attacked")]
-        outcomes, ids, others = _arranged(cell, self._table(cell.cell, names))
+        table = self._table(cell.cell, names)
+        with damage(self.directory / OUTCOMES):
+            outcomes, ids, others = _arranged(cell, table)
         queries = others.get("queries")
         known = queries is not None and not np.isnan(queries.astype(float)).any()
         return StoredOutcomes(outcomes, ids, others["row"], others["column"], queries if known else None)

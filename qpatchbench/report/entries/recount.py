@@ -148,7 +148,11 @@ def _board(path: Path, expected: Sequence[Row]) -> Iterator[str]:
     if not path.is_file():
         yield f"{path.name}: expected the leaderboard, found none"
         return
-    found = list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
+    try:
+        found = list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
+    except (UnicodeDecodeError, csv.Error) as error:
+        yield f"{path.name}: expected a table in UTF-8, found {error}"
+        return
     if found and set(found[0]) != set(COLUMNS):
         for name in sorted(set(COLUMNS) ^ set(found[0]), key=str):
             there = name in COLUMNS

@@ -35,6 +35,6 @@ def collapse(outcomes: Sequence[Outcomes]) -> dict[str, float]:
         for row in np.flatnonzero(each.targets[:, 0] == NO_TARGET):
             answers = each.patched[row][each.fooled[row]]
             if len(answers):
-                same += int(np.bincount(answers).max())
+                same += int(np.unique(answers, return_counts=True)[1].max())
                 fooled += len(answers)
     return {"collapse": same / fooled} if fooled else {}
