@@ -17,7 +17,7 @@ from qpatchbench.errors import ArtifactError
 from qpatchbench.runs.run import Run
 from tests.cli.conftest import CopyOf, TinyRuns
 from tests.cli.running import ended
-from tests.cli.test_verify import change_row, forge, manifest_of, verified
+from tests.cli.test_verify import CLAIMED, change_row, forge, manifest_of, verified
 
 
 def forged(folder: Path, **dataset: object) -> Path:
@@ -40,7 +40,7 @@ def test_a_manifest_does_not_decide_what_is_decoded(tiny_runs: TinyRuns, copy_of
     before = files_below(tiny_runs.cache)
     folder = forged(copy_of(tiny_runs.first), name="fake", image_size=8, classes=3, train_pool=10**9)
     code, text = verified(tiny_runs, folder, "--data-dir", str(tmp_path))
-    assert code == 0
+    assert code == CLAIMED
     assert last_line(text) == (
         f"predictions: not made again: the images that the manifest asks for, fake in {tmp_path} split as it says, "
         f"were never read into {tiny_runs.cache}: allow it with --decode"
@@ -51,7 +51,7 @@ def test_a_manifest_does_not_decide_what_is_decoded(tiny_runs: TinyRuns, copy_of
 def test_with_leave_the_images_are_decoded_and_are_others(tiny_runs: TinyRuns, copy_of: CopyOf, tmp_path: Path) -> None:
     folder = forged(copy_of(tiny_runs.first), name="fake", image_size=8, classes=3, content_seed=5)
     code, text = verified(tiny_runs, folder, "--data-dir", str(tmp_path), "--decode")
-    assert code == 0
+    assert code == CLAIMED
     assert f"predictions: not made again: the images found in {tmp_path} are not those of the run" in last_line(text)
 
 
@@ -63,7 +63,7 @@ def test_a_manifest_does_not_leave_the_data_folder(
     data.mkdir()
     folder = forged(copy_of(tiny_runs.first), name="imagefolder", path=path, classes=3, image_size=8)
     code, text = verified(tiny_runs, folder, "--data-dir", str(data), "--decode")
-    assert code == 0
+    assert code == CLAIMED
     assert last_line(text) == (
         f"predictions: not made again: the manifest's images lie in {path}, outside of the data folder {data}: say "
         "with --data-dir that they may be read"
@@ -89,7 +89,7 @@ def test_a_manifest_downloads_nothing(
     monkeypatch.setattr("torchvision.datasets.CIFAR10", refuse)
     folder = forged(copy_of(tiny_runs.first), name="cifar10", download=True)
     code, text = verified(tiny_runs, folder, "--data-dir", str(tmp_path), "--decode")
-    assert code == 0
+    assert code == CLAIMED
     assert "cifar10: the dataset is not there" in text
 
 
@@ -100,7 +100,7 @@ def test_a_checkpoint_is_named_by_a_key(key: object, tiny_runs: TinyRuns, copy_o
     manifest["checkpoints"] = [{"key": key}]
     (folder / "manifest.json").write_text(json.dumps(manifest))
     code, text = verified(tiny_runs, folder)
-    assert code == 0
+    assert code == CLAIMED
     assert last_line(text) == f"predictions: not made again: none of the 1 checkpoints is in {tiny_runs.cache}"
 
 

@@ -1,4 +1,4 @@
-"""What a run folder says of its cells, patches and networks, against the plan of its own suite.
+"""The comparison of what a run folder says of its cells, patches and networks with the plan of its own suite.
 
 An exchanged label no longer fits the key of its cell: a key is a hash of everything that decides the result.
 """
