@@ -15,6 +15,9 @@ import pyarrow.parquet as pq
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from qpatchbench.runs.records import Check
+from qpatchbench.suite.execution import rechecking
+from qpatchbench.suite.store.store import Artifact
 from tests.cli.conftest import CopyOf, TinyRuns
 from tests.cli.test_verify import forge, manifest_of, verified
 
@@ -183,3 +186,15 @@ def test_a_patch_is_crafted_anew(tiny_runs: TinyRuns, copy_of: CopyOf) -> None:
     code, text = verified(tiny_runs, folder, "--recraft", "1")
     assert code == 1
     assert "expected a history that ends at a loss of " in text
+
+
+def test_a_check_that_finds_more_than_the_record_says_is_told(
+    tiny_runs: TinyRuns, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where a stored failure was set to pass: here the check is what changes."""
+    failed = {"checks": [Check(id="V15", verdict="fail").model_dump()]}
+    monkeypatch.setattr(rechecking, "deployed", lambda bench, job: Artifact({}, failed))
+    code, text = verified(tiny_runs, tiny_runs.first)
+    assert code == 1
+    assert text.count(": check V15: expected fail, found pass\n") == 8
+    assert text.count(": check V15: expected fail, found nothing\n") == 6

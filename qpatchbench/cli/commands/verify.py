@@ -49,7 +49,7 @@ def verify(
 
     Exit code 0: everything was checked and holds; 1: something does not, and is named; 2: no run folder; 3: nothing is
     wrong, but a part of the results was taken at its word: "claimed, not checked" says which. Revision, device and
-    times of jobs, and the validity checks of patches and networks, are always claims.
+    times of jobs are always claims, and so is that nobody chose a weaker suite.
     """
     from qpatchbench.report.entries.recount import number_findings
 
@@ -75,10 +75,11 @@ def _predict_again(
     folder: Path, cache: Path, data: Path, device: str, *, decode: bool, recraft: int
 ) -> tuple[int, list[str]]:
     """Predict everything again, and tell; how much is wrong, and what was not checked."""
-    from qpatchbench.errors import ArtifactError
+    from qpatchbench.errors import ArtifactError, QPatchBenchError
     from qpatchbench.evaluation.repeatability import tolerance
     from qpatchbench.runs.run import Run
     from qpatchbench.suite.execution.device import device_named
+    from qpatchbench.suite.execution.rechecking import check_findings
     from qpatchbench.suite.execution.recrafting import recrafted
     from qpatchbench.suite.execution.relabelling import label_findings, manifest_findings
     from qpatchbench.suite.execution.replay import cell_findings, rebuilt, repredictions
@@ -110,6 +111,12 @@ def _predict_again(
     )
     for exact in sorted({network.exact for network in made}, reverse=True):
         click.echo(f"tolerance: {tolerance(exact=exact)}")
+    try:
+        checks = list(check_findings(again, run.cells))
+    except QPatchBenchError as error:
+        checks = [f"checks cannot be made again: {error}"]
+    _list(checks)
+    findings += checks
     for patch in recrafted(again, recraft):
         click.echo(f"  {patch.label}: {patch.wrong or 'crafted anew, the same'}")
         findings += [patch.wrong] * bool(patch.wrong)

@@ -50,7 +50,7 @@ def crafted(bench: Workbench, job: CraftJob, progress: Progress) -> Artifact:
         after = [artifacts.state_hash(module.state_dict()) for module in modules]
         found.append(artifacts.state_is_unchanged("".join(before), "".join(after)))
         learnt = bench.splits(model).craft.to(bench.device)
-        found += _vet(bench, job, attacked if attacked is not None else learnt, patch)
+        found += vetted(bench, job, attacked if attacked is not None else learnt, patch)
         found.append(artifacts.storage_is_faithful(patch.textures, to_uint8(patch.textures)))
     facts = {"history": list(patch.history), "checks": [check.model_dump() for check in artifacts.merged(found)]}
     return _artifact(patch, facts, passes)
@@ -127,7 +127,7 @@ def _control(bench: Workbench, job: CraftJob) -> Artifact:
     return _artifact(patch, {"history": [], "checks": [check.model_dump() for check in found]}, Passes())
 
 
-def _vet(bench: Workbench, job: CraftJob, images: ImageSet, patch: Patch) -> list[Check]:
+def vetted(bench: Workbench, job: CraftJob, images: ImageSet, patch: Patch) -> list[Check]:
     """V1 and V3 on a few images, with the first goal's patch at the suite's placements, on the first source."""
     images, network = images[:ROUNDED_IMAGES], _steady(bench.network(job.sources[0]))
     own = patch.for_goal(0)
