@@ -16,8 +16,8 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from qpatchbench.runs.records import Check
-from qpatchbench.suite.execution import rechecking
 from qpatchbench.suite.store.store import Artifact
+from qpatchbench.suite.verification import rechecking
 from tests.cli.conftest import CopyOf, TinyRuns
 from tests.cli.test_verify import forge, manifest_of, verified
 

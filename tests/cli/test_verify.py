@@ -20,8 +20,8 @@ import torch
 from safetensors.numpy import load_file, save_file
 
 from qpatchbench.suite.execution.export_patches import remove_other_patches, write_patch
-from qpatchbench.suite.execution.replay import rebuilt
 from qpatchbench.suite.store.store import Artifact, Store
+from qpatchbench.suite.verification.replay import rebuilt
 from tests.cli.conftest import CopyOf, TinyRuns
 from tests.cli.running import ended
 

@@ -13,7 +13,7 @@ from qpatchbench.cli.options import data_dir as chosen_data_dir
 from qpatchbench.labels import shown
 
 if TYPE_CHECKING:
-    from qpatchbench.suite.execution.replay import Repredicted
+    from qpatchbench.suite.verification.replay import Repredicted
 
 MOST = 40  # findings of one kind that are printed
 
@@ -79,11 +79,11 @@ def _predict_again(
     from qpatchbench.evaluation.repeatability import tolerance
     from qpatchbench.runs.run import Run
     from qpatchbench.suite.execution.device import device_named
-    from qpatchbench.suite.execution.rechecking import check_findings
-    from qpatchbench.suite.execution.recrafting import recrafted
-    from qpatchbench.suite.execution.relabelling import label_findings, manifest_findings
-    from qpatchbench.suite.execution.replay import cell_findings, rebuilt, repredictions
-    from qpatchbench.suite.execution.strangers import Unavailable
+    from qpatchbench.suite.verification.rechecking import check_findings
+    from qpatchbench.suite.verification.recrafting import recrafted
+    from qpatchbench.suite.verification.relabelling import label_findings, manifest_findings
+    from qpatchbench.suite.verification.replay import cell_findings, rebuilt, repredictions
+    from qpatchbench.suite.verification.strangers import Unavailable
 
     try:
         run = Run(folder)

@@ -22,7 +22,6 @@ from qpatchbench.runs.layout import patch_file
 from qpatchbench.runs.outcomes import StoredOutcomes
 from qpatchbench.runs.patch_file import read_patch
 from qpatchbench.statistics.intervals import Array
-from qpatchbench.suite.execution.strangers import Unavailable, expect_known, harmless, is_key
 from qpatchbench.suite.file.load import suite_from
 from qpatchbench.suite.file.source import Source
 from qpatchbench.suite.jobs.evaluate import EvaluateJob
@@ -31,6 +30,7 @@ from qpatchbench.suite.plan.fingerprints import weights_keys
 from qpatchbench.suite.plan.plan import Plan, make_plan
 from qpatchbench.suite.store.provenance import device_name, versions
 from qpatchbench.suite.store.store import Store
+from qpatchbench.suite.verification.strangers import Unavailable, expect_known, harmless, is_key
 from qpatchbench.suite.work.craft import stored_patch
 from qpatchbench.suite.work.evaluate import predicted
 from qpatchbench.suite.work.workbench import Workbench, loaded_data_keys

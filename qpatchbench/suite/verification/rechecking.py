@@ -8,8 +8,8 @@ from qpatchbench.evaluation.checks.artifacts import merged
 from qpatchbench.runs.layout import patch_file
 from qpatchbench.runs.patch_file import read_patch
 from qpatchbench.runs.records import CellRecord, Check
-from qpatchbench.suite.execution.replay import Rebuilt, same_machine
 from qpatchbench.suite.jobs.pipeline import CraftJob, DeployJob
+from qpatchbench.suite.verification.replay import Rebuilt, same_machine
 from qpatchbench.suite.work.craft import stored_patch, vetted
 from qpatchbench.suite.work.deploy import deployed
 

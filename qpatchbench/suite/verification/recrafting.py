@@ -11,8 +11,8 @@ import torch
 from qpatchbench.ops.patches.pasting import to_uint8
 from qpatchbench.runs.layout import patch_file
 from qpatchbench.runs.patch_file import read_patch
-from qpatchbench.suite.execution.replay import Rebuilt, same_machine
 from qpatchbench.suite.jobs.pipeline import CraftJob
+from qpatchbench.suite.verification.replay import Rebuilt, same_machine
 from qpatchbench.suite.work.craft import patch_of, stored_patch
 from qpatchbench.types import silent
 
