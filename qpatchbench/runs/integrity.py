@@ -18,6 +18,12 @@ from qpatchbench.runs.records import CellRecord
 MOST_BYTES_OF_SUMS = 10 * MEGABYTE
 
 
+class Claim(str):
+    """A sentence about what was taken at its word; any other sentence about a run says that something is wrong."""
+
+    __slots__ = ()
+
+
 def file_findings(directory: Path, manifest: Mapping[str, Any]) -> Iterator[str]:
     """Files that are missing, or not those whose hash the manifest names; of an entry, SHA256SUMS too."""
     if "files" not in manifest or "patches" not in manifest:
@@ -54,19 +60,22 @@ def _sums(path: Path) -> str:
         raise ArtifactError(f"{path}: cannot be read: {error.strerror or error}") from None
 
 
-def entry_findings(manifest: Mapping[str, Any]) -> Iterator[str]:
+def entry_findings(manifest: Mapping[str, Any], cells: Sequence[CellRecord] = ()) -> Iterator[str]:
     """What keeps a run from being an entry: it is not whole, or nobody can tell by which code it was made."""
-    if manifest.get("partial"):
+    limit = manifest.get("resolved", {}).get("limit")
+    if manifest.get("partial") or limit is not None or any(cell.partial for cell in cells):
         yield "manifest.json: expected a whole run, found a partial one: its images were cut by --limit"
-    if not manifest.get("complete"):
-        failed = [str(job.get("label")) for job in manifest.get("jobs", ()) if "error" in job]
+    failed = [str(job.get("label")) for job in manifest.get("jobs", ()) if "error" in job]
+    failed += [f"cell {cell.cell}" for cell in cells if cell.status != "ok"]
+    if failed or manifest.get("complete") is not True:
         yield f"manifest.json: expected a complete run, found {len(failed)} failed jobs: {'; '.join(failed[:3])}"
     git = manifest.get("git", {})
     if not git.get("revision"):
         yield "manifest.json: expected the revision of a checkout, found none: an entry is made by committed code"
-    elif git.get("dirty"):
+    elif git.get("dirty") is not False:
         yield (
-            f"manifest.json: expected committed code, found uncommitted changes to revision {git['revision'][:12]}; "
+            f"manifest.json: expected committed code, found uncommitted changes to revision "
+            f"{str(git['revision'])[:12]}; "
             "commit them and run the suite again with another --output, which computes nothing twice"
         )
     dirty = [str(job.get("label")) for job in manifest.get("jobs", ()) if job.get("dirty")]
