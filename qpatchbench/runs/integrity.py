@@ -18,7 +18,7 @@ from qpatchbench.runs.records import CellRecord
 MOST_BYTES_OF_SUMS = 10 * MEGABYTE
 
 
-class Claim(str):
+class Unchecked(str):
     """A sentence about what was taken at its word; any other sentence about a run says that something is wrong."""
 
     __slots__ = ()

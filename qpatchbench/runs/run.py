@@ -149,6 +149,11 @@ class Examples:
         except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise ArtifactError(f"{path}: damaged examples: {error}") from None
 
+    @property
+    def patches(self) -> frozenset[str]:
+        """Keys of the patches."""
+        return frozenset(name.split("/")[1] for name in self._arrays if name.startswith("patch/"))
+
     def patch(self, key: str) -> tuple[Array, Array] | None:
         """Textures (P, 3, h, w) and masks (P, 1, h, w), uint8; None for a patch that was never crafted."""
         textures = self._arrays.get(f"patch/{key}/textures")

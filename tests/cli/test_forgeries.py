@@ -16,8 +16,11 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from qpatchbench.runs.records import Check
+from qpatchbench.suite.jobs.pipeline import DeployJob
 from qpatchbench.suite.store.store import Artifact
-from qpatchbench.suite.verification import rechecking
+from qpatchbench.suite.verification import rebuilding
+from qpatchbench.suite.work.deploy import deployed
+from qpatchbench.suite.work.workbench import Workbench
 from tests.cli.conftest import CopyOf, TinyRuns
 from tests.cli.test_verify import forge, manifest_of, verified
 
@@ -164,7 +167,7 @@ def test_a_cell_that_is_marked_as_failed_is_told(tiny_runs: TinyRuns, copy_of: C
     hidden_cell(folder)
     code, text = verified(tiny_runs, folder)
     assert code != 0
-    assert "claimed, not checked: 1 cells that are marked as failed\n" in text
+    assert "  - 1 cells that are marked as failed\n" in text
 
 
 def test_an_exchanged_label_is_told_with_what_its_key_stands_for(tiny_runs: TinyRuns, copy_of: CopyOf) -> None:
@@ -192,8 +195,15 @@ def test_a_check_that_finds_more_than_the_record_says_is_told(
     tiny_runs: TinyRuns, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As where a stored failure was set to pass: here the check is what changes."""
-    failed = {"checks": [Check(id="V15", verdict="fail").model_dump()]}
-    monkeypatch.setattr(rechecking, "deployed", lambda bench, job: Artifact({}, failed))
+
+    def found_out(bench: Workbench, job: DeployJob) -> Artifact:
+        found = deployed(bench, job)
+        others = [check for check in found.facts["checks"] if check["id"] != "V15"]
+        return Artifact(
+            found.arrays, {**found.facts, "checks": [*others, Check(id="V15", verdict="fail").model_dump()]}
+        )
+
+    monkeypatch.setattr(rebuilding, "deployed", found_out)
     code, text = verified(tiny_runs, tiny_runs.first)
     assert code == 1
     assert text.count(": check V15: expected fail, found pass\n") == 8

@@ -37,7 +37,7 @@ def number_findings(folder: Path, *, reports: bool = True) -> tuple[str, ...]:
         reports: whether all tables, pictures and pages are written again too, and not the leaderboard alone.
 
     Returns:
-        Sentences; those that are a `Claim` are about what cannot be computed again.
+        Sentences; those that are a `Unchecked` are about what cannot be computed again.
 
     Raises:
         ArtifactError: no run folder.

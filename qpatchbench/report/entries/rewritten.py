@@ -9,7 +9,7 @@ from qpatchbench.labels import shown
 from qpatchbench.report.leaderboard.board import Leaderboard
 from qpatchbench.report.page.build import contents
 from qpatchbench.runs.files import sha256_of
-from qpatchbench.runs.integrity import Claim
+from qpatchbench.runs.integrity import Unchecked
 from qpatchbench.runs.layout import (
     ANALYSIS_FILES,
     BIBTEX,
@@ -55,12 +55,12 @@ def rewritten(run: Run, board: Leaderboard, formats: Sequence[str], told: Collec
     for name, expected in known.items():
         if name in files and name not in told and expected and (found := (directory / name).read_bytes()) != expected:
             text = _difference(name, expected, found)
-            yield Claim(f"{name}, which another matplotlib drew") if not same and name.endswith(DRAWN) else text
+            yield Unchecked(f"{name}, which another matplotlib drew") if not same and name.endswith(DRAWN) else text
     for name in sorted(files - RECORDS - set(known)):
         if name.startswith(f"{PLOTS}/"):
             yield f"{name}: expected no such picture, since the records give none, found one"
         elif not name.startswith(f"{PATCHES}/"):
-            yield Claim(f"{shown(name)}, which no run writes")
+            yield Unchecked(f"{shown(name)}, which no run writes")
     yield from _own_facts(run, files, set(known))
 
 
