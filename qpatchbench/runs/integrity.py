@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,14 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from qpatchbench.errors import ArtifactError
+from qpatchbench.labels import shown
 from qpatchbench.runs.files import sha256_of
 from qpatchbench.runs.layout import BIBTEX, MANIFEST, PATCHES, SUMS
 from qpatchbench.runs.reading import MEGABYTE, read_whole
 from qpatchbench.runs.records import CellRecord
 
 MOST_BYTES_OF_SUMS = 10 * MEGABYTE
+PATCH_ARRAYS = frozenset({"textures", "masks", "rows", "columns", "queries", "attacked", "history"})
 
 
 class Unchecked(str):
@@ -119,6 +122,12 @@ def is_inside(directory: Path, name: str) -> bool:
 def _shape(path: Path, cell: CellRecord) -> Iterator[str]:
     with safe_open(path, framework="numpy") as file:
         textures, masks = (file.get_tensor(name) for name in ("textures", "masks"))
+        names, metadata = set(file.keys()), file.metadata() or {}
+    for name in sorted(names - PATCH_ARRAYS):
+        yield f"patches/{path.name}: expected no array {shown(name)}, found one"
+    goals = json.dumps([count.goal for count in cell.counts])
+    if metadata != {"goals": goals}:
+        yield f"patches/{path.name}: expected the goals {goals} and nothing else, found {shown(str(metadata))[:80]}"
     count = len(cell.counts) * (cell.n_images if cell.patch_kind == "per_image" else 1)
     wanted = (count, 3, cell.patch_height, cell.patch_width)
     whole = (count, 3, cell.image_height, cell.image_width)  # a pixel attack perturbs the whole image

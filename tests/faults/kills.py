@@ -22,8 +22,7 @@ def command(tiny: Tiny) -> tuple[str, ...]:
     """A run of the tiny suite in a folder of its own."""
     tiny.root.mkdir(exist_ok=True)
     (tiny.root / "tiny.yaml").write_text(SUITE)
-    told = ("run", str(tiny.root / "tiny.yaml"), "--output", str(tiny.output), "--display", "plain", "--device", "cpu")
-    return told
+    return ("run", str(tiny.root / "tiny.yaml"), "--output", str(tiny.output), "--display", "plain", "--device", "cpu")
 
 
 def trials() -> Iterator[tuple[str, bool]]:

@@ -147,7 +147,14 @@ def _labels(
     """What is said of jobs, and what the suite says."""
     from qpatchbench.runs.integrity import Unchecked
     from qpatchbench.suite.store.store import Store
-    from qpatchbench.suite.verification.asked import OWN_COPY, named_plan, own_suite, suite_findings, typed_findings
+    from qpatchbench.suite.verification.asked import (
+        OWN_COPY,
+        hash_findings,
+        named_plan,
+        own_suite,
+        suite_findings,
+        typed_findings,
+    )
     from qpatchbench.suite.verification.claimed_origin import job_claims, origin_claims
     from qpatchbench.suite.verification.examples import example_findings
     from qpatchbench.suite.verification.relabelling import image_facts, label_findings, manifest_findings
@@ -155,6 +162,7 @@ def _labels(
     from qpatchbench.suite.verification.strangers import Unavailable
 
     findings: list[str] = [OWN_COPY] if asked is None else list(suite_findings(asked, name, run.manifest))
+    findings += hash_findings(run.manifest)
     findings += origin_claims(run.manifest, device)
     images = None if again is None else again.bench.evaluation_images(again.bench.suite.models[0])
     findings += example_findings(run.directory, run.cells, images)
@@ -162,6 +170,7 @@ def _labels(
         plan = again.plan if again is not None else named_plan(asked or own_suite(run.manifest), run.manifest, cache)
     except Unavailable as error:
         click.echo(f"labels: not compared: {error}")
+        _list(_wrong(findings))
         return [*findings, Unchecked("labels")]
     facts = {} if again is None else image_facts(again.bench)
     dataset = str(facts.get("dataset_note", run.manifest.get("dataset_note")))

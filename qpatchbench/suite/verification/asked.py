@@ -43,10 +43,9 @@ def named_plan(suite: Suite, manifest: Mapping[str, Any], cache: Path) -> Plan:
     Raises:
         Unavailable: the manifest names no hashes, or those of one decoding of several.
     """
-    found = manifest.get("dataset_fingerprint", {})
-    names = [field.name for field in fields(DataKeys)]
-    if sorted(found) != sorted(names) or not all(re.fullmatch("[0-9a-f]{32}", str(each)) for each in found.values()):
+    if any(hash_findings(manifest)):
         raise Unavailable("the manifest names no hashes of images")
+    found = manifest["dataset_fingerprint"]
     decodings = {decoding_for(model, suite.dataset.side) for model in suite.models}
     if len(decodings) > 1:
         raise Unavailable(f"the models see their images in {len(decodings)} ways, and the manifest has hashes of one")
@@ -56,6 +55,14 @@ def named_plan(suite: Suite, manifest: Mapping[str, Any], cache: Path) -> Plan:
         return make_plan(suite, {model.title: DataKeys(**found) for model in suite.models}, weights)
     except QPatchBenchError as error:
         raise Unavailable(str(error)) from None
+
+
+def hash_findings(manifest: Mapping[str, Any]) -> Iterator[str]:
+    """Hashes of images that are none."""
+    found = manifest.get("dataset_fingerprint", {})
+    names = {field.name for field in fields(DataKeys)}
+    if found.keys() != names or not all(re.fullmatch("[0-9a-f]{32}", str(each)) for each in found.values()):
+        yield f"manifest.json, dataset_fingerprint: expected a hash of each of {', '.join(sorted(names))}, found others"
 
 
 def suite_findings(asked: Suite, name: str, manifest: Mapping[str, Any]) -> Iterator[str]:

@@ -52,8 +52,10 @@ def label_findings(plan: Plan, dataset: str, cells: Sequence[CellRecord]) -> Ite
         if job is None:
             continue  # told where cells are compared with the plan
         expected = record_of(job, plan.suite, dataset)
+        # Of a cell that failed, nothing was measured.
+        measured = MEASURED if cell.status == "ok" else {"status", "error"}
         for name in CellRecord.model_fields:
-            if name not in MEASURED and getattr(expected, name) != getattr(cell, name):
+            if name not in measured and getattr(expected, name) != getattr(cell, name):
                 planned, found = _shown(getattr(expected, name)), _shown(getattr(cell, name))
                 where = f"cells.parquet, cell {cell.cell}"
                 yield f"{where}: {name}: expected {planned}, for which its key stands, found {found}"
