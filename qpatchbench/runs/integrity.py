@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,20 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from qpatchbench.errors import ArtifactError
+from qpatchbench.labels import shown
 from qpatchbench.runs.files import sha256_of
 from qpatchbench.runs.layout import BIBTEX, MANIFEST, PATCHES, SUMS
 from qpatchbench.runs.reading import MEGABYTE, read_whole
 from qpatchbench.runs.records import CellRecord
 
 MOST_BYTES_OF_SUMS = 10 * MEGABYTE
+PATCH_ARRAYS = frozenset({"textures", "masks", "rows", "columns", "queries", "attacked", "history"})
+
+
+class Unchecked(str):
+    """A sentence about what was taken at its word; any other sentence about a run says that something is wrong."""
+
+    __slots__ = ()
 
 
 def file_findings(directory: Path, manifest: Mapping[str, Any]) -> Iterator[str]:
@@ -54,19 +63,22 @@ def _sums(path: Path) -> str:
         raise ArtifactError(f"{path}: cannot be read: {error.strerror or error}") from None
 
 
-def entry_findings(manifest: Mapping[str, Any]) -> Iterator[str]:
+def entry_findings(manifest: Mapping[str, Any], cells: Sequence[CellRecord] = ()) -> Iterator[str]:
     """What keeps a run from being an entry: it is not whole, or nobody can tell by which code it was made."""
-    if manifest.get("partial"):
+    limit = manifest.get("resolved", {}).get("limit")
+    if manifest.get("partial") or limit is not None or any(cell.partial for cell in cells):
         yield "manifest.json: expected a whole run, found a partial one: its images were cut by --limit"
-    if not manifest.get("complete"):
-        failed = [str(job.get("label")) for job in manifest.get("jobs", ()) if "error" in job]
+    failed = [str(job.get("label")) for job in manifest.get("jobs", ()) if "error" in job]
+    failed += [f"cell {cell.cell}" for cell in cells if cell.status != "ok"]
+    if failed or manifest.get("complete") is not True:
         yield f"manifest.json: expected a complete run, found {len(failed)} failed jobs: {'; '.join(failed[:3])}"
     git = manifest.get("git", {})
     if not git.get("revision"):
         yield "manifest.json: expected the revision of a checkout, found none: an entry is made by committed code"
-    elif git.get("dirty"):
+    elif git.get("dirty") is not False:
         yield (
-            f"manifest.json: expected committed code, found uncommitted changes to revision {git['revision'][:12]}; "
+            f"manifest.json: expected committed code, found uncommitted changes to revision "
+            f"{str(git['revision'])[:12]}; "
             "commit them and run the suite again with another --output, which computes nothing twice"
         )
     dirty = [str(job.get("label")) for job in manifest.get("jobs", ()) if job.get("dirty")]
@@ -110,6 +122,12 @@ def is_inside(directory: Path, name: str) -> bool:
 def _shape(path: Path, cell: CellRecord) -> Iterator[str]:
     with safe_open(path, framework="numpy") as file:
         textures, masks = (file.get_tensor(name) for name in ("textures", "masks"))
+        names, metadata = set(file.keys()), file.metadata() or {}
+    for name in sorted(names - PATCH_ARRAYS):
+        yield f"patches/{path.name}: expected no array {shown(name)}, found one"
+    goals = json.dumps([count.goal for count in cell.counts])
+    if metadata != {"goals": goals}:
+        yield f"patches/{path.name}: expected the goals {goals} and nothing else, found {shown(str(metadata))[:80]}"
     count = len(cell.counts) * (cell.n_images if cell.patch_kind == "per_image" else 1)
     wanted = (count, 3, cell.patch_height, cell.patch_width)
     whole = (count, 3, cell.image_height, cell.image_width)  # a pixel attack perturbs the whole image

@@ -10,10 +10,28 @@ from qpatchbench.errors import ArtifactError
 from qpatchbench.labels import shown
 from qpatchbench.runs.reading import MEGABYTE, read_whole
 
+# Of the fields that other code looks into: an object, or a list of objects.
+OBJECTS = frozenset({"files", "resolved", "versions", "git", "ran_on", "dataset_fingerprint", "images"})
+LISTS = frozenset({"checkpoints", "networks", "jobs", "patches"})
 MOST_BYTES = 30 * MEGABYTE  # a run of 10,000 jobs has a tenth of it
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
+    """A manifest that exists, whose fields are of the kind that other code takes them for.
+
+    Raises:
+        ArtifactError: it holds something else, or is larger than any run writes it.
+    """
+    manifest = {name: value for name, value in read_object(path).items() if value is not None}
+    for name, value in manifest.items():
+        if name in OBJECTS and not isinstance(value, dict):
+            raise ArtifactError(f"{path}: {name}: expected a JSON object, found {type(value).__name__}")
+        if name in LISTS and not (isinstance(value, list) and all(isinstance(item, dict) for item in value)):
+            raise ArtifactError(f"{path}: {name}: expected a list of JSON objects, found something else")
+    return manifest
+
+
+def read_object(path: Path) -> dict[str, Any]:
     """The JSON object in a file that exists; characters that no terminal should get are written out.
 
     Raises:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -66,11 +66,18 @@ def owned_files(output: Path, suite: str) -> set[str]:
     named: set[str] = set()
     for facts in (_facts(output / CLAIM), manifest := _facts(output / MANIFEST)):
         if facts.get("suite") == suite:
-            named |= set(facts.get("files", ()))
-            named |= {str(entry["file"]) for entry in facts.get("patches", ()) if "file" in entry}
+            named |= _names(facts)
+            patches = facts.get("patches")
+            entries = patches if isinstance(patches, list) else []
+            named |= {str(entry["file"]) for entry in entries if isinstance(entry, dict) and "file" in entry}
     if manifest.get("suite") == suite:
-        named |= set(_facts(output / REPORT_FACTS).get("files", ()))
+        named |= _names(_facts(output / REPORT_FACTS))
     return named
+
+
+def _names(facts: Mapping[str, Any]) -> set[str]:
+    files = facts.get("files")
+    return {str(name) for name in files} if isinstance(files, list | dict) else set()
 
 
 @contextmanager

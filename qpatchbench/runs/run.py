@@ -28,6 +28,7 @@ _COUNTED = ("n_eligible", "n_fooled", "n_hit", "n_robust")
 _PREDICTED = ("goal", "image", "label", "clean_prediction", "patched_prediction")
 _TEXTS = ("cell", "goal", "image")
 _NUMBERS = ("label", "clean_prediction", "patched_prediction", "row", "column")
+OUTCOME_COLUMNS = (*_TEXTS, *_NUMBERS, "queries", "attacked")
 _KEPT = 24  # cells whose outcomes stay in memory: one row's cells, controls and sources
 
 
@@ -42,7 +43,7 @@ class Run:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.manifest = _manifest(directory / MANIFEST)
-        self.cells = _cells(directory / CELLS)
+        self.cells = read_cells(directory / CELLS)
         self._by_key = {cell.cell: cell for cell in self.cells}
         path = directory / OUTCOMES
         _expect(path)
@@ -52,6 +53,11 @@ class Run:
             self._groups = _groups_by_cell(path, self._file)
         self._recent: OrderedDict[str, Outcomes] = OrderedDict()
         self._reference: dict[str, tuple[tuple[str, ...], Array]] = {}
+
+    @property
+    def measured_cells(self) -> frozenset[str]:
+        """Keys of the cells that outcomes.parquet holds."""
+        return frozenset(self._groups)
 
     def outcomes(self, cell: CellRecord) -> Outcomes:
         """Predictions of a cell, checked against its record.
@@ -143,6 +149,11 @@ class Examples:
         except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise ArtifactError(f"{path}: damaged examples: {error}") from None
 
+    @property
+    def patches(self) -> frozenset[str]:
+        """Keys of the patches."""
+        return frozenset(name.split("/")[1] for name in self._arrays if name.startswith("patch/"))
+
     def patch(self, key: str) -> tuple[Array, Array] | None:
         """Textures (P, 3, h, w) and masks (P, 1, h, w), uint8; None for a patch that was never crafted."""
         textures = self._arrays.get(f"patch/{key}/textures")
@@ -159,7 +170,12 @@ def _manifest(path: Path) -> Mapping[str, Any]:
     return read_manifest(path)
 
 
-def _cells(path: Path) -> tuple[CellRecord, ...]:
+def read_cells(path: Path) -> tuple[CellRecord, ...]:
+    """The records of cells.parquet, in its order.
+
+    Raises:
+        ArtifactError: it is missing, or a row is no record.
+    """
     _expect(path)
     cells = []
     for number, row in enumerate(read_rows(path)):

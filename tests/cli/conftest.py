@@ -73,11 +73,11 @@ CopyOf = Callable[[Path], Path]
 
 @pytest.fixture
 def copy_of(tmp_path: Path) -> CopyOf:
-    """A copy of a run folder that may be changed; without plots."""
+    """A copy of a run folder that may be changed; without plots, and so without the hashes of all files."""
 
     def copied(folder: Path) -> Path:
         target = tmp_path / folder.name
-        shutil.copytree(folder, target, ignore=shutil.ignore_patterns("plots", "report.html"))
+        shutil.copytree(folder, target, ignore=shutil.ignore_patterns("plots", "report.html", ".report.json"))
         return target
 
     return copied

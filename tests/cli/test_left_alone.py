@@ -77,7 +77,9 @@ def test_the_patch_file_marks_them_and_a_run_with_them_is_verified(root: Path) -
     assert stored.attacked is not None
     assert 0 < stored.attacked.sum() < len(stored.attacked)
     result = invoke(root, "verify", str(root / "run"))
-    assert result.return_value == 0, result.output
+    assert result.return_value == 3, result.output
+    assert "claimed, not checked:\n  - that its suite is the one it is named after: --suite FILE " in result.output
+    assert result.output.count("\n  - ") == 1
 
 
 @pytest.mark.parametrize("spared", ["everything that holds", "one more"])

@@ -17,7 +17,7 @@ from qpatchbench.errors import ArtifactError
 from qpatchbench.runs.run import Run
 from tests.cli.conftest import CopyOf, TinyRuns
 from tests.cli.running import ended
-from tests.cli.test_verify import CLAIMED, change_row, forge, manifest_of, verified
+from tests.cli.test_verify import change_row, forge, manifest_of, verified
 
 
 def forged(folder: Path, **dataset: object) -> Path:
@@ -32,19 +32,25 @@ def files_below(folder: Path) -> set[str]:
     return {str(path.relative_to(folder)) for path in folder.rglob("*")}
 
 
-def last_line(text: str) -> str:
-    """What is said of predictions, before what was not checked."""
-    *_, told, claims = text.splitlines()
-    assert claims == "claimed, not checked: labels, predictions"
+def said_of_predictions(text: str) -> str:
+    """The line on predictions that were not made again, which are claims then."""
+    (told,) = [line for line in text.splitlines() if line.startswith("predictions: ")]
+    assert "  - predictions, and the checks of networks and patches\n" in text
     return told
+
+
+def verified_alone(runs: TinyRuns, folder: Path, *options: str) -> str:
+    """What is said of a folder that only its own manifest speaks for, and that is found to contradict itself."""
+    code, text = verified(runs, folder, *options, committed=False)
+    assert code == 1
+    return text
 
 
 def test_a_manifest_does_not_decide_what_is_decoded(tiny_runs: TinyRuns, copy_of: CopyOf, tmp_path: Path) -> None:
     before = files_below(tiny_runs.cache)
     folder = forged(copy_of(tiny_runs.first), name="fake", image_size=8, classes=3, train_pool=10**9)
-    code, text = verified(tiny_runs, folder, "--data-dir", str(tmp_path))
-    assert code == CLAIMED
-    assert last_line(text) == (
+    text = verified_alone(tiny_runs, folder, "--data-dir", str(tmp_path))
+    assert said_of_predictions(text) == (
         f"predictions: not made again: the images that the manifest asks for, fake in {tmp_path} split as it says, "
         f"were never read into {tiny_runs.cache}: allow it with --decode"
     )
@@ -53,9 +59,11 @@ def test_a_manifest_does_not_decide_what_is_decoded(tiny_runs: TinyRuns, copy_of
 
 def test_with_leave_the_images_are_decoded_and_are_others(tiny_runs: TinyRuns, copy_of: CopyOf, tmp_path: Path) -> None:
     folder = forged(copy_of(tiny_runs.first), name="fake", image_size=8, classes=3, content_seed=5)
-    code, text = verified(tiny_runs, folder, "--data-dir", str(tmp_path), "--decode")
-    assert code == CLAIMED
-    assert f"predictions: not made again: the images found in {tmp_path} are not those of the run" in last_line(text)
+    text = verified_alone(tiny_runs, folder, "--data-dir", str(tmp_path), "--decode")
+    assert (
+        f"predictions: not made again: the images found in {tmp_path} are not those of the run"
+        in said_of_predictions(text)
+    )
 
 
 @pytest.mark.parametrize("path", ["/etc", "../../secret", "inside/../../secret"])
@@ -65,9 +73,8 @@ def test_a_manifest_does_not_leave_the_data_folder(
     data = tmp_path / "data"
     data.mkdir()
     folder = forged(copy_of(tiny_runs.first), name="imagefolder", path=path, classes=3, image_size=8)
-    code, text = verified(tiny_runs, folder, "--data-dir", str(data), "--decode")
-    assert code == CLAIMED
-    assert last_line(text) == (
+    text = verified_alone(tiny_runs, folder, "--data-dir", str(data), "--decode")
+    assert said_of_predictions(text) == (
         f"predictions: not made again: the manifest's images lie in {path}, outside of the data folder {data}: say "
         "with --data-dir that they may be read"
     )
@@ -79,8 +86,8 @@ def test_a_link_out_of_the_data_folder_is_followed_and_seen(
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "pets").symlink_to("/etc")
     folder = forged(copy_of(tiny_runs.first), name="imagefolder", path="pets", classes=3, image_size=8)
-    _, text = verified(tiny_runs, folder, "--data-dir", str(tmp_path / "data"), "--decode")
-    assert "outside of the data folder" in last_line(text)
+    text = verified_alone(tiny_runs, folder, "--data-dir", str(tmp_path / "data"), "--decode")
+    assert "outside of the data folder" in said_of_predictions(text)
 
 
 def test_a_manifest_downloads_nothing(
@@ -91,8 +98,7 @@ def test_a_manifest_downloads_nothing(
 
     monkeypatch.setattr("torchvision.datasets.CIFAR10", refuse)
     folder = forged(copy_of(tiny_runs.first), name="cifar10", download=True)
-    code, text = verified(tiny_runs, folder, "--data-dir", str(tmp_path), "--decode")
-    assert code == CLAIMED
+    text = verified_alone(tiny_runs, folder, "--data-dir", str(tmp_path), "--decode")
     assert "cifar10: the dataset is not there" in text
 
 
@@ -102,9 +108,10 @@ def test_a_checkpoint_is_named_by_a_key(key: object, tiny_runs: TinyRuns, copy_o
     manifest = manifest_of(folder)
     manifest["checkpoints"] = [{"key": key}]
     (folder / "manifest.json").write_text(json.dumps(manifest))
-    code, text = verified(tiny_runs, folder)
-    assert code == CLAIMED
-    assert last_line(text) == f"predictions: not made again: none of the 1 checkpoints is in {tiny_runs.cache}"
+    text = verified_alone(tiny_runs, folder)
+    assert (
+        said_of_predictions(text) == f"predictions: not made again: none of the 1 checkpoints is in {tiny_runs.cache}"
+    )
 
 
 def test_a_patch_of_another_folder_is_not_opened(tiny_runs: TinyRuns, copy_of: CopyOf, tmp_path: Path) -> None:

@@ -20,8 +20,8 @@ import torch
 from safetensors.numpy import load_file, save_file
 
 from qpatchbench.suite.execution.export_patches import remove_other_patches, write_patch
-from qpatchbench.suite.execution.replay import rebuilt
 from qpatchbench.suite.store.store import Artifact, Store
+from qpatchbench.suite.verification.rebuilding import rebuilt
 from tests.cli.conftest import CopyOf, TinyRuns
 from tests.cli.running import ended
 
@@ -29,9 +29,12 @@ Change = Callable[[dict[str, Any]], None]
 CLAIMED = 3  # nothing is wrong, but not everything was checked
 
 
-def verified(runs: TinyRuns, folder: Path, *options: str, cache: Path | None = None) -> tuple[int, str]:
-    """Exit code and output."""
-    result = runs.invoke("verify", str(folder), *options, cache=cache)
+def verified(
+    runs: TinyRuns, folder: Path, *options: str, cache: Path | None = None, committed: bool = True
+) -> tuple[int, str]:
+    """Exit code and output; held against the suite file, unless nobody committed it."""
+    suite = ("--suite", str(runs.root / "tiny.yaml"), "--seeds", "0") if committed else ()
+    result = runs.invoke("verify", str(folder), *suite, *options, cache=cache)
     assert result.exception is None, result.exception
     return int(result.return_value), result.output
 
@@ -69,6 +72,7 @@ def test_a_run_as_it_was_written_holds(tiny_runs: TinyRuns) -> None:
     assert code == 0
     assert text == (
         "numbers: every count, rate and hash is as it should be\n"
+        "labels: every one is that of the suite\n"
         "  resnet20 qat fp@32, seed 0: 6 cells, equal\n"
         "  resnet20 qat qat@4, seed 0: 8 cells, equal\n"
         "predictions: 14 of 14 cells made again on 2 of 2 networks, 0 of 1344 predictions differ\n"
@@ -128,8 +132,12 @@ def test_a_changed_number_of_the_leaderboard_is_named(tiny_runs: TinyRuns, copy_
         "numbers: 1 thing wrong\n"
         f"  - leaderboard.csv, row 3 (lavan from 32 on resnet20 qat qat@4), column asr: expected {was}, computed from "
         "the outcomes, found 99.0000\n"
+        "labels: every one is that of the suite\n"
         "predictions: not made again, as asked for\n"
-        "claimed, not checked: labels, predictions\n"
+        "claimed, not checked:\n"
+        "  - the images of examples.safetensors\n"
+        "  - its images, their names and their classes, of which manifest.json has hashes\n"
+        "  - predictions, and the checks of networks and patches\n"
     )
 
 
@@ -255,7 +263,9 @@ def test_a_changed_patch_is_named_and_predicts_something_else(tiny_runs: TinyRun
     arrays["textures"] = 255 - arrays["textures"]
     save_file(arrays, path, metadata={"goals": '["untargeted"]'})
     forge(folder, entry["file"])
-    assert verified(tiny_runs, folder, "--numbers-only")[0] == CLAIMED
+    code, text = verified(tiny_runs, folder, "--numbers-only")
+    assert code == 1
+    assert f"examples.safetensors: expected patch {entry['patch']} as its file has it, found another\n" in text
     code, text = verified(tiny_runs, folder)
     assert code == 1
     assert re.search(rf"\({entry['label'].partition(',')[0]}.*\d+ of 48 predictions differ: image ", text)
@@ -329,7 +339,7 @@ def test_a_dropped_cell_is_named(tiny_runs: TinyRuns, copy_of: CopyOf) -> None:
     (folder / "manifest.json").write_text(json.dumps(manifest))
     _, text = verified(tiny_runs, folder)
     assert f"cells.parquet: expected the cell {dropped} (lavan 4x4 on " in text
-    assert "which the manifest's suite asks for, found none\n" in text
+    assert "which the suite asks for, found none\n" in text
 
 
 def test_a_changed_suite_is_another_experiment(tiny_runs: TinyRuns, copy_of: CopyOf) -> None:
@@ -337,10 +347,14 @@ def test_a_changed_suite_is_another_experiment(tiny_runs: TinyRuns, copy_of: Cop
     manifest = manifest_of(folder)
     manifest["resolved"]["attacks"][0]["steps"] = 1000
     (folder / "manifest.json").write_text(json.dumps(manifest))
-    assert verified(tiny_runs, folder, "--numbers-only")[0] == CLAIMED
-    code, text = verified(tiny_runs, folder)
+    code, text = verified(tiny_runs, folder, "--numbers-only")
     assert code == 1
-    assert "expected a cell of the manifest's suite, found one that it does not ask for: " in text
+    named = f"as {tiny_runs.root / 'tiny.yaml'} says it"
+    assert f"manifest.json, resolved.attacks[0].steps: expected '12', found '1000', {named}\n" in text
+    code, text = verified(tiny_runs, folder, committed=False)
+    assert code == 1
+    assert "manifest.json, typed: expected what resolved spells out, found another suite: attacks[0].steps: " in text
+    assert "expected a cell of the suite, found one that it does not ask for: " in text
 
 
 def test_other_hardware_is_told_with_its_tolerance(tiny_runs: TinyRuns, copy_of: CopyOf) -> None:
@@ -353,13 +367,15 @@ def test_other_hardware_is_told_with_its_tolerance(tiny_runs: TinyRuns, copy_of:
     change_row(folder / "outcomes.parquet", number, lambda row: row.update(patched_prediction=other))
     forge(folder, "outcomes.parquet")
     code, text = verified(tiny_runs, folder)
-    assert code == 0
+    assert code == CLAIMED
     assert f"  - accepted: outcomes.parquet, cell {row['cell']} " in text
     assert ": 1 of 48 predictions differ: image " in text
-    assert text.endswith(
+    assert (
         "tolerance: another device or torch: near-ties may flip, at most 0.5 % of a cell's predictions (or one), and "
-        "the number of fooled images must stay inside its 95 % interval\n"
-    )
+        "the number of fooled images must stay inside its 95 % interval\nclaimed, not checked:\n"
+        "  - times and devices of 25 of 25 jobs\n"
+    ) in text
+    assert "  - the checks of 14 cells, of another machine or of networks that are not at hand\n" in text
 
 
 @pytest.mark.parametrize(
@@ -376,8 +392,8 @@ def test_what_is_not_at_hand_is_told(tiny_runs: TinyRuns, copy_of: CopyOf, chang
     manifest = manifest_of(folder)
     change(manifest)
     (folder / "manifest.json").write_text(json.dumps(manifest))
-    code, text = verified(tiny_runs, folder)
-    assert code == CLAIMED
+    code, text = verified(tiny_runs, folder, committed=False)
+    assert code == (CLAIMED if "labels: not compared: " in text else 1)
     (line,) = [line for line in text.splitlines() if line.startswith("predictions: ")]
     assert line.startswith("predictions: not made again: ")
     assert message in line
@@ -386,10 +402,13 @@ def test_what_is_not_at_hand_is_told(tiny_runs: TinyRuns, copy_of: CopyOf, chang
 def test_without_checkpoints_the_numbers_are_verified_alone(tiny_runs: TinyRuns, tmp_path: Path) -> None:
     code, text = verified(tiny_runs, tiny_runs.first, "--cache", str(tmp_path / "empty"))
     assert code == CLAIMED
-    assert text.endswith(
+    assert (
+        "labels: every one is that of the suite\n"
         f"predictions: not made again: none of the 1 checkpoints is in {tmp_path / 'empty'}\n"
-        "claimed, not checked: labels, predictions\n"
-    )
+        "claimed, not checked:\n"
+    ) in text
+    assert "  - times and devices of 25 of 25 jobs\n" in text
+    assert text.endswith("  - predictions, and the checks of networks and patches\n")
 
 
 def test_a_folder_of_an_earlier_version_says_so(tiny_runs: TinyRuns, copy_of: CopyOf) -> None:

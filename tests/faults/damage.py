@@ -40,9 +40,15 @@ def victims(tiny: Tiny) -> Iterator[tuple[Path, Path]]:
             if not files:
                 continue
             yield files[0], files[-1] if len(files) > 1 else next(tiny.output.glob("*.csv"))
-    for path in sorted(tiny.output.rglob("*")):
-        if path.is_file():
-            yield path, next(other for other in sorted(tiny.output.rglob("*")) if other.is_file() and other != path)
+    written = sorted(path for path in tiny.output.rglob("*") if path.is_file())
+    first = {kind(path.relative_to(tiny.output)): path for path in reversed(written)}
+    for path in sorted(first.values()):
+        yield path, next(other for other in written if other != path)
+
+
+def kind(path: Path) -> tuple[str, str, str]:
+    """Patches are of one kind, and so are the pictures that begin with one word."""
+    return str(path.parent), "" if path.parent.name == "patches" else path.stem.partition("_")[0], path.suffix
 
 
 def trials() -> Iterator[tuple[str, bool]]:

@@ -1,4 +1,4 @@
-"""The forgeries of tests/cli/test_forgeries.py, against `qpatchbench verify` with the true checkpoints."""
+"""The forgeries of tests/cli/forging.py, against `qpatchbench verify` with the true checkpoints."""
 
 from __future__ import annotations
 
@@ -10,20 +10,26 @@ from pathlib import Path
 from click.testing import CliRunner
 
 from qpatchbench.cli import cli
-from tests.cli.test_forgeries import FORGERIES
+from tests.cli.forging import FORGERIES
 from tests.faults.serial import Tiny
 
 
 def trials() -> Iterator[tuple[str, bool]]:
-    """(forgery, whether it was found)."""
+    """(forgery, whether it was found, or told to be claimed)."""
     with tempfile.TemporaryDirectory() as temporary:
         whole = Tiny(Path(temporary) / "whole")
         whole.root.mkdir()
         assert whole.run() == ""
+        shutil.rmtree(whole.output / "plots")
+        for name in ("report.html", ".report.json"):
+            (whole.output / name).unlink()
         for name, forge in FORGERIES.items():
             place = whole.copied(Path(temporary) / "forged")
             forge(place.output)
             environment = {"QPATCHBENCH_CACHE": str(place.cache)}
-            result = CliRunner().invoke(cli, ["verify", str(place.output)], standalone_mode=False, env=environment)
-            yield name, result.exception is None and result.return_value == 1
+            for suite in ([], ["--suite", str(place.root / "tiny.yaml")]):
+                told = ["verify", str(place.output), *suite]
+                result = CliRunner().invoke(cli, told, standalone_mode=False, env=environment)
+                found = result.exception is None and result.return_value in (1, 3)
+                yield f"{name}{' against its suite' * bool(suite)}", found
             shutil.rmtree(place.root)

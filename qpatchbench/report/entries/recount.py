@@ -15,20 +15,29 @@ import numpy as np
 from pyarrow.lib import ArrowException
 
 from qpatchbench.errors import ArtifactError
+from qpatchbench.report.entries.rewritten import rewritten
 from qpatchbench.report.leaderboard.board import Leaderboard
 from qpatchbench.report.leaderboard.published import listing
 from qpatchbench.report.leaderboard.row import COLUMNS, Row
+from qpatchbench.report.page.build import FORMATS
 from qpatchbench.runs.integrity import file_findings, patch_findings
-from qpatchbench.runs.layout import CELLS, LEADERBOARD, MANIFEST
+from qpatchbench.runs.layout import CELLS, KEY_DIGITS, LEADERBOARD, MANIFEST, OUTCOMES
 from qpatchbench.runs.manifest import read_manifest
 from qpatchbench.runs.outcomes import StoredOutcomes
-from qpatchbench.runs.parquet_tables import read_rows
+from qpatchbench.runs.parquet_tables import opened, read_rows
 from qpatchbench.runs.records import CellRecord, QueryCounts
-from qpatchbench.runs.run import Run
+from qpatchbench.runs.run import OUTCOME_COLUMNS, Run
 
 
-def number_findings(folder: Path) -> tuple[str, ...]:
+def number_findings(folder: Path, *, reports: bool = True) -> tuple[str, ...]:
     """Everything of a run folder that is not what it should be, one sentence each; none: all numbers hold.
+
+    Args:
+        folder: of a run, or an entry.
+        reports: whether all tables, pictures and pages are written again too, and not the leaderboard alone.
+
+    Returns:
+        Sentences; those that are a `Unchecked` are about what cannot be computed again.
 
     Raises:
         ArtifactError: no run folder.
@@ -39,6 +48,9 @@ def number_findings(folder: Path) -> tuple[str, ...]:
         run = Run(folder)
         findings += patch_findings(folder, manifest, run.cells)
         findings += recounted(run)
+        board = Leaderboard(run)
+        told = list(_board(folder / LEADERBOARD, board.rows))
+        findings += [*told, *rewritten(run, board, FORMATS if reports else (), {LEADERBOARD} if told else set())]
     except (ArtifactError, ArrowException) as error:
         findings.append(str(error))
     return tuple(dict.fromkeys(findings))
@@ -57,10 +69,14 @@ def manifest_of(folder: Path) -> dict[str, Any]:
 
 
 def recounted(run: Run) -> tuple[str, ...]:
-    """Count everything again and compare; one sentence per number that is not what it should be."""
+    """Count everything again and compare; one sentence per number that is not what it should be.
+
+    The run's cells are those counted anew afterwards, and its leaderboard is that of them.
+    """
     findings: list[str] = []
     counted = []
     totals = read_rows(run.directory / CELLS)
+    findings += _columns(run)
     for number, (cell, row) in enumerate(zip(run.cells, totals, strict=True)):
         if cell.status != "ok":
             counted.append(cell)
@@ -76,12 +92,35 @@ def recounted(run: Run) -> tuple[str, ...]:
         counted.append(again)
     findings += _networks(run.manifest, counted)
     findings += _listed(run.manifest, run.cells)
+    findings += _unfinished(run)
     run.cells = tuple(counted)
-    try:
-        expected = Leaderboard(run).rows
-    except ArtifactError as error:
-        return (*findings, str(error))
-    return (*findings, *_board(run.directory / LEADERBOARD, expected))
+    return tuple(findings)
+
+
+def _columns(run: Run) -> Iterator[str]:
+    """Columns of the tables that no run writes, or writes once only."""
+    known = {CELLS: tuple(run.cells[0].row()) if run.cells else (), OUTCOMES: OUTCOME_COLUMNS}
+    for name, columns in known.items():
+        found = opened(run.directory / name).schema_arrow.names
+        for column in sorted(set(found)):
+            if found.count(column) > (column in columns):
+                many = f"{found.count(column)} of them" if found.count(column) > 1 else "one"
+                yield f"{name}: expected {'one' if column in columns else 'no'} column {column}, found {many}"
+
+
+def _unfinished(run: Run) -> Iterator[str]:
+    """Cells that are marked as failed and yet have outcomes, or that left an error behind and are not."""
+    failed = {str(job.get("key"))[:KEY_DIGITS] for job in run.manifest.get("jobs", ()) if "error" in job}
+    finished = {cell.cell for cell in run.cells if cell.status == "ok"}
+    for key in sorted(run.measured_cells - finished):
+        yield f"{OUTCOMES}: expected outcomes of finished cells only, found some of cell {key}"
+    for cell in run.cells:
+        if (cell.status != "ok") != (cell.cell in failed):
+            told = "an error" if cell.cell in failed else "no error"
+            yield f"{CELLS}, cell {cell.cell}: status: expected that of its job, which has {told}, found {cell.status}"
+    complete = not any("error" in job for job in run.manifest.get("jobs", ()))
+    if run.manifest.get("complete") != complete:
+        yield f"{MANIFEST}, complete: expected {complete}, as its jobs say, found {run.manifest.get('complete')!r}"
 
 
 def _counted(cell: CellRecord, stored: StoredOutcomes) -> CellRecord:

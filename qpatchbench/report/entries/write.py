@@ -12,14 +12,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from qpatchbench.errors import QPatchBenchError
+from qpatchbench.errors import ArtifactError, QPatchBenchError
 from qpatchbench.report.entries.recount import manifest_of, number_findings
 from qpatchbench.report.leaderboard.published import listing
 from qpatchbench.report.leaderboard.row import Row
 from qpatchbench.report.page.escaping import tex_escaped
 from qpatchbench.runs.files import sha256_of, write_atomically
 from qpatchbench.runs.integrity import entry_findings
-from qpatchbench.runs.layout import BIBTEX, LEADERBOARD, MANIFEST, SUMS
+from qpatchbench.runs.layout import BIBTEX, CELLS, LEADERBOARD, MANIFEST, SUMS
+from qpatchbench.runs.records import CellRecord
+from qpatchbench.runs.run import read_cells
 
 
 class Citation(NamedTuple):
@@ -41,7 +43,7 @@ def write_entry(run_dir: Path, output: Path, citation: Citation) -> tuple[Path, 
         StorageError: the folder cannot be written.
     """
     manifest = manifest_of(run_dir)
-    problems = [*entry_findings(manifest), *number_findings(run_dir)]
+    problems = [*entry_findings(manifest, _cells(run_dir)), *number_findings(run_dir, reports=False)]
     if output.is_dir() and any(output.iterdir()):
         problems.append(f"{output}: expected a new or empty folder, found {listing(output)}")
     elif output.exists() and not output.is_dir():
@@ -53,6 +55,14 @@ def write_entry(run_dir: Path, output: Path, citation: Citation) -> tuple[Path, 
     written.append(write_atomically(output / BIBTEX, bibtex(output.resolve().name, manifest, citation).encode()))
     lines = sorted(f"{sha256_of(path)}  {path.relative_to(output).as_posix()}" for path in written)
     return (*written, write_atomically(output / SUMS, ("\n".join(lines) + "\n").encode()))
+
+
+def _cells(run_dir: Path) -> tuple[CellRecord, ...]:
+    """Records of a run; none where they cannot be read, which is told with the numbers."""
+    try:
+        return read_cells(run_dir / CELLS)
+    except ArtifactError:
+        return ()
 
 
 def bibtex(name: str, manifest: Mapping[str, Any], citation: Citation) -> str:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any, TypeAlias
 
-import pyarrow.parquet as pq
-
 from qpatchbench.report.leaderboard.row import stated
 from qpatchbench.report.page.grid import Grid
-from qpatchbench.runs.files import write_atomically
+from qpatchbench.runs.parquet_tables import read_rows
 
 COSTS = "costs"
 SIMILARITY = "similarity"
@@ -20,29 +18,27 @@ Records: TypeAlias = Sequence[Mapping[str, Any]]
 _MEANS = ("value", "chance", "corrected")
 
 
-def write_analyses(run_dir: Path, formats: tuple[str, ...]) -> list[Path]:
-    """Write costs.csv and .md, similarity.csv and .md: those whose data the run folder holds.
+def analysis_texts(run_dir: Path, formats: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Name and text of costs.csv and .md, similarity.csv and .md: those whose data the run folder holds.
 
     Args:
-        run_dir: a run's folder, where the files go too.
-        formats: csv and md are written; others have no table of this kind.
+        run_dir: a run's folder.
+        formats: csv and md are made; others have no table of this kind.
 
     Raises:
-        StorageError: the folder cannot be written.
+        ArtifactError: the data are damaged.
     """
-    written = []
     for name, readable in ((COSTS, costs_table), (SIMILARITY, similarity_table)):
         source = run_dir / f"{name}.parquet"
         if not source.is_file():
             continue
-        table = pq.read_table(source)
-        names, records = table.column_names, table.to_pylist()
+        records = read_rows(source)
+        names = list(records[0]) if records else []
         if "csv" in formats:
             grid = Grid(names, [[stated(row[column]) for column in names] for row in records])
-            written.append(write_atomically(run_dir / f"{name}.csv", grid.csv().encode()))
+            yield f"{name}.csv", grid.csv()
         if "md" in formats:
-            written.append(write_atomically(run_dir / f"{name}.md", readable(records).encode()))
-    return written
+            yield f"{name}.md", readable(records)
 
 
 def costs_table(rows: Records) -> str:

@@ -160,14 +160,15 @@ def _examples(execution: Execution, bench: Workbench) -> bytes:
             continue
         textures, masks = artifact.arrays["textures"], artifact.arrays["masks"]
         if patch.attack.kind == "per_image":
-            keep = [*_first_of_each_goal(len(textures), len(patch.goals), len(images))]
+            keep = [*first_of_each_goal(len(textures), len(patch.goals), len(images))]
             textures, masks = textures[keep], masks[keep]
         arrays[f"patch/{patch.short_key}/textures"] = np.ascontiguousarray(textures)
         arrays[f"patch/{patch.short_key}/masks"] = np.ascontiguousarray(masks)
     return serialize_tensors(arrays, metadata={"ids": json.dumps(images.ids)})
 
 
-def _first_of_each_goal(textures: int, goals: int, examples: int) -> Iterator[int]:
+def first_of_each_goal(textures: int, goals: int, examples: int) -> Iterator[int]:
+    """Places of the textures that are kept of a patch with one texture for every goal and image."""
     each = textures // goals
     for goal in range(goals):
         yield from range(goal * each, goal * each + min(examples, each))

@@ -39,7 +39,7 @@ def write_analyses(execution: Execution, output: Path) -> None:
             rows = [row for artifact in finished for row in artifact.facts[name]]
             write_atomically(output / file, parquet(_table(rows)))
         if kind == "maps":
-            write_atomically(output / MAPS, _maps(finished))
+            write_atomically(output / MAPS, maps_of(finished))
 
 
 def named(job: AnalysisJob, artifact: Artifact) -> Artifact:
@@ -66,7 +66,7 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
     return pa.Table.from_pylist([{name: row.get(name) for name in names} for row in rows])
 
 
-def _maps(finished: Sequence[Artifact]) -> bytes:
+def maps_of(finished: Sequence[Artifact]) -> bytes:
     """Arrays of all backbones as NUMBER/NAME; the metadata "backbones" lists what is known of each, as JSON."""
     arrays = {f"{number}/{name}": array for number, each in enumerate(finished) for name, array in each.arrays.items()}
     left_out = {*TABLES["maps"], "made"}  # the manifest says when and where it was made

@@ -19,7 +19,7 @@ import qpatchbench
 if TYPE_CHECKING:
     import torch
 
-PACKAGES = ("torch", "torchvision", "timm", "numpy", "safetensors", "lightning-fabric", "pydantic")
+PACKAGES = ("torch", "torchvision", "timm", "numpy", "safetensors", "lightning-fabric", "pydantic", "matplotlib")
 
 
 def provenance(seconds: float, device: torch.device) -> dict[str, Any]:

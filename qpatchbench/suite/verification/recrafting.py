@@ -11,9 +11,9 @@ import torch
 from qpatchbench.ops.patches.pasting import to_uint8
 from qpatchbench.runs.layout import patch_file
 from qpatchbench.runs.patch_file import read_patch
-from qpatchbench.suite.execution.replay import Rebuilt, same_machine
 from qpatchbench.suite.jobs.pipeline import CraftJob
-from qpatchbench.suite.work.craft import patch_of, stored_patch
+from qpatchbench.suite.verification.rebuilding import Rebuilt, same_machine
+from qpatchbench.suite.work.craft import crafted, patch_from, patch_of, stored_patch
 from qpatchbench.types import silent
 
 TOLERANCE = 0.1  # of the last loss, relative to how far it fell, where another machine crafted the patch
@@ -42,6 +42,18 @@ def recrafted(run: Rebuilt, count: int) -> Iterator[Recrafted]:
     ]
     for job in random.sample(ready, min(count, len(ready))):
         yield Recrafted(job.label, _compared(run, job))
+
+
+def control_findings(run: Rebuilt) -> Iterator[str]:
+    """Controls that are not what their seed gives: no network had a part in them, so that they are made in no time."""
+    for job in {cell.patch.key: cell.patch for cell in run.cells if not cell.patch.sources}.values():
+        path = run.folder / patch_file(job.short_key)
+        if not path.is_file():
+            continue
+        again, found = patch_from(crafted(run.bench, job, silent)), stored_patch(read_patch(path))
+        same = torch.equal(again.textures, found.textures) and torch.equal(again.masks, found.masks)
+        if not same or again.history != found.history:
+            yield f"{patch_file(job.short_key)}: expected the control that its seed gives, found another patch"
 
 
 def _compared(run: Rebuilt, job: CraftJob) -> str:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from qpatchbench.errors import QPatchBenchError
 from qpatchbench.suite.file.schema import Suite
 from qpatchbench.suite.plan.fingerprints import UNREAD, remembered_data_keys
 from qpatchbench.suite.store.store import KEY_DIGITS
+
+MOST_CELLS = 1_000_000  # a hundred times those of the largest committed suite
 
 
 class Unavailable(QPatchBenchError):
@@ -18,6 +23,21 @@ class Unavailable(QPatchBenchError):
 def is_key(key: object) -> bool:
     """Whether a manifest names an artifact, and not a path that leads elsewhere."""
     return isinstance(key, str) and re.fullmatch(rf"[0-9a-f]{{{KEY_DIGITS}}}", key) is not None
+
+
+def expect_modest_suite(resolved: Mapping[str, Any]) -> None:
+    """Refuse a suite whose lists multiply to more cells than any run has, before they are multiplied.
+
+    Raises:
+        Unavailable: it would have more than `MOST_CELLS`.
+    """
+    lists = ("seeds", "models", "defenses", "quantizers", "preprocessors", "attacks")
+    cells = math.prod(max(1, len(found)) for name in lists if isinstance(found := resolved.get(name), list))
+    quantizers = [each for each in resolved.get("quantizers") or () if isinstance(each, dict)]
+    bits = [each["bits"] for each in quantizers if isinstance(each.get("bits"), list)]
+    cells *= max((len(each) for each in bits), default=1) ** 2  # those of the source, and those of the target
+    if cells > MOST_CELLS:
+        raise Unavailable(f"the manifest's suite asks for about {cells:,} cells, expected at most {MOST_CELLS:,}")
 
 
 def harmless(suite: Suite, data_dir: Path, cache_dir: Path, *, decode: bool) -> Suite:
