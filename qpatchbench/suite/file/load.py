@@ -15,6 +15,7 @@ from qpatchbench.registry import REGISTRIES, Registry
 from qpatchbench.suite.file.consistency import incoherences
 from qpatchbench.suite.file.kinds import mistyped
 from qpatchbench.suite.file.overrides import override, scale_down
+from qpatchbench.suite.file.places import placed
 from qpatchbench.suite.file.pydantic_errors import explained, shown
 from qpatchbench.suite.file.schema import COMPONENT_PLACES, Suite
 from qpatchbench.suite.file.source import KeyPath, Problem, Source, read_source
@@ -129,6 +130,7 @@ def _component(
     wrong: list[Problem] = []
     try:
         cls = registry.get(name)
+        fields = {**fields, **placed(cls, fields, source.folder)}
         wrong += [source.problem(at, text) for at, text in mistyped(cls, fields, path)]
         problems += wrong
         component: Component = cls(**fields)

@@ -60,6 +60,7 @@ class Source:
         overridden: paths set from the command line, in order.
         top: how messages call the whole of it.
         pairs: keys and values looked at so far, those of merged mappings as often as they are merged.
+        folder: where the file lies, to which the files that it names are relative; None where it lies nowhere.
     """
 
     name: str
@@ -69,6 +70,7 @@ class Source:
     overridden: list[KeyPath] = field(default_factory=list)
     top: str = "suite"
     pairs: int = 0
+    folder: Path | None = None
 
     def where(self, path: KeyPath, *, key: bool = False) -> str:
         """`file:line:column` of a key or value, or of the nearest thing around it; or the `--set` that it came from."""
@@ -146,7 +148,7 @@ def read_source(path: Path) -> Source:
         raise SuiteError([f"{path}: no such suite file.{hint}"]) from None
     except (OSError, UnicodeDecodeError) as error:
         raise SuiteError([f"{path}: expected a YAML text file, found one that cannot be read: {error}"]) from None
-    source = Source(str(path))
+    source = Source(str(path), folder=path.parent)
     source.data = read_value(text, source)
     if source.data is None:
         raise SuiteError([f"{path}:1:1: expected a suite, found an empty file"])
