@@ -10,8 +10,9 @@ from typing import Any, NamedTuple, TypeAlias
 
 import yaml
 
-from qpatchbench.errors import SuiteError
+from qpatchbench.errors import SuiteError, suggestion
 from qpatchbench.runs.reading import read_whole
+from qpatchbench.suite.file.library import located, shipped
 from qpatchbench.suite.file.scalars import TAG, PlainLoader, is_number_or_truth, misread
 
 # Keys and list indices from the top of the file, for example ("attacks", 1, "size").
@@ -140,11 +141,14 @@ def read_source(path: Path) -> Source:
     Raises:
         SuiteError: not there, not YAML, not a mapping, or with a key twice; all such problems at once.
     """
+    path = located(path)
     try:
         text = read_whole(path, MOST_BYTES).decode()
     except FileNotFoundError:
         nearby = sorted(str(other) for other in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
         hint = f" Suites there: {', '.join(nearby)}." if nearby else ""
+        if not path.suffix:
+            hint += f"{suggestion(path.as_posix(), shipped())}".replace("Available", "With the package come")
         raise SuiteError([f"{path}: no such suite file.{hint}"]) from None
     except (OSError, UnicodeDecodeError) as error:
         raise SuiteError([f"{path}: expected a YAML text file, found one that cannot be read: {error}"]) from None
