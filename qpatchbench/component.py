@@ -35,6 +35,7 @@ class Component(BaseModel):
         reference: paper of a component from outside; those of the built-ins stand in their catalogue.
         trial: field values at which it can be tried on tiny images within seconds, for the conformance checks.
         expected_failures: names of conformance checks that cannot hold, and why.
+        files: fields that name a file; in a suite they are relative to the suite's folder.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
@@ -42,6 +43,7 @@ class Component(BaseModel):
     trial: ClassVar[Mapping[str, Any]] = {}
     expected_failures: ClassVar[Mapping[str, str]] = {}
     reference: ClassVar[str] = ""
+    files: ClassVar[tuple[str, ...]] = ()
 
     name: str = Field(description="name under which the component is registered")
     label: Annotated[str, AfterValidator(checked_label)] | None = Field(
@@ -67,6 +69,11 @@ class Component(BaseModel):
         if not source_hash(cls):
             return f"no file holds the source of {cls.__module__}:{cls.__qualname__}"
         return f"the field {self._code[0]} holds code, which no result can name" if self._code else ""
+
+    @property
+    def code_beside(self) -> tuple[str, str]:
+        """A source file that a field names and whose code runs, and its SHA-256; ("", "") where there is none."""
+        return "", ""
 
     def identity(self) -> dict[str, Any]:
         """Everything that decides what this component computes, as JSON-ready data."""

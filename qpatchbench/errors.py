@@ -50,6 +50,10 @@ class ArtifactError(QPatchBenchError):
     """A stored artifact whose bytes are not the ones that were written."""
 
 
+class PatchFileError(QPatchBenchError):
+    """A patch from elsewhere that is missing, unsafe to read or no patch."""
+
+
 class StorageError(QPatchBenchError):
     """A disk that is full, read-only or otherwise refuses a write; jobs are left undone."""
 

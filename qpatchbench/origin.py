@@ -44,7 +44,47 @@ def source_hash(component: type[Any]) -> str:
     if not all(_has_source(cls) for cls in _own_classes(component)):
         return ""
     files = dict(sorted(_sources(component)))
-    digests = {path: hashlib.sha256(file.read_bytes()).hexdigest() for path, file in files.items()}
+    return _joined({path: hashlib.sha256(file.read_bytes()).hexdigest() for path, file in files.items()})
+
+
+def file_hash(file: Path) -> str:
+    """SHA-256 of a source file that a suite names, with what it imports from beside it; 64 hex digits.
+
+    Hashed like a plugin's: the file, modules and packages of its folder that it imports, what these import in turn, and
+    files beside them whose names stand in them as text. Nothing is imported.
+    """
+    files = {path.relative_to(file.parent).as_posix(): path for path in files_of(file)}
+    digests = {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in sorted(files.items())}
+    return _joined(digests)
+
+
+def files_of(file: Path) -> list[Path]:
+    """A source file and everything beside it that belongs to it; the file first."""
+    found: dict[Path, None] = {}
+    wanted = [file]
+    while wanted:
+        path = wanted.pop()
+        if path in found:
+            continue
+        found[path] = None
+        if path.suffix == ".py":
+            wanted += _data_beside(path)
+            for name in _imported(path.read_bytes()) - {OURS}:
+                package = file.parent / name
+                if (package / "__init__.py").is_file():
+                    wanted += _content(package)
+                elif (file.parent / f"{name}.py").is_file():
+                    wanted.append(file.parent / f"{name}.py")
+    return list(found)
+
+
+def _content(folder: Path) -> list[Path]:
+    """Every file of a package, but for byte code."""
+    return [path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
+
+
+def _joined(digests: dict[str, str]) -> str:
+    """One hash of several files: that of the lines which `sha256sum` would print for them."""
     if len(digests) < 2:
         return next(iter(digests.values()), "")
     return hashlib.sha256("".join(f"{digest}  {path}\n" for path, digest in digests.items()).encode()).hexdigest()
@@ -61,10 +101,7 @@ def _sources(component: type[Any]) -> Iterator[tuple[str, Path]]:
             continue
         seen.add(name)
         root = _top_folder(file, name)
-        if root is not None:
-            found = [path for path in root.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
-        else:
-            found = [file, *_data_beside(file)]
+        found = _content(root) if root is not None else [file, *_data_beside(file)]
         for path in found:
             yield path.relative_to((root or file).parent).as_posix(), path
             if path.suffix == ".py":

@@ -97,8 +97,8 @@ def test_the_runner_knows_no_component_by_name() -> None:
     built_in = {name for kind in ("attacks", "defenses", "models", "datasets") for name in REGISTRIES[kind].entries}
     built_in |= {"ptq", "dynamic"}
     # The baseline that defenses start from, and the controls that the definition of ASR asks for.
-    # "ensemble" is also the word of a suite for several sources at once.
-    allowed = {"none", "random", "grey", "fake", "digits", "ensemble"}
+    # "ensemble" is also the word of a suite for several sources at once, "file" that of a manifest for a file.
+    allowed = {"none", "random", "grey", "fake", "digits", "ensemble", "file"}
     wrong = []
     for module, path in modules():
         if part_of(module) not in ("suite", "evaluation", "training"):

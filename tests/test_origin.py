@@ -104,6 +104,8 @@ def test_the_source_is_part_of_the_identity_of_components_from_outside(folder: P
 def test_built_in_components_are_identified_by_their_version_alone(kind: str) -> None:
     for name in REGISTRIES[kind].entries:
         cls = REGISTRIES[kind].get(name)
+        if set(cls.files) - {"weights"}:
+            continue  # the files that it names identify it too: test_own_network.py, test_file_patches.py
         given = {"name": name.replace("<name>", "resnet18"), "size": 2, "bits": [4], "classes": 3, "path": "folder"}
         component = cls(**{field: given[field] for field, facts in cls.model_fields.items() if facts.is_required()})
         assert component.identity()["class"].startswith("qpatchbench.")

@@ -17,6 +17,7 @@ PGD = "Madry et al. 2018, Towards Deep Learning Models Resistant to Adversarial 
 MIFGSM = "Dong et al. 2018, Boosting Adversarial Attacks with Momentum, arXiv 1710.06081"
 
 SPARSE_RS = "Croce, Andriushchenko, Singh, Flammarion, Hein 2022, Sparse-RS, arXiv 2006.12834"
+ASSESSED = "for one such set: Pintor et al. 2023, ImageNet-Patch, Pattern Recognition 134, arXiv 2203.04412"
 
 CATALOGUE: dict[str, Entry] = {
     "autoattack": Entry(
@@ -32,6 +33,9 @@ CATALOGUE: dict[str, Entry] = {
     "dpr": Entry("qpatchbench.attacks.dpr:Dpr", "one patch per image, optimised in texture and shape", DPR),
     "ensemble": Entry(
         "qpatchbench.attacks.ensemble:Ensemble", "universal patch on several networks or bit-widths at once", MIN_MAX
+    ),
+    "file": Entry(
+        "qpatchbench.attacks.external.file:FilePatch", "somebody's finished patches, read from a file", ASSESSED
     ),
     "fgsm": Entry("qpatchbench.attacks.pixel.fgsm:Fgsm", "whole image within epsilon, one step", FGSM),
     "gap": Entry("qpatchbench.attacks.gap:Gap", "universal patch, expectation over location, rotation, scale", GAP),

@@ -23,6 +23,7 @@ class Attack(Component, ABC):
         wants_siblings: whether it also uses the same backbone at the other bit-widths.
         covers: a square, or the whole image by small changes; the latter has no size to sweep and no random control.
         needs_attention: whether it works on vision transformers only.
+        external: whether its patches were made elsewhere and are only read: no network of the suite is their source.
         second: module:Class of a second, independent implementation with the same fields, with which V14 compares this
             very class; not inherited. Empty: there is none.
     """
@@ -34,6 +35,7 @@ class Attack(Component, ABC):
     wants_siblings: ClassVar[bool] = False
     covers: ClassVar[Literal["square", "image"]] = "square"
     needs_attention: ClassVar[bool] = False
+    external: ClassVar[bool] = False
     second: ClassVar[str] = ""
 
     size: Size = Field(description="side of the square patch in pixels, or the share of the image it covers: 4%")
@@ -58,6 +60,11 @@ class Attack(Component, ABC):
             return (Untargeted(),)
         classes = range(num_classes) if self.targets == "all" else self.targets
         return tuple(Targeted(class_id) for class_id in classes)
+
+    @property
+    def passport(self) -> dict[str, str]:
+        """What is known of patches that were made elsewhere, for the manifest: origin and licence."""
+        return {}
 
     @property
     def follows_float(self) -> bool:

@@ -40,6 +40,11 @@ COMMANDS = {
     ),
     "entry": ("qpatchbench.cli.commands.entry", "Write a leaderboard entry from a finished run."),
     "apply": ("qpatchbench.cli.commands.apply", "Paste a stored patch on images and write them as PNG."),
+    "suite": ("qpatchbench.cli.commands.exchange.new_suite", "Write a suite for a network of your own."),
+    "patches": (
+        "qpatchbench.cli.commands.exchange.patch_files",
+        "Write a run's patches as PNG, npy or safetensors, with their passports.",
+    ),
     "plugin": ("qpatchbench.cli.commands.plugin", "Write a component of your own, or check one."),
     "schema": ("qpatchbench.cli.commands.validate", "Print a JSON schema, for editors."),
 }

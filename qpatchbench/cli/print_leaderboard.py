@@ -31,7 +31,7 @@ def print_leaderboard(output: Path) -> None:
     for row in rows[:MOST_ROWS]:
         table.add_row(
             f"{row.attack} {row.moved_size}",
-            row.source_text if row.source_model else "",
+            row.source_text if row.source_model or row.lineage else "",
             row.target,
             with_interval(row, "asr"),
             percent(row, "asr_control"),

@@ -7,6 +7,7 @@ from qpatchbench.registry import Entry
 
 CIFAR = "qpatchbench.models.cifar:CifarModel"
 TIMM = "qpatchbench.models.timm_models:TimmModel"
+MODULE = "qpatchbench.models.module:ModuleModel"
 
 HE = "He, Zhang, Ren, Sun 2016, Deep Residual Learning for Image Recognition, arXiv 1512.03385"
 VGG = "Simonyan, Zisserman 2015, Very Deep Convolutional Networks, arXiv 1409.1556"
@@ -17,6 +18,7 @@ MOBILENET = "Sandler, Howard, Zhu, Zhmoginov, Chen 2018, MobileNetV2, arXiv 1801
 SWIN = "Liu et al. 2021, Swin Transformer, arXiv 2103.14030"
 DEIT = "Touvron et al. 2021, Training data-efficient image transformers, arXiv 2012.12877"
 EFFICIENTNET = "Tan, Le 2019, EfficientNet, arXiv 1905.11946; Lite: no squeeze-excite, ReLU6"
+OWN = "the torch.nn.Module of PyTorch, Paszke et al. 2019, arXiv 1912.01703"
 
 CATALOGUE: dict[str, Entry] = {
     "alexnet": Entry(CIFAR, "AlexNet for small images, BatchNorm instead of LRN", ALEXNET),
@@ -24,6 +26,7 @@ CATALOGUE: dict[str, Entry] = {
     "densenet121": Entry(TIMM, "DenseNet-121", DENSENET),
     "inception_v3": Entry(TIMM, "Inception-v3 without the auxiliary classifier", INCEPTION),
     "mobilenetv2_100": Entry(TIMM, "MobileNetV2, width 1.0", MOBILENET),
+    "module": Entry(MODULE, "a network of your own: the function that builds it, in a Python file", OWN),
     "resnet18": Entry(TIMM, "ResNet-18", HE),
     "resnet20": Entry(CIFAR, "ResNet-20 for small images, parameter-free shortcuts", HE),
     "resnet32": Entry(CIFAR, "ResNet-32 for small images, parameter-free shortcuts", HE),

@@ -41,6 +41,7 @@ class ModelSource(Component, ABC):
     """An architecture and where its weights come from."""
 
     image_model: ClassVar[bool] = False  # True: images are decoded with the model's own crop
+    files: ClassVar[tuple[str, ...]] = ("weights",)
 
     weights: Annotated[str, AfterValidator(checked_line)] = Field(
         default="train",

@@ -15,7 +15,7 @@ from qpatchbench.models.tensor_files import plain, read_safetensors, read_torch
 
 TRAIN, PRETRAINED, PACKAGE = "train", "pretrained", "package:"
 FORMS = "train, pretrained, a file, or package:NAME/FILE"
-NESTED = ("state_dict", "model")  # keys under which training scripts put the tensors
+NESTED = ("state_dict", "model", "net")  # keys under which training scripts put the tensors
 WRAPPER = "module."  # prefix of torch's DataParallel
 SUFFIXES = (".safetensors", ".pt", ".pth", ".th", ".bin")
 COUNTER = "num_batches_tracked"
@@ -104,7 +104,7 @@ def resolve(weights: str) -> Path:
 def read_tensors(path: Path) -> dict[str, torch.Tensor]:
     """Tensors by name, on the CPU, in the file's order; nothing in the file is executed.
 
-    A {"state_dict": ...} or {"model": ...} around them and a "module." before every name are removed.
+    A {"state_dict": ...}, {"model": ...} or {"net": ...} around them and a "module." before every name are removed.
 
     Raises:
         WeightsError: the file is no tensor file, or holds more than the tensors of one network.

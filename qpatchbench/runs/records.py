@@ -18,7 +18,7 @@ QUERY_BUDGETS = (1_000, 5_000, 10_000)
 # A name as tables and terminals show it; of several networks, their names joined; or nothing.
 Name: TypeAlias = Annotated[str, AfterValidator(checked_labels)]
 Verdict = Literal["pass", "warn", "fail", "not-run"]
-Lineage = Literal["same-network", "shared-weights", "fine-tuned", "independent", "ensemble"]
+Lineage = Literal["same-network", "shared-weights", "fine-tuned", "independent", "ensemble", "external"]
 
 
 class _Record(BaseModel):
@@ -86,7 +86,9 @@ class CellRecord(_Record):
     transformation: Name = Field(default="", description="how the finished patch was moved: shift 2,2 or rotation 10")
     image_height: int
     image_width: int
-    source_model: Name = Field(description="empty for controls, like the other source_ fields")
+    source_model: Name = Field(
+        description="empty for controls and patches from elsewhere, like the other source_ fields"
+    )
     source_defense: Name
     source_preprocessor: Name = Field(
         default="none", description="what stood before the source while crafting; none for controls too"
@@ -95,7 +97,8 @@ class CellRecord(_Record):
     source_bits: Name
     seen: str = Field(default="", description="seen or unseen in training; empty where no patch was trained on")
     lineage: Lineage | Literal[""] = Field(
-        description="how the weights of source and target are related; ensemble: the target is one of several sources"
+        description="how the weights of source and target are related; ensemble: the target is one of several sources; "
+        "external: the patch was made elsewhere"
     )
     patch: Name = Field(description="key of the patch")
     network: Name = Field(description="key of the target network")

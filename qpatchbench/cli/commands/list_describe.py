@@ -86,12 +86,16 @@ def first_sentence(docstring: str) -> str:
 
 
 def _suites() -> list[dict[str, str]]:
-    """Suite files below ./suites; the first comment line of a file is its summary."""
+    """Suite files below ./suites, and those that come with the package; a file's first comment line is its summary."""
+    from qpatchbench.suite.file.library import shipped
+
+    here = {str(path): path for path in sorted(Path("suites").glob("**/*.yaml"))}
+    own = {path.resolve() for path in here.values()}
     rows = []
-    for path in sorted(Path("suites").glob("**/*.yaml")):
+    for name, path in {**here, **{name: path for name, path in shipped().items() if path.resolve() not in own}}.items():
         first = path.read_text(encoding="utf-8").partition("\n")[0]
         summary = first.lstrip("# ") if first.startswith("#") else ""
-        rows.append({"name": str(path), "summary": summary, "reference": "", "plugin": BUILT_IN})
+        rows.append({"name": name, "summary": summary, "reference": "", "plugin": BUILT_IN})
     return rows
 
 

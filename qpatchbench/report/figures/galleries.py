@@ -57,7 +57,8 @@ def patch_groups(run: Run) -> Iterator[list[CellRecord]]:
     """Cells of one attack and size, one per source network, of the first seed."""
     groups: dict[tuple[object, ...], dict[tuple[object, ...], CellRecord]] = defaultdict(dict)
     for cell in sorted(run.cells, key=lambda cell: (cell.seed, cell.cell)):
-        if cell.status == "ok" and not cell.control and cell.source_model and not cell.transformation:
+        made = cell.source_model or cell.lineage == "external"
+        if cell.status == "ok" and not cell.control and made and not cell.transformation:
             size = (cell.patch_height, cell.patch_width)
             groups[(cell.dataset, cell.attack, *size)].setdefault(_source_order(cell), cell)
     for key in sorted(groups, key=str):
@@ -179,6 +180,8 @@ def _seen(texture: Array, mask: Array) -> Array:
 
 
 def _source_label(cell: CellRecord, between: str = "\n") -> str:
+    if not cell.source_model:
+        return "made elsewhere"
     backbone = f"{cell.source_model} {cell.source_defense}{behind(cell.source_preprocessor)}"
     return f"{backbone}{between}{cell.source_quantization}@{cell.source_bits}"
 

@@ -15,7 +15,7 @@ from qpatchbench.report.leaderboard.counterparts import Comparisons, is_white_bo
 from qpatchbench.report.leaderboard.keys import ROW_KEY, row_key, row_order
 from qpatchbench.report.leaderboard.ranks import Contestant, ranks
 from qpatchbench.report.leaderboard.rates import RowRates, measure, ratio
-from qpatchbench.report.leaderboard.row import COLUMNS, INTEGERS, NUMBERS, Row, row_of
+from qpatchbench.report.leaderboard.row import COLUMNS, EXTERNAL, INTEGERS, NUMBERS, Row, row_of
 from qpatchbench.runs.records import QUERY_BUDGETS, CellRecord, Check
 from qpatchbench.runs.run import Run
 
@@ -178,7 +178,7 @@ def _queries(cells: Sequence[CellRecord]) -> dict[str, float]:
 
 def _compared(cells: Sequence[CellRecord], rates: RowRates) -> Iterator[Check]:
     # A listed control is no optimised patch, and a pixel attack has no random patch to be compared with.
-    if cells[0].source_model:
+    if cells[0].source_model or cells[0].lineage == EXTERNAL:
         yield rates.control
     yield from (check for check in (rates.masking, rates.inversion) if check is not None)
 

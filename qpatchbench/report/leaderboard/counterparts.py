@@ -49,7 +49,7 @@ class Comparisons:
             if cell.source_model and not is_white_box(cell) and cell.lineage != "ensemble":
                 self._foreign[(*_rivals_key(cell), cell.attack)].append(cell)
         # A control that the suite lists as an attack serves as well as one that was added for it; the latter first.
-        controls = [cell for cell in finished if not cell.source_model]
+        controls = [cell for cell in finished if not cell.source_model and cell.lineage != "external"]
         self._controls = {_control_key(cell, cell.attack): cell for cell in sorted(controls, key=_added_last)}
         self._common = self._common_images(by_network)
 

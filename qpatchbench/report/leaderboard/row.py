@@ -48,8 +48,9 @@ NUMBERS = INTEGERS | _FLOATS
 _LATER = {"transformation": "", "source_preprocessor": "none"}  # columns that the first published boards lack
 
 FLOAT_MODE = "fp"
-SAME_NETWORK = "same-network"
+SAME_NETWORK, EXTERNAL = "same-network", "external"
 OWN, OTHER_TRAINING, OTHER_ARCHITECTURE, CONTROL_PATCH = "own", "other training", "other architecture", "control"
+ELSEWHERE = "elsewhere"  # of a patch that somebody else made
 
 
 @dataclass(frozen=True)
@@ -143,7 +144,7 @@ class Row:
     def source_text(self) -> str:
         """Where the patch comes from; model and defense only where they are not the target's."""
         if not self.source_model:
-            return "none"
+            return ELSEWHERE if self.lineage == EXTERNAL else "none"
         pairs = ((self.source_model, self.model), (self.source_defense, self.defense))
         names = [source for source, target in pairs if source != target]
         seen = f" ({self.seen})" if self.seen else ""
@@ -157,9 +158,9 @@ class Row:
 
     @property
     def source(self) -> str:
-        """How the patch's source is related to the target: one of four words."""
+        """How the patch's source is related to the target: one of five words."""
         if not self.source_model:
-            return CONTROL_PATCH
+            return ELSEWHERE if self.lineage == EXTERNAL else CONTROL_PATCH
         if self.source_model != self.model:
             return OTHER_ARCHITECTURE
         return OWN if self.source_defense == self.defense else OTHER_TRAINING
@@ -167,7 +168,7 @@ class Row:
     @property
     def made_on(self) -> str:
         """The backbone on which the patch was made; the same for every own one."""
-        return OWN if self.source == OWN else f"{self.source_model} {self.source_defense}"
+        return self.source if self.source in (OWN, ELSEWHERE) else f"{self.source_model} {self.source_defense}"
 
     @property
     def same_bits(self) -> str:

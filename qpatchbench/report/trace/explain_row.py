@@ -16,7 +16,7 @@ from qpatchbench.report.leaderboard.board import Leaderboard
 from qpatchbench.report.leaderboard.counterparts import Comparisons
 from qpatchbench.report.leaderboard.keys import row_key
 from qpatchbench.report.leaderboard.rates import CONTROL
-from qpatchbench.report.leaderboard.row import Row
+from qpatchbench.report.leaderboard.row import ELSEWHERE, Row
 from qpatchbench.report.trace.choose import ChosenRow
 from qpatchbench.report.trace.suite_lines import suite_lines
 from qpatchbench.runs.integrity import is_inside
@@ -38,7 +38,8 @@ def _lines(run: Run, chosen: ChosenRow, cells: Sequence[CellRecord]) -> Iterator
     row = chosen.row
     finished = [cell for cell in cells if cell.status == "ok"]
     yield f"Row {chosen.number} of {run.directory / 'leaderboard.csv'}"
-    yield f"  {row.attack} {row.moved_size} crafted on {row.source_text}, on {row.target}; {row.dataset}"
+    made = "made elsewhere" if row.source == ELSEWHERE else f"crafted on {row.source_text}"
+    yield f"  {row.attack} {row.moved_size} {made}, on {row.target}; {row.dataset}"
     for cell in cells:
         if cell.status != "ok":
             yield f"  seed {cell.seed} failed: {cell.error.strip().splitlines()[-1]}"
@@ -93,6 +94,7 @@ def _patch(run: Run, cell: CellRecord) -> Iterator[str]:
     yield f"  {_fields(fields)}"
     for source in entry["sources"]:
         yield f"  crafted on {labels.get(source, source)}"
+    yield from (f"  {name}: {entry[name]}" for name in ("origin", "licence") if name in entry)
     yield f"  {entry['file']}, SHA-256 {entry['sha256']}"
     path = run.directory / entry["file"]
     if not is_inside(run.directory, entry["file"]) or not path.is_file():

@@ -43,6 +43,7 @@ def patch_facts(job: CraftJob) -> dict[str, Any]:
         "side": job.side,
         "sources": [source.short_key for source in job.sources],
         "file": patch_file(job.short_key),
+        **job.attack.passport,
     }
 
 

@@ -111,7 +111,7 @@ def _pool(suite: Suite) -> Iterator[tuple[KeyPath, str]]:
     seen, unseen = suite.pool.seen, suite.pool.unseen
     for split, attacks in (("seen", seen), ("unseen", unseen)):
         for index, attack in enumerate(attacks):
-            if attack.sources == "several" or attack.covers != "square":
+            if attack.sources == "several" or attack.covers != "square" or attack.external:
                 yield ("pool", split, index), f"expected a patch attack on one network, found {attack.title}"
             if split == "seen" and attack.kind != "universal":
                 yield (

@@ -15,9 +15,11 @@ from qpatchbench.registry import REGISTRIES, Registry
 from qpatchbench.suite.file.consistency import incoherences
 from qpatchbench.suite.file.kinds import mistyped
 from qpatchbench.suite.file.overrides import override, scale_down
+from qpatchbench.suite.file.places import beside, placed
 from qpatchbench.suite.file.pydantic_errors import explained, shown
 from qpatchbench.suite.file.schema import COMPONENT_PLACES, Suite
 from qpatchbench.suite.file.source import KeyPath, Problem, Source, read_source
+from qpatchbench.suite.file.stored_patches import stored_patches
 
 
 def load_suite(path: Path, overrides: Sequence[str] = (), scale: str | None = None) -> Suite:
@@ -83,6 +85,8 @@ def _loaded(source: Source) -> Suite:
         holder[last] = _components(holder[last], place, REGISTRIES[registry_name], is_list, source, problems)
         if len(problems) > before:
             explained_already.add(place[0])
+    if source.holds(("patches_from",)):
+        fields["attacks"] = [*(fields.get("attacks") or ()), *_from_runs(fields["patches_from"], source, problems)]
     wrong = [source.problem(where, text) for where, text in mistyped(Suite, fields, ())]
     problems += wrong
     try:
@@ -98,6 +102,17 @@ def _loaded(source: Source) -> Suite:
     if problems:
         raise SuiteError(_in_file_order(problems))
     return suite
+
+
+def _from_runs(named: object, source: Source, problems: list[Problem]) -> list[Component]:
+    """The patches of other runs, as attacks that read them."""
+    found: list[Component] = []
+    for folder in [named] if isinstance(named, str) else named if isinstance(named, list) else []:
+        try:
+            found += stored_patches(beside(str(folder), source.folder or Path()))
+        except QPatchBenchError as error:
+            problems.append(source.problem(("patches_from",), str(error)))
+    return found
 
 
 def _components(
@@ -129,6 +144,7 @@ def _component(
     wrong: list[Problem] = []
     try:
         cls = registry.get(name)
+        fields = {**fields, **placed(cls, fields, source.folder)}
         wrong += [source.problem(at, text) for at, text in mistyped(cls, fields, path)]
         problems += wrong
         component: Component = cls(**fields)

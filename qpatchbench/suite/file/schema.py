@@ -171,6 +171,12 @@ class Suite(Section):
         "all other sources on bare networks, by an attacker who does not know of it",
     )
     attacks: tuple[SerializeAsAny[Attack], ...] = Field(min_length=1, description="how patches are made")
+    patches_from: tuple[str, ...] | str | None = Field(
+        default=None,
+        exclude=True,  # they become attacks of their own when the file is read
+        description="run folders, relative to the suite's, whose universal patches are measured too, as patches from "
+        "elsewhere; attacks may then be left out",
+    )
     transfer: Transfer = Field(default=Transfer(), description="which patches meet which networks")
     pool: PatchPool | None = Field(default=None, description="patches to train on, and patches kept from training")
     sweep: Sweep = Field(default=Sweep(), description="sizes, shifts and rotations to try beside those stated")

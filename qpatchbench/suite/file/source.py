@@ -10,8 +10,9 @@ from typing import Any, NamedTuple, TypeAlias
 
 import yaml
 
-from qpatchbench.errors import SuiteError
+from qpatchbench.errors import SuiteError, suggestion
 from qpatchbench.runs.reading import read_whole
+from qpatchbench.suite.file.library import located, shipped
 from qpatchbench.suite.file.scalars import TAG, PlainLoader, is_number_or_truth, misread
 
 # Keys and list indices from the top of the file, for example ("attacks", 1, "size").
@@ -60,6 +61,7 @@ class Source:
         overridden: paths set from the command line, in order.
         top: how messages call the whole of it.
         pairs: keys and values looked at so far, those of merged mappings as often as they are merged.
+        folder: where the file lies, to which the files that it names are relative; None where it lies nowhere.
     """
 
     name: str
@@ -69,6 +71,7 @@ class Source:
     overridden: list[KeyPath] = field(default_factory=list)
     top: str = "suite"
     pairs: int = 0
+    folder: Path | None = None
 
     def where(self, path: KeyPath, *, key: bool = False) -> str:
         """`file:line:column` of a key or value, or of the nearest thing around it; or the `--set` that it came from."""
@@ -138,15 +141,18 @@ def read_source(path: Path) -> Source:
     Raises:
         SuiteError: not there, not YAML, not a mapping, or with a key twice; all such problems at once.
     """
+    path = located(path)
     try:
         text = read_whole(path, MOST_BYTES).decode()
     except FileNotFoundError:
         nearby = sorted(str(other) for other in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
         hint = f" Suites there: {', '.join(nearby)}." if nearby else ""
+        if not path.suffix:
+            hint += f"{suggestion(path.as_posix(), shipped())}".replace("Available", "With the package come")
         raise SuiteError([f"{path}: no such suite file.{hint}"]) from None
     except (OSError, UnicodeDecodeError) as error:
         raise SuiteError([f"{path}: expected a YAML text file, found one that cannot be read: {error}"]) from None
-    source = Source(str(path))
+    source = Source(str(path), folder=path.parent)
     source.data = read_value(text, source)
     if source.data is None:
         raise SuiteError([f"{path}:1:1: expected a suite, found an empty file"])

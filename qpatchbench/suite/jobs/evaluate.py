@@ -60,6 +60,8 @@ class EvaluateJob(Job):
     @property
     def lineage(self) -> Lineage | Literal[""]:
         """How the weights of source and target are related; for an ensemble, the closest of its members."""
+        if self.patch.attack.external:
+            return "external"
         found = [_relation(source, self.target) for source in self.patch.sources]
         if len(found) > 1 and "same-network" in found:
             return "ensemble"

@@ -50,7 +50,9 @@ def _problems(suite: Suite, *, fetch: bool) -> Iterator[tuple[KeyPath, str]]:
         except QPatchBenchError as error:
             yield place, f"{_first_line(error)}; {facts}"
             continue
-        except RuntimeError as error:  # layers that have no pixels left, or other numbers of them than they want
+        except (
+            Exception
+        ) as error:  # no pixels left, or other numbers of them; a network of a user's own may raise anything
             yield ("models", index), f"{model.title} does not work on the images: {_first_line(error)}; {facts}"
             continue
         if tuple(logits.shape) != (1, classes):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 from qpatchbench.attacks.base import Attack
 from qpatchbench.component import create
@@ -90,7 +90,7 @@ class _Planner:
                 compared: dict[tuple[object, ...], tuple[CraftJob, Transformation]] = {}
                 for attack in self.suite.sized_attacks():
                     for sources in self._sources(attack, target):
-                        patch = self._patch(attack, sources, seed)
+                        patch = self._patch(attack, sources, seed, facts)
                         for moved in self.suite.transformations(attack):
                             if attack.covers == "square":
                                 compared[(patch.side, patch.goals, moved)] = patch, moved
@@ -150,8 +150,10 @@ class _Planner:
             )
         ]
 
-    def _patch(self, attack: Attack, sources: tuple[DeployJob, ...], seed: int) -> CraftJob:
+    def _patch(self, attack: Attack, sources: tuple[DeployJob, ...], seed: int, facts: dict[str, Any]) -> CraftJob:
         goals = attack.goals(self.suite.dataset.num_classes)
+        if attack.external:  # the same patch, whatever the seed
+            return CraftJob(attack, goals, (), 0, facts)
         siblings = self._backbone(sources[0]) if attack.wants_siblings else ()
         others = tuple(network for network in siblings if network not in sources)
         return CraftJob(attack, goals, sources, seed, self.networks.facts(sources[0].checkpoint.model), others)
@@ -169,7 +171,10 @@ class _Planner:
                                 yield self.networks.behind(preprocessor, bare)
 
     def _sources(self, attack: Attack, target: DeployJob) -> Iterator[tuple[DeployJob, ...]]:
-        """The networks that `attack` is crafted on for `target`, one or several at a time."""
+        """The networks that `attack` is crafted on for `target`, one or several at a time; none where it only reads."""
+        if attack.external:
+            yield from [()] if self._kept_external(attack, target) else []
+            return
         found: list[tuple[DeployJob, ...]] = []
         for source in self.suite.transfer.sources:
             if source == "ensemble":
@@ -194,6 +199,16 @@ class _Planner:
                 seed=target.checkpoint.seed,
             ):
                 yield networks
+
+    def _kept_external(self, attack: Attack, target: DeployJob) -> bool:
+        return self.suite.keeps(
+            model=target.checkpoint.model.title,
+            defense=target.checkpoint.defense.title,
+            quantizer=names_of(target.quantizer),
+            preprocessor=target.preprocessor_title,
+            target_bits=target.bits,
+            attack=attack.title,
+        )
 
     def _ensembles(self, target: DeployJob) -> list[tuple[DeployJob, ...]]:
         """All bit-widths of the target's own backbone, once per quantizer that the target belongs to."""

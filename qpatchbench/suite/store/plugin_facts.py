@@ -18,9 +18,11 @@ def plugins_of(value: object) -> list[dict[str, str]]:
 
     Each has `component` (kind and name), `class`, `package`, `version` of the package, and `sha256` of the source. A
     class that no registry lists under its component's name goes by its top-level module, without a version. What
-    nothing identifies has no `sha256`.
+    nothing identifies has no `sha256`. A built-in that runs a source file named in the suite has that file as package.
     """
-    rows = {_row(component) for component in _components(value, set()) if is_outside(type(component))}
+    components = [*_components(value, set())]
+    rows = {_row(component) for component in components if is_outside(type(component))}
+    rows |= {_own_row(component) for component in components if component.code_beside[0]}
     return [dict(row) for row in sorted(rows)]
 
 
@@ -69,6 +71,17 @@ def _row(component: Component) -> tuple[tuple[str, str], ...]:
         ("package", entry.plugin),
         ("version", entry.version),
         ("sha256", "" if component.unidentified else source_hash(cls)),
+    )
+
+
+def _own_row(component: Component) -> tuple[tuple[str, str], ...]:
+    cls, (file, sha256) = type(component), component.code_beside
+    return (
+        ("component", f"{_entry(component)[0]} {component.title}"),
+        ("class", f"{cls.__module__}:{cls.__qualname__}"),
+        ("package", file),
+        ("version", ""),
+        ("sha256", sha256),
     )
 
 

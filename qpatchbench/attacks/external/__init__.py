@@ -1,0 +1,1 @@
+"""Attacks whose patches were made elsewhere."""

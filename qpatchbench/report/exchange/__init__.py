@@ -1,0 +1,1 @@
+"""Files for others: the patches of a run, each with a passport."""
