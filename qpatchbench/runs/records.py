@@ -18,7 +18,7 @@ QUERY_BUDGETS = (1_000, 5_000, 10_000)
 # A name as tables and terminals show it; of several networks, their names joined; or nothing.
 Name: TypeAlias = Annotated[str, AfterValidator(checked_labels)]
 Verdict = Literal["pass", "warn", "fail", "not-run"]
-Lineage = Literal["same-network", "shared-weights", "fine-tuned", "independent", "ensemble"]
+Lineage = Literal["same-network", "shared-weights", "fine-tuned", "sibling", "independent", "ensemble"]
 
 
 class _Record(BaseModel):
@@ -95,7 +95,8 @@ class CellRecord(_Record):
     source_bits: Name
     seen: str = Field(default="", description="seen or unseen in training; empty where no patch was trained on")
     lineage: Lineage | Literal[""] = Field(
-        description="how the weights of source and target are related; ensemble: the target is one of several sources"
+        description="how the weights of source and target are related; ensemble: the target is one of several sources; "
+        "sibling: the target is a deployed file that is said to be made from the source's model"
     )
     patch: Name = Field(description="key of the patch")
     network: Name = Field(description="key of the target network")

@@ -64,7 +64,7 @@ class Workbench:
 
     def splits(self, model: ModelSource) -> Splits:
         """The images, decoded as `model` wants them; evaluation images cut to the suite's limit."""
-        decoding = decoding_for(model, self.suite.dataset.side)
+        decoding = decoding_for(model, self.suite)
         if decoding not in self._splits:
             wanted = self.suite.evaluation.images
             dataset = self.suite.dataset
@@ -82,7 +82,7 @@ class Workbench:
 
     def evaluation_images(self, model: ModelSource) -> ImageSet:
         """Evaluation images on the device, cut to the suite's limit."""
-        decoding = decoding_for(model, self.suite.dataset.side)
+        decoding = decoding_for(model, self.suite)
         if decoding not in self._evaluation:
             self._evaluation[decoding] = self.splits(model).evaluation[: self.suite.limit].to(self.device)
         return self._evaluation[decoding]
@@ -106,7 +106,12 @@ class Workbench:
             QPatchBenchError: says what is out of reach.
         """
         below = [quantizer for quantizer in self.suite.quantizers if any(not bits.is_float for bits in quantizer.bits)]
-        if model.title in self._reached or not below or any(is_outside(type(quantizer)) for quantizer in below):
+        if (
+            model.ready
+            or model.title in self._reached
+            or not below
+            or any(is_outside(type(quantizer)) for quantizer in below)
+        ):
             return
         images = to_float(self.evaluation_images(model).pixels[:1].cpu())
         require_reachable(self.build(model), images, f"model {model.title!r}")
@@ -114,7 +119,7 @@ class Workbench:
 
     def parts_are_disjoint(self, model: ModelSource) -> Check:
         """V9, computed once per decoding."""
-        decoding = decoding_for(model, self.suite.dataset.side)
+        decoding = decoding_for(model, self.suite)
         if decoding not in self._disjoint:
             splits = self.splits(model)
             parts = {name: getattr(splits, name) for name in PARTS}
