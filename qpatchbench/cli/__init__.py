@@ -40,6 +40,10 @@ COMMANDS = {
     ),
     "entry": ("qpatchbench.cli.commands.entry", "Write a leaderboard entry from a finished run."),
     "apply": ("qpatchbench.cli.commands.apply", "Paste a stored patch on images and write them as PNG."),
+    "export": (
+        "qpatchbench.cli.commands.deployment.export_network",
+        "Write a network of a run as an ONNX model, and compare it with the simulation.",
+    ),
     "plugin": ("qpatchbench.cli.commands.plugin", "Write a component of your own, or check one."),
     "schema": ("qpatchbench.cli.commands.validate", "Print a JSON schema, for editors."),
 }

@@ -50,15 +50,20 @@ def open_onnx(path: Path, provider: str, output: str | None) -> Opened:
         ) from error
     if _external(proto):
         raise _in_two_files(path)
-    session = open_session(proto.SerializeToString(), provider, str(path))
-    image = _only_input(session, path)
-    named = _output(session, output, path)
+    return opened_model(proto, provider, output, str(path))
+
+
+def opened_model(proto: Any, provider: str, output: str | None, where: str) -> Opened:  # noqa: ANN401 (onnx's, untyped)
+    """An ONNX model in memory; arguments and errors as `open_onnx`, `where` for messages."""
+    session = open_session(proto.SerializeToString(), provider, where)
+    image = _only_input(session, where)
+    named = _output(session, output, where)
 
     def answer(inputs: torch.Tensor) -> torch.Tensor:
-        return torch.from_numpy(answers(session, [named], {image.name: inputs.numpy()}, str(path))[0])
+        return torch.from_numpy(answers(session, [named], {image.name: inputs.numpy()}, where)[0])
 
     shape = tuple(size if isinstance(size, int) and size > 0 else None for size in image.shape)
-    return Opened(answer, shape, TYPES[image.type], lambda inputs: stated_layers(proto, image.name, inputs, str(path)))
+    return Opened(answer, shape, TYPES[image.type], lambda inputs: stated_layers(proto, image.name, inputs, where))
 
 
 def open_session(model: bytes, provider: str, where: str) -> Any:  # noqa: ANN401 (onnxruntime leaves it untyped)
@@ -101,20 +106,20 @@ def answers(session: Any, names: list[str], inputs: dict[str, Any], where: str) 
     return found
 
 
-def _only_input(session: Any, path: Path) -> Any:  # noqa: ANN401 (as above)
+def _only_input(session: Any, where: str) -> Any:  # noqa: ANN401 (as above)
     inputs = session.get_inputs()
     if len(inputs) != 1:
         shapes = ", ".join(f"{entry.name} {'x'.join(map(str, entry.shape))}" for entry in inputs)
         raise WeightsError(
-            f"{path}: expected one input, the images, found {len(inputs)}: {shapes}. Export it with the images alone, "
+            f"{where}: expected one input, the images, found {len(inputs)}: {shapes}. Export it with the images alone, "
             "and what else it takes as constants (initializers)"
         )
     if inputs[0].type not in TYPES:
-        raise WeightsError(f"{path}: expected an input of {', '.join(TYPES)}, found {inputs[0].type}")
+        raise WeightsError(f"{where}: expected an input of {', '.join(TYPES)}, found {inputs[0].type}")
     return inputs[0]
 
 
-def _output(session: Any, wanted: str | None, path: Path) -> str:  # noqa: ANN401 (as above)
+def _output(session: Any, wanted: str | None, where: str) -> str:  # noqa: ANN401 (as above)
     names = [entry.name for entry in session.get_outputs()]
     if wanted is None and len(names) == 1:
         return str(names[0])
@@ -122,10 +127,10 @@ def _output(session: Any, wanted: str | None, path: Path) -> str:  # noqa: ANN40
         return str(wanted)
     if wanted is None:
         raise WeightsError(
-            f"{path}: expected one output, the logits, found {len(names)}: {', '.join(names)}. Say which: output: "
+            f"{where}: expected one output, the logits, found {len(names)}: {', '.join(names)}. Say which: output: "
             f"{names[0]}"
         )
-    raise WeightsError(f"{path}: no output {wanted!r}.{suggestion(wanted, names)}")
+    raise WeightsError(f"{where}: no output {wanted!r}.{suggestion(wanted, names)}")
 
 
 def _external(proto: Any) -> bool:  # noqa: ANN401 (as above)

@@ -1,0 +1,1 @@
+"""Whether a runtime answers as the simulation of its quantization does: predictions, and codes layer by layer."""
