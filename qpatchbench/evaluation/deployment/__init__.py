@@ -1,1 +1,1 @@
-"""Whether a runtime answers as the simulation of its quantization does: predictions, and codes layer by layer."""
+"""Agreement of a runtime with the simulation of its quantization: predictions, and codes layer by layer."""

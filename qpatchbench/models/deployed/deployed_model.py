@@ -207,7 +207,7 @@ class DeployedModel(ModelSource):
             mean=self.mean,
             std=self.std,
             resizes=self.resize == "bilinear",
-            batch=shape[0] if shape else None,
+            batch_size=shape[0] if shape else None,
             probabilities=self.answers == "probabilities",
         )
 

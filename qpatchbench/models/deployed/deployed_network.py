@@ -25,7 +25,7 @@ class InputRules:
         low, high: what 0 and 1 become, before mean and std.
         mean, std: per channel, of values between low and high.
         resizes: whether images of another side are resized, bilinearly.
-        batch: how many images it takes at once; None: any number.
+        batch_size: how many images it takes at once; None: any number.
         probabilities: whether it answers with those, of which the logarithm is taken.
     """
 
@@ -36,7 +36,7 @@ class InputRules:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     resizes: bool
-    batch: int | None
+    batch_size: int | None
     probabilities: bool
 
 
@@ -67,7 +67,7 @@ class DeployedNetwork(nn.Module):
         """
         with torch.no_grad():
             inputs = self.inputs(images.detach())
-            size = self.rules.batch or max(len(inputs), 1)
+            size = self.rules.batch_size or max(len(inputs), 1)
             answers = torch.cat([self._answered(part) for part in torch.split(inputs, size)])
             if self.rules.probabilities:
                 answers = answers.clamp_min(SMALLEST).log()
@@ -109,5 +109,5 @@ class DeployedNetwork(nn.Module):
 
     def _filled(self, inputs: torch.Tensor) -> torch.Tensor:
         """A batch of the size that the file wants: the last image again where there are too few."""
-        missing = (self.rules.batch or 0) - len(inputs)
+        missing = (self.rules.batch_size or 0) - len(inputs)
         return torch.cat([inputs, inputs[-1:].expand(missing, *inputs.shape[1:])]) if missing > 0 else inputs

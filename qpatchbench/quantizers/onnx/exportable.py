@@ -56,6 +56,7 @@ class OnGrid(nn.Module):
     Attributes:
         layer: whose input it quantizes.
         four: whether codes of 4 bits hold the grid, else those of 8.
+        coarse: whether it has fewer than 8 bits.
     """
 
     scale: torch.Tensor
@@ -71,6 +72,7 @@ class OnGrid(nn.Module):
         shifted = original.codes is not None or not original.signed
         zero = -codes.qmin if original.codes is not None else 0
         self.layer, self.four = layer, codes.qmax - codes.qmin < 16
+        self.coarse = original.width < MOST_BITS
         # A signed type has one code more than the mirrored grid, at its lower end, which runtimes use.
         whole = codes.qmax - codes.qmin in (15, 255) or (original.codes is None and original.width in (4, 8))
         scale = float(original.scale)

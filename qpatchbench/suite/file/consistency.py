@@ -26,6 +26,7 @@ def incoherences(suite: Suite) -> Iterator[tuple[KeyPath, str]]:
     yield from _repeated_titles(suite)
     yield from misfits(suite)
     yield from _deployments(suite)
+    yield from _runtime(suite)
     yield from _sweep(suite)
     yield from half_precision_problems(suite)
     yield from _pool(suite)
@@ -215,6 +216,18 @@ def _deployments(suite: Suite) -> Iterator[tuple[KeyPath, str]]:
                     f"{quantizer.mode} starts from the 32-bit weights of {defense.title}: "
                     f"add 32 to the bits of {trained[0].mode}",
                 )
+
+
+def _runtime(suite: Suite) -> Iterator[tuple[KeyPath, str]]:
+    if suite.deployment is None:
+        return
+    for library in ("onnx", "onnxscript", suite.deployment):
+        if importlib.util.find_spec(library) is None:
+            yield (
+                ("deployment",),
+                f"{suite.deployment} needs the library {library}, which is not installed: "
+                "pip install 'qpatchbench[deploy]'",
+            )
 
 
 def _borrowed(suite: Suite) -> Iterator[tuple[KeyPath, str]]:

@@ -18,6 +18,7 @@ from qpatchbench.suite.file.consistency import BARE, UNDEFENDED
 from qpatchbench.suite.file.schema import Suite
 from qpatchbench.suite.jobs.base import DataKeys
 from qpatchbench.suite.jobs.pipeline import CraftJob, DeployJob, TrainJob
+from qpatchbench.suite.jobs.versions import deployment_release
 from qpatchbench.training.settings import TrainingSettings
 from qpatchbench.types import FLOAT, Bits
 
@@ -122,6 +123,7 @@ class Networks:
             "side": self.suite.dataset.side,
             # Fast and full checks find the same of a single artifact; one made without checks has nothing to show.
             "checked": self.suite.evaluation.checks != "off",
+            **({"deployment": deployment_release(self.suite.deployment)} if self.suite.deployment else {}),
         }
 
     def split_of(self, model: ModelSource, seed: int) -> dict[str, Literal["seen", "unseen"]]:

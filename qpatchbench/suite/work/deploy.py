@@ -23,6 +23,7 @@ from qpatchbench.quantizers.inspection.audit_layers import (
 )
 from qpatchbench.runs.records import Check
 from qpatchbench.suite.jobs.pipeline import DeployJob
+from qpatchbench.suite.runtimes.second_network import runtime_facts, runtime_of
 from qpatchbench.suite.store.store import Artifact
 from qpatchbench.suite.work.workbench import Workbench
 from qpatchbench.types import ImageSet
@@ -56,6 +57,13 @@ def deployed(bench: Workbench, job: DeployJob) -> Artifact:
             found.append(Check(id="V15", verdict="not-run", message=f"{job.bits} bits are claimed: {UNTOLD}"))
         facts["audit"] = _audit_facts(bare, layers or (), sample)
     arrays = {"predictions": predictions.numpy()}
+    runtime = runtime_of(bench, job)
+    if runtime.network is not None:
+        second = clean_predictions(runtime.network, images, bench.suite.evaluation.batch_size)
+        arrays["runtime"] = second.numpy()
+        facts["runtime"] = runtime_facts(bench, job, runtime.network, to_float(images.pixels[:CHECKED_IMAGES]))
+    elif runtime.reason:
+        facts["runtime"] = {"reason": runtime.reason}
     certified = _certified(bench, job, images)
     if certified is not None:
         arrays["certified"] = certified

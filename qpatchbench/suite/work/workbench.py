@@ -47,6 +47,7 @@ class Workbench:
         store: where results are and go.
         data_dir: where datasets lie.
         device: where to compute.
+        runtimes: networks as a runtime answers for them, by their key; `suite.runtimes` keeps them here.
     """
 
     suite: Suite
@@ -56,6 +57,7 @@ class Workbench:
     _splits: dict[Decoding, Splits] = field(default_factory=dict)
     _evaluation: dict[Decoding, ImageSet] = field(default_factory=dict)
     _networks: OrderedDict[str, torch.nn.Module] = field(default_factory=OrderedDict)
+    runtimes: OrderedDict[str, torch.nn.Module] = field(default_factory=OrderedDict)
     _disjoint: dict[Decoding, Check] = field(default_factory=dict)
     _reached: set[str] = field(default_factory=set)
     _lent: dict[str, torch.nn.Module] = field(default_factory=dict)
@@ -169,14 +171,16 @@ class Workbench:
         if job.preprocessor is not None:
             from qpatchbench.preprocessors.preprocessed import preprocessed
 
-            return preprocessed(self.network(job.bare), job.preprocessor, self._state(job.preprocessor, job))
+            return preprocessed(
+                self.network(job.bare), job.preprocessor, self.preprocessor_state(job.preprocessor, job)
+            )
         network = self._deployed(job)
         if not job.partners:
             return network
         partners = [self._deployed(partner) for partner in job.partners]
         return job.checkpoint.defense.combined([network, *partners]).eval()
 
-    def _state(self, preprocessor: Preprocessor, job: DeployJob) -> Mapping[str, torch.Tensor]:
+    def preprocessor_state(self, preprocessor: Preprocessor, job: DeployJob) -> Mapping[str, torch.Tensor]:
         """What the preprocessor learns, learnt once and kept in the store."""
         key = job.state_key
         if key is None:

@@ -98,7 +98,7 @@ def test_a_fixed_batch_is_filled(tmp_path: Path) -> None:
     for size in (1, 2):
         alone = onnx_file(tmp_path / f"fixed{size}.onnx", network, images(size), batch=False)
         found = opened(alone)
-        assert found.rules.batch == size
+        assert found.rules.batch_size == size
         torch.testing.assert_close(found(images()), network(images()), rtol=1e-4, atol=1e-4)
 
 

@@ -54,7 +54,7 @@ def export_network(
     from qpatchbench.evaluation.repeatability import FLIPS
     from qpatchbench.models.deployed.written_network import written_network
     from qpatchbench.ops.patches.pasting import to_float
-    from qpatchbench.quantizers.onnx.write import write_onnx
+    from qpatchbench.quantizers.onnx.qdq_model import write_onnx
     from qpatchbench.runs.files import write_atomically
 
     rebuilt = _rebuilt(run, chosen_data_dir(data_dir))

@@ -15,7 +15,7 @@ from qpatchbench.evaluation.deployment.parity import parity
 from qpatchbench.models.deployed.written_network import written_network
 from qpatchbench.quantizers.base import Checkpoint, Quantizer
 from qpatchbench.quantizers.dynamic import Dynamic
-from qpatchbench.quantizers.onnx.write import write_onnx
+from qpatchbench.quantizers.onnx.qdq_model import write_onnx
 from qpatchbench.quantizers.ptq import Ptq
 from qpatchbench.quantizers.qat import Qat
 from qpatchbench.quantizers.trained.switchable import initialize, prepare

@@ -14,28 +14,28 @@ from torch import nn
 
 from qpatchbench.errors import QPatchBenchError
 from qpatchbench.quantizers.onnx.exportable import OnGrid, exportable, from_codes, on_grid
-from qpatchbench.quantizers.onnx.storage import forget_notes, narrow, transpose_codes
+from qpatchbench.quantizers.onnx.storage import forget_notes, narrow, separate_biases, transpose_codes
 
 OPSET = 21  # the first with 4-bit integers
 INSTALL = "pip install 'qpatchbench[deploy]'"
 INPUT, LOGITS = "images", "logits"
 
 
-class Written(NamedTuple):
+class QdqModel(NamedTuple):
     """An ONNX model.
 
     Attributes:
         proto: the model; images (B, 3, H, W) float32 in [0, 1] -> logits (B, K).
         quantizers: name of every QuantizeLinear's output -> the layer whose input it is, in order of execution.
-        batch: how many images it takes at once; None: any number.
+        batch_size: how many images it takes at once; None: any number.
     """
 
     proto: Any
     quantizers: dict[str, str]
-    batch: int | None
+    batch_size: int | None
 
 
-def write_onnx(network: nn.Module, side: int) -> Written:
+def write_onnx(network: nn.Module, side: int) -> QdqModel:
     """The network as an ONNX model with weights as integers, per channel, and activations per tensor.
 
     Args:
@@ -83,8 +83,9 @@ def write_onnx(network: nn.Module, side: int) -> Written:
         forget_notes(proto)
         transpose_codes(proto)
         narrow(proto, [node.output[0] for node, grid in zip(nodes, order, strict=True) if grid.four])
+        separate_biases(proto, [node.output[0] for node, grid in zip(nodes, order, strict=True) if grid.coarse])
         onnx.checker.check_model(proto)
-        return Written(proto, {node.output[0]: grid.layer for node, grid in zip(nodes, order, strict=True)}, batch)
+        return QdqModel(proto, {node.output[0]: grid.layer for node, grid in zip(nodes, order, strict=True)}, batch)
     raise QPatchBenchError(f"torch cannot export this network ({problems[0]})")
 
 
