@@ -45,6 +45,10 @@ COMMANDS = {
         "qpatchbench.cli.commands.exchange.patch_files",
         "Write a run's patches as PNG, npy or safetensors, with their passports.",
     ),
+    "export": (
+        "qpatchbench.cli.commands.deployment.export_network",
+        "Write a network of a run as an ONNX model, and compare it with the simulation.",
+    ),
     "plugin": ("qpatchbench.cli.commands.plugin", "Write a component of your own, or check one."),
     "schema": ("qpatchbench.cli.commands.validate", "Print a JSON schema, for editors."),
 }

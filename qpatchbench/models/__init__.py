@@ -6,6 +6,7 @@ Adding one is a new file here and one line below; any timm name works as `timm/<
 from qpatchbench.registry import Entry
 
 CIFAR = "qpatchbench.models.cifar:CifarModel"
+DEPLOYED = "qpatchbench.models.deployed.deployed_model:DeployedModel"
 TIMM = "qpatchbench.models.timm_models:TimmModel"
 MODULE = "qpatchbench.models.module:ModuleModel"
 
@@ -23,6 +24,7 @@ OWN = "the torch.nn.Module of PyTorch, Paszke et al. 2019, arXiv 1912.01703"
 CATALOGUE: dict[str, Entry] = {
     "alexnet": Entry(CIFAR, "AlexNet for small images, BatchNorm instead of LRN", ALEXNET),
     "deit_b": Entry(TIMM, "DeiT-B, patch 16, 224 pixels", DEIT),
+    "deployed": Entry(DEPLOYED, "a file that a runtime answers from, float or int8: logits and no gradient"),
     "densenet121": Entry(TIMM, "DenseNet-121", DENSENET),
     "inception_v3": Entry(TIMM, "Inception-v3 without the auxiliary classifier", INCEPTION),
     "mobilenetv2_100": Entry(TIMM, "MobileNetV2, width 1.0", MOBILENET),

@@ -13,7 +13,8 @@ from pydantic import AfterValidator, Field
 from qpatchbench.component import Component
 from qpatchbench.errors import WeightsError
 from qpatchbench.labels import checked_line
-from qpatchbench.models.weights import load_weights
+from qpatchbench.models.weights import load_weights, weights_fingerprint
+from qpatchbench.types import Bits
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,24 @@ class Preprocessing:
     crop_mode: str = "center"
 
 
+@dataclass(frozen=True)
+class Ready:
+    """What is known of a network that is deployed already, so that nobody here trains or quantizes it.
+
+    Attributes:
+        bits: at which it is said to compute.
+        runtime: what answers, with the processor that it runs on: "onnxruntime-cpu".
+        release: version of that runtime.
+        sibling: title of the model of the same suite that it was made from; patches are crafted there. None: no one
+            knows it.
+    """
+
+    bits: Bits
+    runtime: str
+    release: str
+    sibling: str | None
+
+
 class ModelSource(Component, ABC):
     """An architecture and where its weights come from."""
 
@@ -48,6 +67,19 @@ class ModelSource(Component, ABC):
         description="train (by the suite), pretrained (timm's), a file (.safetensors, or .pt/.pth read with "
         "weights_only), or package:NAME/FILE for a file that an installed package carries",
     )
+
+    @property
+    def ready(self) -> Ready | None:
+        """What is known of it where it is deployed already; None: floats, which the suite trains and quantizes."""
+        return None
+
+    def fingerprint(self) -> str:
+        """What identifies the weights that it starts from: "" where the suite trains them, else the file's SHA-256.
+
+        Raises:
+            WeightsError: they are not there.
+        """
+        return weights_fingerprint(self.weights)
 
     @abstractmethod
     def preprocessing(self, image_size: int) -> Preprocessing:

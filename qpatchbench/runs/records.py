@@ -18,7 +18,7 @@ QUERY_BUDGETS = (1_000, 5_000, 10_000)
 # A name as tables and terminals show it; of several networks, their names joined; or nothing.
 Name: TypeAlias = Annotated[str, AfterValidator(checked_labels)]
 Verdict = Literal["pass", "warn", "fail", "not-run"]
-Lineage = Literal["same-network", "shared-weights", "fine-tuned", "independent", "ensemble", "external"]
+Lineage = Literal["same-network", "shared-weights", "fine-tuned", "sibling", "independent", "ensemble", "external"]
 
 
 class _Record(BaseModel):
@@ -98,6 +98,7 @@ class CellRecord(_Record):
     seen: str = Field(default="", description="seen or unseen in training; empty where no patch was trained on")
     lineage: Lineage | Literal[""] = Field(
         description="how the weights of source and target are related; ensemble: the target is one of several sources; "
+        "sibling: the target is a deployed file that is said to be made from the source's model; "
         "external: the patch was made elsewhere"
     )
     patch: Name = Field(description="key of the patch")

@@ -10,6 +10,7 @@ from qpatchbench.types.images import ImageSet
 from qpatchbench.types.patches import Patch, Stage
 from qpatchbench.types.placements import Placement, Transformation
 from qpatchbench.types.size import Size
+from qpatchbench.types.stated_layers import StatedLayer
 from qpatchbench.types.written import Written
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "Randomized",
     "Size",
     "Stage",
+    "StatedLayer",
     "Targeted",
     "Transformation",
     "Untargeted",

@@ -22,7 +22,7 @@ from qpatchbench.models import CATALOGUE, timm_models
 from qpatchbench.models.classifier import ImageClassifier
 from qpatchbench.models.timm_models import ALIASES, CROP_MODES, INTERPOLATIONS, TimmModel
 from qpatchbench.registry import MODELS
-from qpatchbench.suite.jobs.decoding import decoding_for
+from qpatchbench.suite.jobs.decoding import decoding_of
 
 SMALL = "timm/test_resnet"  # timm's own test network, 160 pixels
 
@@ -162,7 +162,7 @@ def test_image_files_reach_a_network_as_timm_evaluates_it(architecture: str, siz
     pixels = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
     evaluated = timms_own(architecture)
     transform = create_transform(**evaluated, normalize=False)
-    wanted = decoding_for(model, side)
+    wanted = decoding_of(model, side)
     fit = resized_and_cropped(side, wanted.crop_fraction, wanted.interpolation, wanted.crop_mode, wanted.fill)
     found = np.asarray(fit(Image.fromarray(pixels))).transpose(2, 0, 1)
     np.testing.assert_array_equal(found, np.asarray(transform(Image.fromarray(pixels))))

@@ -8,7 +8,7 @@ from itertools import groupby
 
 from qpatchbench.quantizers.inspection.audit_layers import LayerAudit, effective_bits
 from qpatchbench.runs.records import Check
-from qpatchbench.types import FLOAT_BITS, Bits
+from qpatchbench.types import FLOAT_BITS, Bits, StatedLayer
 
 MOST_ABOVE = 0.5  # share of multiply-accumulates that may have more bits than the row says
 _NAMED = 3  # layers that a message names
@@ -69,6 +69,21 @@ def bits_are_as_claimed(layers: Sequence[LayerAudit], claimed: Sequence[Bits]) -
         )
         return Check(id="V15", verdict="warn", message=message, figures=figures)
     return Check(id="V15", verdict="pass", figures=figures)
+
+
+def audited(stated: StatedLayer) -> LayerAudit:
+    """A layer as a deployed file states it; one that multiplies floats declares nothing."""
+    quantized = stated.weight_bits != FLOAT_BITS or stated.activation_bits != FLOAT_BITS
+    return LayerAudit(
+        name=stated.name,
+        weight_bits=stated.weight_bits,
+        activation_bits=stated.activation_bits,
+        weight_levels=stated.weight_levels if not quantized or stated.weight_bits != FLOAT_BITS else None,
+        activation_levels=stated.activation_levels if quantized else 2**FLOAT_BITS,
+        signed=True,
+        multiplications=stated.multiplications,
+        declares=quantized,
+    )
 
 
 def _as_counted(row: LayerAudit, weight: int, activation: int) -> LayerAudit:

@@ -136,10 +136,13 @@ EXPLANATIONS: dict[str, Explanation] = {
     ),
     "V16": Explanation(
         "Deployment agrees with the simulation",
-        "an integer runtime changes 0.5 % of the labels or more, or its ASR leaves the interval",
+        "a runtime that computes with integers changes significantly more than 0.5 % of the predictions, clean and "
+        "patched, or its ASR leaves the 95 % interval of the simulated one; a warning at 0.5 % on too few images",
         "simulated quantization does not describe the deployed network",
-        "compare scales, zero points and rounding with the runtime's",
-        "simulated only: no integer runtime was run",
+        "look at the first layer that the message names, whose codes differ by more than rounding: compare its scale, "
+        "zero point and rounding with the runtime's (`qpatchbench export` writes the model)",
+        "simulated only: no integer runtime was run (deployment: onnxruntime), or no model can be written of a network "
+        "with run-time scales, several members or more than 8 bits",
     ),
     "V17": Explanation(
         "A certificate holds",

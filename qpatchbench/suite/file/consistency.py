@@ -12,6 +12,7 @@ from collections.abc import Iterator
 
 from qpatchbench.suite.file.half_precision import half_precision_problems
 from qpatchbench.suite.file.misfits import misfits, too_large
+from qpatchbench.suite.file.ready_models import ready_models
 from qpatchbench.suite.file.schema import Suite
 from qpatchbench.suite.file.source import KeyPath
 from qpatchbench.types import FLOAT, Bits, Written
@@ -25,10 +26,12 @@ def incoherences(suite: Suite) -> Iterator[tuple[KeyPath, str]]:
     yield from _repeated_titles(suite)
     yield from misfits(suite)
     yield from _deployments(suite)
+    yield from _runtime(suite)
     yield from _sweep(suite)
     yield from half_precision_problems(suite)
     yield from _pool(suite)
     yield from _borrowed(suite)
+    yield from ready_models(suite)
     yield from _sources(suite)
     yield from _several_sources(suite)
     yield from _analysis(suite)
@@ -166,7 +169,7 @@ def _several_sources(suite: Suite) -> Iterator[tuple[KeyPath, str]]:
     for index, source in enumerate(suite.transfer.sources):
         if source == "ensemble" and widths < 2:
             yield ("transfer", "sources", index), "an ensemble needs a quantizer with another bit-width than 32"
-        if source == "other-models" and len(suite.models) < 3:
+        if source == "other-models" and sum(model.ready is None for model in suite.models) < 3:
             yield (
                 ("transfer", "sources", index),
                 f"other-models crafts on at least two models beside the target: expected 3 models, "
@@ -215,6 +218,18 @@ def _deployments(suite: Suite) -> Iterator[tuple[KeyPath, str]]:
                 )
 
 
+def _runtime(suite: Suite) -> Iterator[tuple[KeyPath, str]]:
+    if suite.deployment is None:
+        return
+    for library in ("onnx", "onnxscript", suite.deployment):
+        if importlib.util.find_spec(library) is None:
+            yield (
+                ("deployment",),
+                f"{suite.deployment} needs the library {library}, which is not installed: "
+                "pip install 'qpatchbench[deploy]'",
+            )
+
+
 def _borrowed(suite: Suite) -> Iterator[tuple[KeyPath, str]]:
     """Quantizers that deploy what another one trains need its bit-widths."""
     trained = next((quantizer for quantizer in suite.quantizers if quantizer.trained), None)
@@ -255,7 +270,9 @@ def _filters(suite: Suite) -> Iterator[tuple[KeyPath, str]]:
     known = {
         "model": {model.title for model in suite.models},
         "defense": {defense.title for defense in suite.defenses},
-        "quantizer": {name for quantizer in suite.quantizers for name in names_of(quantizer)} | {"fp"},
+        "quantizer": {name for quantizer in suite.quantizers for name in names_of(quantizer)}
+        | {"fp"}
+        | {model.ready.runtime for model in suite.models if model.ready},
         "preprocessor": {preprocessor.title for preprocessor in suite.preprocessors} or {BARE},
         "attack": {attack.title for attack in suite.attacks},
     }

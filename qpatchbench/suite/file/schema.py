@@ -170,6 +170,11 @@ class Suite(Section):
         "by default. Patches of the source `same` are crafted through the preprocessor (an adaptive attack), those of "
         "all other sources on bare networks, by an attacker who does not know of it",
     )
+    deployment: Literal["onnxruntime"] | None = Field(
+        default=None,
+        description="a runtime in which every cell on a network that ptq or qat deployed is evaluated a second time; "
+        "V16 compares both. None: quantization is simulated only",
+    )
     attacks: tuple[SerializeAsAny[Attack], ...] = Field(min_length=1, description="how patches are made")
     patches_from: tuple[str, ...] | str | None = Field(
         default=None,

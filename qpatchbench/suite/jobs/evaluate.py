@@ -72,7 +72,7 @@ class EvaluateJob(Job):
         return float(sizes.evaluation * len(self.patch.goals))
 
 
-_CLOSENESS: tuple[Lineage, ...] = ("same-network", "shared-weights", "fine-tuned", "independent")
+_CLOSENESS: tuple[Lineage, ...] = ("same-network", "shared-weights", "fine-tuned", "sibling", "independent")
 
 
 def _relation(source: DeployJob, target: DeployJob) -> Lineage:
@@ -80,6 +80,9 @@ def _relation(source: DeployJob, target: DeployJob) -> Lineage:
         return "same-network"
     if source.checkpoint.key == target.checkpoint.key:
         return "shared-weights"
+    ready = target.checkpoint.model.ready
+    if ready is not None and ready.sibling == source.checkpoint.model.title:
+        return "sibling"
     return "fine-tuned" if _ancestor(source.checkpoint) == _ancestor(target.checkpoint) else "independent"
 
 

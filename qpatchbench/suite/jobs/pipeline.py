@@ -143,7 +143,8 @@ class DeployJob(Job):
 
     def identity(self) -> dict[str, Any]:
         """The network and the images it is measured on."""
-        return {"network": self.network_key, **{name: self.facts[name] for name in ("evaluation", "checked")}}
+        names = ("evaluation", "checked", "deployment")
+        return {"network": self.network_key, **{name: self.facts[name] for name in names if name in self.facts}}
 
     @property
     def network(self) -> tuple[str, bool]:

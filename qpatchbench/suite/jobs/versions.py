@@ -1,5 +1,8 @@
 """Versions of jobs, bumped when the runner itself, rather than a component, changes numbers."""
 
+import importlib.metadata
+
+WRITER = 1  # of models for a runtime
 JOB_VERSIONS = {
     "train": 1,
     "deploy": 1,
@@ -10,3 +13,11 @@ JOB_VERSIONS = {
     "similarity": 1,
     "maps": 1,
 }
+
+
+def deployment_release(runtime: str) -> list[object]:
+    """What a second evaluation depends on beside the network: the runtime, its version, and how models are written."""
+    try:
+        return [runtime, importlib.metadata.version(runtime), WRITER]
+    except importlib.metadata.PackageNotFoundError:
+        return [runtime, None, WRITER]

@@ -8,7 +8,7 @@ from pathlib import Path
 from qpatchbench.data.source import cached_fingerprints
 from qpatchbench.errors import SuiteError, WeightsError
 from qpatchbench.models.base import ModelSource
-from qpatchbench.models.weights import PRETRAINED, weights_fingerprint
+from qpatchbench.models.weights import PRETRAINED
 from qpatchbench.runs.files import write_atomically
 from qpatchbench.suite.file.schema import Suite
 from qpatchbench.suite.file.source import Source
@@ -37,7 +37,9 @@ def weights_keys(suite: Suite, source: Source, cache_dir: Path | None = None, *,
         try:
             keys[model.title] = weights_key(model, suite.dataset.num_classes, cache_dir, fetch=fetch)
         except WeightsError as error:
-            raise SuiteError([f"{source.where(('models', index, 'weights'))}: {error}"]) from None
+            raise SuiteError(
+                [f"{source.where(('models', index, 'file' if model.ready else 'weights'))}: {error}"]
+            ) from None
     return keys
 
 
@@ -49,7 +51,7 @@ def weights_key(model: ModelSource, num_classes: int, cache_dir: Path | None = N
     """
     if model.weights == PRETRAINED:
         return _published(model, num_classes, cache_dir, fetch=fetch)
-    return weights_fingerprint(model.weights)
+    return model.fingerprint()
 
 
 def _published(model: ModelSource, num_classes: int, cache_dir: Path | None, *, fetch: bool) -> str:
@@ -76,7 +78,7 @@ def remembered_data_keys(suite: Suite, data_dir: Path, cache_dir: Path) -> dict[
     keys = {}
     for model in suite.models:
         found = cached_fingerprints(
-            suite.dataset, data_dir, cache_dir, decoding_for(model, suite.dataset.side), suite.evaluation.images
+            suite.dataset, data_dir, cache_dir, decoding_for(model, suite), suite.evaluation.images
         )
         if found is None:
             return None

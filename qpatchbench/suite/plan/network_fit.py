@@ -42,7 +42,9 @@ def _problems(suite: Suite, *, fetch: bool) -> Iterator[tuple[KeyPath, str]]:
     facts = f"{suite.dataset.title} has {classes} classes and images of {side}x{side} pixels"
     image = torch.full((1, 3, side, side), GREY)
     for index, model in enumerate(suite.models):
-        place: KeyPath = ("models", index) if model.weights == TRAIN else ("models", index, "weights")
+        place: KeyPath = ("models", index, "file" if model.ready else "weights")
+        if model.weights == TRAIN:
+            place = ("models", index)
         try:
             with torch.random.fork_rng(devices=[]), torch.no_grad():
                 network = _built(model, classes, side, fetch=fetch).eval()
@@ -59,6 +61,8 @@ def _problems(suite: Suite, *, fetch: bool) -> Iterator[tuple[KeyPath, str]]:
             found = "x".join(map(str, logits.shape))
             yield ("models", index), f"expected logits 1x{classes} for one image, found {found}; {facts}"
             continue
+        if model.ready:
+            continue  # nobody trains it or looks inside
         yield from _lone_images(suite, model, network, image)
         for path, requirement in _requirements(suite):
             try:

@@ -12,11 +12,13 @@ from qpatchbench.defenses.base import Defense
 from qpatchbench.models.base import ModelSource
 from qpatchbench.preprocessors.base import Preprocessor
 from qpatchbench.quantizers.base import Quantizer
+from qpatchbench.quantizers.given import Given
 from qpatchbench.registry import DEFENSES, PREPROCESSORS, QUANTIZERS
 from qpatchbench.suite.file.consistency import BARE, UNDEFENDED
 from qpatchbench.suite.file.schema import Suite
 from qpatchbench.suite.jobs.base import DataKeys
 from qpatchbench.suite.jobs.pipeline import CraftJob, DeployJob, TrainJob
+from qpatchbench.suite.jobs.versions import deployment_release
 from qpatchbench.training.settings import TrainingSettings
 from qpatchbench.types import FLOAT, Bits
 
@@ -42,6 +44,7 @@ class Networks:
         self._splits: dict[tuple[str, int], dict[str, Literal["seen", "unseen"]]] = {}
         # By the identity of the suite's own components, which live as long as this does.
         self._networks: dict[tuple[int, int, int, Bits, int], DeployJob] = {}
+        self._given: dict[tuple[int, int], DeployJob] = {}
         self._behind: dict[tuple[int, str], DeployJob] = {}
         self._pools: dict[tuple[int, int, int | None], list[CraftJob]] = {}
 
@@ -53,6 +56,25 @@ class Networks:
             partners = self._partners(model, defense, quantizer, bits, seed)
             self._networks[at] = dataclasses.replace(own, partners=partners)
         return self._networks[at]
+
+    def given(self, model: ModelSource, seed: int) -> DeployJob:
+        """A model that is deployed already, as it is."""
+        at = id(model), seed
+        if at not in self._given:
+            ready = model.ready
+            assert ready is not None, "asked of models that are deployed already"
+            runtime = Given(name="given", bits=(ready.bits,), runtime=ready.runtime, release=ready.release)
+            none: Defense = create(DEFENSES, {"name": UNDEFENDED})
+            facts = self._facts_of_training(model)
+            checkpoint = TrainJob(model, none, None, (ready.bits,), self.suite.training, None, seed, facts)
+            self._given[at] = DeployJob(checkpoint, runtime, ready.bits, self.facts(model))
+        return self._given[at]
+
+    def trained(self, model: ModelSource) -> ModelSource | None:
+        """The model whose networks attacks by gradient are crafted on: itself, or its sibling if it is deployed."""
+        if model.ready is None:
+            return model
+        return next((other for other in self.suite.models if other.title == model.ready.sibling), None)
 
     @property
     def preprocessors(self) -> tuple[Preprocessor, ...]:
@@ -101,6 +123,7 @@ class Networks:
             "side": self.suite.dataset.side,
             # Fast and full checks find the same of a single artifact; one made without checks has nothing to show.
             "checked": self.suite.evaluation.checks != "off",
+            **({"deployment": deployment_release(self.suite.deployment)} if self.suite.deployment else {}),
         }
 
     def split_of(self, model: ModelSource, seed: int) -> dict[str, Literal["seen", "unseen"]]:

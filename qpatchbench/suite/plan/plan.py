@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from qpatchbench.attacks.base import Attack
 from qpatchbench.component import create
+from qpatchbench.models.base import ModelSource
 from qpatchbench.registry import ATTACKS
 from qpatchbench.suite.file.consistency import UNDEFENDED, names_of
 from qpatchbench.suite.file.schema import Suite
@@ -106,7 +107,8 @@ class _Planner:
 
     def analyses(self, cells: tuple[EvaluateJob, ...]) -> Iterator[Job]:
         """Costs, similarities and maps of the target networks, without what stands before them."""
-        targets = distinct([target.bare for seed in self.suite.seeds for target in self._targets(seed)])
+        found = [target.bare for seed in self.suite.seeds for target in self._targets(seed)]
+        targets = distinct([target for target in found if target.checkpoint.model.ready is None])
         wanted = self.suite.analysis
         if wanted.costs is not None:
             yield from cost_jobs(targets, wanted.costs, wanted.fewer_bits)
@@ -114,6 +116,7 @@ class _Planner:
             (model.title, seed): patch
             for seed in self.suite.seeds
             for model in self.suite.models
+            if model.ready is None
             for patch in self.networks.seen_patches(model, seed)[:1]
         }
         if wanted.similarity:
@@ -123,15 +126,18 @@ class _Planner:
 
     def _cell(self, patch: CraftJob, target: DeployJob, transformation: Transformation) -> EvaluateJob:
         facts = self.networks.facts(target.checkpoint.model)
-        split = self.networks.split_of(target.checkpoint.model, target.checkpoint.seed)
+        model = self.networks.trained(target.checkpoint.model)
+        split = self.networks.split_of(model, target.checkpoint.seed) if model is not None else {}
         return EvaluateJob(patch, target, False, facts, transformation, split.get(patch.key, ""))
 
     def _pooled(self, target: DeployJob) -> list[CraftJob]:
         """The patches of the pool, seen and unseen, that are measured on `target`."""
-        checkpoint = target.checkpoint
+        checkpoint, model = target.checkpoint, self.networks.trained(target.checkpoint.model)
+        if model is None:
+            return []
         patches = [
-            *self.networks.seen_patches(checkpoint.model, checkpoint.seed),
-            *self.networks.unseen_patches(checkpoint.model, checkpoint.seed),
+            *self.networks.seen_patches(model, checkpoint.seed),
+            *self.networks.unseen_patches(model, checkpoint.seed),
         ]
         return [
             patch
@@ -143,7 +149,7 @@ class _Planner:
                 preprocessor=target.preprocessor_title,
                 target_bits=target.bits,
                 attack=patch.attack.title,
-                source_model=checkpoint.model.title,
+                source_model=model.title,
                 source_defense=UNDEFENDED,
                 source_bits=patch.sources[0].bits,
                 seed=checkpoint.seed,
@@ -160,6 +166,9 @@ class _Planner:
 
     def _targets(self, seed: int) -> Iterator[DeployJob]:
         for model in self.suite.models:
+            if model.ready is not None:
+                yield from self._given(model, seed)
+                continue
             for defense in self.suite.defenses:
                 for quantizer in self.suite.quantizers:
                     for bits in quantizer.bits:
@@ -169,6 +178,14 @@ class _Planner:
                             if self.suite.keeps(**facts, **place):
                                 bare = self.networks.network(model, defense, quantizer, bits, seed)
                                 yield self.networks.behind(preprocessor, bare)
+
+    def _given(self, model: ModelSource, seed: int) -> Iterator[DeployJob]:
+        """A model that is deployed already: no defense, no other bits."""
+        given = self.networks.given(model, seed)
+        facts = {"model": model.title, "defense": UNDEFENDED, "quantizer": names_of(given.quantizer)}
+        for preprocessor in self.networks.preprocessors:
+            if self.suite.keeps(**facts, target_bits=given.bits, preprocessor=preprocessor.title, seed=seed):
+                yield self.networks.behind(preprocessor, given)
 
     def _sources(self, attack: Attack, target: DeployJob) -> Iterator[tuple[DeployJob, ...]]:
         """The networks that `attack` is crafted on for `target`, one or several at a time; none where it only reads."""
@@ -182,7 +199,7 @@ class _Planner:
             elif source == "other-models":
                 found += self._other_models(target)
             else:
-                alone = [target] if source == "same" else self._crafted_elsewhere(source, target)
+                alone = self._itself(attack, target) if source == "same" else self._crafted_elsewhere(source, target)
                 found += [(network,) for network in alone]
         for networks in distinct(found):
             fits = attack.sources == "any" or (attack.sources == "several") == (len(networks) > 1)
@@ -208,11 +225,19 @@ class _Planner:
             preprocessor=target.preprocessor_title,
             target_bits=target.bits,
             attack=attack.title,
+            seed=target.checkpoint.seed,
         )
+
+    def _itself(self, attack: Attack, target: DeployJob) -> list[DeployJob]:
+        """The target as its own source, unless it has no gradient to follow: then its sibling is what is left."""
+        follows = attack.access == "gradient" and target.checkpoint.model.ready is not None
+        return [] if follows else [target]
 
     def _ensembles(self, target: DeployJob) -> list[tuple[DeployJob, ...]]:
         """All bit-widths of the target's own backbone, once per quantizer that the target belongs to."""
         checkpoint = target.checkpoint
+        if checkpoint.model.ready is not None:
+            return []
         quantizers = self.suite.quantizers if target.bits.is_float else (target.quantizer,)
         found = []
         for quantizer in quantizers:
@@ -234,24 +259,27 @@ class _Planner:
 
     def _other_models(self, target: DeployJob) -> list[tuple[DeployJob, ...]]:
         """The 32-bit networks of every other model: an ensemble that has not seen the target's architecture."""
-        checkpoint = target.checkpoint
+        checkpoint, own = target.checkpoint, self.networks.trained(target.checkpoint.model)
         members = [
             self.networks.network(model, checkpoint.defense, self.suite.quantizers[0], FLOAT, checkpoint.seed)
             for model in self.suite.models
-            if model.title != checkpoint.model.title
+            if model.ready is None and model is not own
         ]
         return [tuple(members)] if len(members) > 1 else []
 
     def _crafted_elsewhere(self, source: Literal["all"] | Bits, target: DeployJob) -> list[DeployJob]:
         """Networks at the asked bit-widths, of the architectures and defenses that `transfer` names."""
         checkpoint, transfer = target.checkpoint, self.suite.transfer
-        models = self.suite.models if transfer.architectures == "all" else (checkpoint.model,)
-        defenses = self.suite.defenses if transfer.defenses == "all" else (checkpoint.defense,)
+        given, own = checkpoint.model.ready is not None, self.networks.trained(checkpoint.model)
+        models = [model for model in self.suite.models if transfer.architectures == "all" or model is own]
+        # Nobody knows how a deployed file was trained, nor, in terms of the suite, how it was quantized.
+        defenses = self.suite.defenses if transfer.defenses == "all" or given else (checkpoint.defense,)
         # A float target is compared with every quantizer that it is the 32-bit member of.
-        quantizers = self.suite.quantizers if target.bits.is_float else (target.quantizer,)
+        quantizers = self.suite.quantizers if target.bits.is_float or given else (target.quantizer,)
         return [
             self.networks.network(model, defense, quantizer, bits, checkpoint.seed)
             for model in models
+            if model.ready is None
             for defense in defenses
             for quantizer in quantizers
             for bits in (quantizer.bits if source == "all" else (source,))

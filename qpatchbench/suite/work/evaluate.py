@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from qpatchbench.evaluation.checks import artifacts
+from qpatchbench.evaluation.checks.deployment_agreement import Answers, deployment_agrees
 from qpatchbench.evaluation.measure import count_outcomes, count_queries, fooled_images, patched_predictions
 from qpatchbench.ops.patches.placing import moved
 from qpatchbench.runs.records import CellRecord, Check
@@ -15,6 +16,7 @@ from qpatchbench.suite.file.consistency import BARE
 from qpatchbench.suite.file.schema import Suite
 from qpatchbench.suite.jobs.evaluate import EvaluateJob
 from qpatchbench.suite.jobs.pipeline import ENSEMBLE
+from qpatchbench.suite.runtimes.second_network import Runtime, runtime_of
 from qpatchbench.suite.store.plugin_facts import plugins_text
 from qpatchbench.suite.store.store import Artifact
 from qpatchbench.suite.work.craft import patch_from
@@ -29,6 +31,8 @@ def evaluated(bench: Workbench, job: EvaluateJob) -> Artifact:
     target = bench.store.read(job.target.kind, job.target.key)
     patch = patch_from(stored)
     predictions, placements = predicted(bench, job, patch, images)
+    twice = target.facts.get("runtime", {})
+    runtime = runtime_of(bench, job.target) if "bytes" in twice else Runtime(None, twice.get("reason", ""))
     labels, clean = images.labels.cpu().numpy(), target.arrays["predictions"]
     found = [Check(**check) for artifact in (stored, target) for check in artifact.facts["checks"]]
     if bench.suite.evaluation.checks != "off":
@@ -46,6 +50,15 @@ def evaluated(bench: Workbench, job: EvaluateJob) -> Artifact:
     attacked = None if patch.attacked is None else patch.attacked.numpy().reshape(predictions.shape)
     if attacked is not None:
         arrays["attacked"] = attacked.astype(np.uint8)
+    if runtime.network is not None:
+        second, _ = predicted(bench, job, patch, images, runtime.network)
+        arrays["runtime"] = second
+        simulated = Answers(clean, predictions)
+        layers = twice["beyond_rounding"]
+        measured = Answers(target.arrays["runtime"], second)
+        found.append(deployment_agrees(labels, simulated, measured, patch.goals, attacked, layers))
+    elif runtime.reason:
+        found.append(Check(id="V16", verdict="not-run", message=runtime.reason))
     if patch.queries is not None:
         fooled = fooled_images(labels, clean, predictions, patch.goals, attacked)
         successes = patch.queries.numpy().reshape(fooled.shape)[fooled]
@@ -68,11 +81,15 @@ def evaluated(bench: Workbench, job: EvaluateJob) -> Artifact:
 
 
 def predicted(
-    bench: Workbench, job: EvaluateJob, patch: Patch, images: ImageSet
+    bench: Workbench, job: EvaluateJob, patch: Patch, images: ImageSet, runtime: torch.nn.Module | None = None
 ) -> tuple[np.ndarray[Any, Any], list[Placement]]:
-    """Predictions of the target under every goal's patch, (goals, N) int32, and where each of the patches lay."""
+    """Predictions of the target under every goal's patch, (goals, N) int32, and where each of the patches lay.
+
+    Those of `runtime` where it is given, which stands for the target.
+    """
     placements = [places(bench, job, patch.for_goal(index), images) for index in range(len(patch.goals))]
-    network, batch_size = bench.answering(job.target, "patched"), bench.suite.evaluation.batch_size
+    network = bench.answering(job.target, "patched") if runtime is None else runtime
+    batch_size = bench.suite.evaluation.batch_size
     rows = [
         patched_predictions(network, images, patch.for_goal(index), placement, batch_size)
         for index, placement in enumerate(placements)

@@ -47,6 +47,7 @@ class Workbench:
         store: where results are and go.
         data_dir: where datasets lie.
         device: where to compute.
+        runtimes: networks as a runtime answers for them, by their key; `suite.runtimes` keeps them here.
     """
 
     suite: Suite
@@ -56,6 +57,7 @@ class Workbench:
     _splits: dict[Decoding, Splits] = field(default_factory=dict)
     _evaluation: dict[Decoding, ImageSet] = field(default_factory=dict)
     _networks: OrderedDict[str, torch.nn.Module] = field(default_factory=OrderedDict)
+    runtimes: OrderedDict[str, torch.nn.Module] = field(default_factory=OrderedDict)
     _disjoint: dict[Decoding, Check] = field(default_factory=dict)
     _reached: set[str] = field(default_factory=set)
     _lent: dict[str, torch.nn.Module] = field(default_factory=dict)
@@ -64,7 +66,7 @@ class Workbench:
 
     def splits(self, model: ModelSource) -> Splits:
         """The images, decoded as `model` wants them; evaluation images cut to the suite's limit."""
-        decoding = decoding_for(model, self.suite.dataset.side)
+        decoding = decoding_for(model, self.suite)
         if decoding not in self._splits:
             wanted = self.suite.evaluation.images
             dataset = self.suite.dataset
@@ -82,7 +84,7 @@ class Workbench:
 
     def evaluation_images(self, model: ModelSource) -> ImageSet:
         """Evaluation images on the device, cut to the suite's limit."""
-        decoding = decoding_for(model, self.suite.dataset.side)
+        decoding = decoding_for(model, self.suite)
         if decoding not in self._evaluation:
             self._evaluation[decoding] = self.splits(model).evaluation[: self.suite.limit].to(self.device)
         return self._evaluation[decoding]
@@ -106,7 +108,12 @@ class Workbench:
             QPatchBenchError: says what is out of reach.
         """
         below = [quantizer for quantizer in self.suite.quantizers if any(not bits.is_float for bits in quantizer.bits)]
-        if model.title in self._reached or not below or any(is_outside(type(quantizer)) for quantizer in below):
+        if (
+            model.ready
+            or model.title in self._reached
+            or not below
+            or any(is_outside(type(quantizer)) for quantizer in below)
+        ):
             return
         images = to_float(self.evaluation_images(model).pixels[:1].cpu())
         require_reachable(self.build(model), images, f"model {model.title!r}")
@@ -114,7 +121,7 @@ class Workbench:
 
     def parts_are_disjoint(self, model: ModelSource) -> Check:
         """V9, computed once per decoding."""
-        decoding = decoding_for(model, self.suite.dataset.side)
+        decoding = decoding_for(model, self.suite)
         if decoding not in self._disjoint:
             splits = self.splits(model)
             parts = {name: getattr(splits, name) for name in PARTS}
@@ -164,14 +171,16 @@ class Workbench:
         if job.preprocessor is not None:
             from qpatchbench.preprocessors.preprocessed import preprocessed
 
-            return preprocessed(self.network(job.bare), job.preprocessor, self._state(job.preprocessor, job))
+            return preprocessed(
+                self.network(job.bare), job.preprocessor, self.preprocessor_state(job.preprocessor, job)
+            )
         network = self._deployed(job)
         if not job.partners:
             return network
         partners = [self._deployed(partner) for partner in job.partners]
         return job.checkpoint.defense.combined([network, *partners]).eval()
 
-    def _state(self, preprocessor: Preprocessor, job: DeployJob) -> Mapping[str, torch.Tensor]:
+    def preprocessor_state(self, preprocessor: Preprocessor, job: DeployJob) -> Mapping[str, torch.Tensor]:
         """What the preprocessor learns, learnt once and kept in the store."""
         key = job.state_key
         if key is None:

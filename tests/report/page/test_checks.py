@@ -26,7 +26,7 @@ def test_every_check_is_counted_and_a_missing_one_has_not_run() -> None:
     assert found["V3"].counts == {"pass": 1, "warn": 0, "fail": 1, "not-run": 1}
     assert found["V3"].warned == (), "failures are shown by themselves"
     assert found["V16"].counts == {"pass": 0, "warn": 0, "fail": 0, "not-run": 3}
-    assert found["V16"].explanation.not_run == "simulated only: no integer runtime was run"
+    assert found["V16"].explanation.not_run.startswith("simulated only: no integer runtime was run")
     assert "gap and lavan" in found["V14"].explanation.not_run
 
 

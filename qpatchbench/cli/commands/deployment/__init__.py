@@ -1,0 +1,1 @@
+"""Commands that lead from a run to a deployed network."""

@@ -1,0 +1,1 @@
+"""Agreement of a runtime with the simulation of its quantization: predictions, and codes layer by layer."""

@@ -1,0 +1,1 @@
+"""Networks that are deployed already: a file, and the runtime that answers from it; one module per runtime."""

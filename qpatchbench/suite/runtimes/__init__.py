@@ -1,0 +1,1 @@
+"""The runtime that answers beside a simulation, where a suite has `deployment`."""
