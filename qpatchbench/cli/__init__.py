@@ -27,6 +27,7 @@ COMMANDS = {
         "qpatchbench.cli.commands.reading.leaderboard",
         "Show how every defense stands against every kind of attacker, over runs and entries.",
     ),
+    "cite": ("qpatchbench.cli.commands.reading.cite", "Print BibTeX of every component that runs used."),
     "table": (
         "qpatchbench.cli.commands.papers.table",
         "Print a table of the papers, measured values beside the published.",
