@@ -128,7 +128,7 @@ class AutoPatch(GradientAttack):
                 judgement = self._judged(own, images.chosen(shown), textures, places)
                 best = best.joined(shown, Found(textures, places, judgement))
                 open_ = attacked & ~best.judgement.success
-            own.progress(1.0, {"asr": 100 * (1 - int(open_.sum()) / max(1, int(attacked.sum())))})
+            own.progress(1.0, {own.success_name: 100 * (1 - int(open_.sum()) / max(1, int(attacked.sum())))})
             stages.append(Stage(attack.name, attack.access, len(chosen), len(chosen) - int(open_.sum())))
         return Patch(
             best.textures,

@@ -128,7 +128,9 @@ class Dpr(GradientAttack):
                 if restart == 0:
                     history[step] += losses.sum() / count
                 done = (number + (step + 1) / len(history)) / len(runs)
-                task.progress(done, {"loss": float(losses.mean()), "asr": 100 * float(best.success.float().mean())})
+                task.progress(
+                    done, {"loss": float(losses.mean()), task.success_name: 100 * float(best.success.float().mean())}
+                )
 
             victims = _Victims(
                 task.network,
@@ -141,7 +143,7 @@ class Dpr(GradientAttack):
             better = found.judgement.better_than(Judgement(*(value[unbroken] for value in best)))
             for kept, new in zip((textures, masks, *best), (*found[:2], *found.judgement), strict=True):
                 kept[unbroken[better]] = new[better]
-        task.progress(1.0, {"asr": 100 * float(best.success.float().mean())})
+        task.progress(1.0, {task.success_name: 100 * float(best.success.float().mean())})
         return Patch(textures, masks, task.goals, tuple(history.tolist()), placement=boxes.placement)
 
     def _run(

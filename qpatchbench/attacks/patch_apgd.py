@@ -132,7 +132,7 @@ class PatchApgd(GradientAttack):
 
             def report(step: int, losses: torch.Tensor, best: Judgement, number: int = number) -> None:
                 done = (number + step / self.steps) / len(runs)
-                figures = {"loss": float(losses.mean()), "asr": percent(best.success)}
+                figures = {"loss": float(losses.mean()), task.success_name: percent(best.success)}
                 task.progress((part.start + done * count) / len(every), figures)
 
             chosen = images[unbroken], labels[unbroken], targets[unbroken]
@@ -141,5 +141,5 @@ class PatchApgd(GradientAttack):
             run = auto_pgd(judge, start, *box, steps=self.steps, report=report)
             found = found.joined(unbroken, Found(run.best, own_place, run.judgement))
             history = run.history if number == 0 else history
-        task.progress(part.stop / len(every), {"asr": percent(found.judgement.success)})
+        task.progress(part.stop / len(every), {task.success_name: percent(found.judgement.success)})
         return found, history

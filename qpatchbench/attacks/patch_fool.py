@@ -151,7 +151,7 @@ class PatchFool(GradientAttack):
             done = (part.start + (step + 1) / self.steps * len(labels)) / len(every)
             figures = {
                 "loss": float(history[step]) / len(labels),
-                "asr": 100 * float(best_judgement.success.float().mean()),
+                task.success_name: 100 * float(best_judgement.success.float().mean()),
             }
             task.progress(done, figures)
         return best, history

@@ -107,7 +107,7 @@ class PatchAttack(Attack):
 
             def report(queries: int, loss: float, won: float, first: int = part.start, count: int = len(index)) -> None:
                 done = (first + queries / self.queries * count) / len(images)
-                task.progress(min(1.0, done), {"loss": loss, "asr": 100 * won})
+                task.progress(min(1.0, done), {"loss": loss, task.success_name: 100 * won})
 
             draws, fresh = (stream.chosen(index) for stream in streams)
             alternatives = self._alternatives(images.side, textures)

@@ -118,7 +118,7 @@ class Rao(GradientAttack):
             def report(step: int, losses: torch.Tensor, best: Judgement, number: int = number) -> None:
                 done = (number + step / self.steps) / len(streams)
                 broken = count - int((~best.success).sum())  # images broken by earlier starts take no part in this one
-                figures = {"loss": float(losses.mean()), "asr": 100 * broken / count}
+                figures = {"loss": float(losses.mean()), task.success_name: 100 * broken / count}
                 task.progress((part.start + done * count) / len(every), figures)
 
             run = moving_patches(

@@ -145,7 +145,7 @@ class SparseRs(Attack):
             if recorded > len(history):
                 history.append(float(found.losses.mean()))
                 done = (int(index[0]) + (query + 1) / self.queries * len(index)) / len(images)
-                task.progress(done, {"loss": history[-1], "asr": 100 * (1 - len(active) / len(index))})
+                task.progress(done, {"loss": history[-1], task.success_name: 100 * (1 - len(active) / len(index))})
         return found, spent, torch.tensor(history)
 
     def _start(self, task: CraftTask, index: torch.Tensor, draws: ImageDraws) -> _Patches:

@@ -23,6 +23,11 @@ COMMANDS = {
     "list": ("qpatchbench.cli.commands.list_describe", "List components, suites, plugins or the papers' tables."),
     "describe": ("qpatchbench.cli.commands.list_describe", "Show the fields of one component."),
     "report": ("qpatchbench.cli.commands.report", "Write leaderboards, plots and the HTML report of a run again."),
+    "leaderboard": (
+        "qpatchbench.cli.commands.reading.leaderboard",
+        "Show how every defense stands against every kind of attacker, over runs and entries.",
+    ),
+    "cite": ("qpatchbench.cli.commands.reading.cite", "Print BibTeX of every component that runs used."),
     "table": (
         "qpatchbench.cli.commands.papers.table",
         "Print a table of the papers, measured values beside the published.",

@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import click
 
@@ -14,6 +15,11 @@ from qpatchbench.suite.jobs.base import Job
 from qpatchbench.suite.plan.plan import Plan
 from qpatchbench.suite.plan.sizes import estimated_sizes
 from qpatchbench.suite.store.store import Store
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+ROOMY = 100  # columns of text that leave room for a long bar
 
 
 @contextmanager
@@ -102,29 +108,40 @@ class Silent:
 
 
 class Plain:
-    """One line per finished job, for logs."""
+    """One line per finished job, and one a minute for each that takes longer, for logs.
 
-    def __init__(self, pace: Pace) -> None:
-        self.pace = pace
+    Attributes:
+        interval: seconds between two lines of one running job.
+    """
+
+    def __init__(self, pace: Pace, interval: float = 60.0) -> None:
+        self.pace, self.interval = pace, interval
         self.figures: dict[str, Mapping[str, float]] = {}
+        self.told: dict[str, float] = {}  # when there was last a line of a running job
 
     def started(self, job: Job) -> None:
         """Remember nothing of an earlier attempt."""
         self.figures.pop(job.key, None)
+        self.told[job.key] = time.monotonic()
 
     def progressed(self, job: Job, fraction: float, figures: Mapping[str, float]) -> None:
-        """Keep the latest figures for the line that ends the job."""
+        """Keep the latest figures for the line that ends the job; a line if the last one is long ago."""
         self.figures[job.key] = dict(figures)
+        self.pace.progress(job, fraction)
+        now = time.monotonic()
+        if now - self.told.setdefault(job.key, now) >= self.interval:
+            self.told[job.key] = now
+            self._line(job, f"{100 * fraction:.0f} %", figures)
 
     def finished(self, job: Job, seconds: float) -> None:
         """[done/total] label, seconds, last figures, time left."""
         self.pace.finish(job)
-        figures = self.figures.pop(job.key, {})
-        parts = [f"{seconds:.1f} s", *(f"{name} {value:.3g}" for name, value in figures.items())]
-        left = self.pace.time_left()
-        click.echo(
-            f"[{self.pace.done}/{self.pace.total}] {job.title}: {', '.join([*parts, *([left] if left else [])])}"
-        )
+        self.told.pop(job.key, None)
+        self._line(job, f"{seconds:.1f} s", self.figures.pop(job.key, {}))
+
+    def _line(self, job: Job, state: str, figures: Mapping[str, float]) -> None:
+        parts = [state, *(f"{name} {value:.3g}" for name, value in figures.items()), self.pace.time_left()]
+        click.echo(f"[{self.pace.done}/{self.pace.total}] {job.title}: {', '.join(filter(None, parts))}")
 
     def failed(self, job: Job, reason: str) -> None:
         """The same, with the reason."""
@@ -139,16 +156,17 @@ class Plain:
 class Rich:
     """A live bar with jobs done and the time left, and below it a line for each running job with its figures."""
 
-    def __init__(self, pace: Pace) -> None:
+    def __init__(self, pace: Pace, console: Console | None = None) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TaskID, TextColumn
+        from rich.table import Column
 
         self.pace = pace
-        self.console = Console()
+        self.console = console or Console()
         self.bar = Progress(
-            BarColumn(bar_width=24),
+            BarColumn(bar_width=24 if self.console.width >= ROOMY else 8),
             TextColumn("{task.fields[count]}"),
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", table_column=Column(overflow="fold", no_wrap=False)),  # never cut
             console=self.console,
             refresh_per_second=4,
         )

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import torch
 
 from qpatchbench.types.answers import Network
-from qpatchbench.types.goals import Goal
+from qpatchbench.types.goals import Goal, Targeted
 from qpatchbench.types.images import ImageSet
 from qpatchbench.types.placements import Placement
 
@@ -67,6 +67,11 @@ class CraftTask:
         if len(self.goals) != 1:
             raise ValueError(f"expected one goal at a time, found {len(self.goals)}")
         return self.goals[0]
+
+    @property
+    def success_name(self) -> str:
+        """What a board calls the rate at which the goals are reached: `asr_targeted`, or `asr` of untargeted ones."""
+        return "asr_targeted" if any(isinstance(goal, Targeted) for goal in self.goals) else "asr"
 
     def require_places(self) -> tuple[ImageSet, Placement]:
         """The attacked images and where the patches lie on them.

@@ -150,7 +150,7 @@ def test_a_damaged_outcome_stops_the_comparison(tiny_runs: TinyRuns, copy_of: Co
     ("arguments", "message"),
     [
         ([], "Missing argument 'RUN_A'"),
-        (["nowhere"], "Missing argument 'RUN_B'"),
+        (["nowhere"], "expected RUN_A RUN_B, or RUN_A --defenses A B"),
         (["nowhere", LADDER], "error: nowhere: expected a run folder with manifest.json and"),
         ([LADDER, LADDER, "--format", "html"], "'html' is not one of 'md', 'csv'"),
     ],
@@ -161,3 +161,34 @@ def test_wrong_usage_ends_with_2_and_one_message(tmp_path: Path, arguments: list
     assert message in " ".join(done.stderr.split())
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
+
+
+def test_two_defenses_of_one_run_are_compared_row_by_row() -> None:
+    folder = str(ROOT / "results/cifar_defenses_small")
+    done = invoke("compare", folder, "--defenses", "qat", "pbat", "--format", "csv")
+    assert done.exception is None, done.exception
+    rows = list(csv.DictReader(done.output.splitlines()))
+    white_box = next(
+        row for row in rows if (row["attack"], row["source_bits"], row["target_bits"]) == ("patch_apgd", "4", "4")
+    )
+    assert (white_box["a"], white_box["b"], white_box["verdict"]) == ("51.2195", "36.7925", "A higher")
+    clean = next(row for row in rows if (row["quantity"], row["target_bits"]) == ("clean_accuracy", "2"))
+    assert (clean["a"], clean["b"]) == ("66.4000", "70.4000")
+    assert {row["status"] for row in rows} == {"compared"}
+    text = invoke("compare", folder, "--defenses", "qat", "pbat").output
+    assert text.startswith(f"# Comparison of two defenses in {folder}\n\n- A: qat\n- B: pbat\n")
+    assert "manifests" not in text
+
+
+def test_two_defenses_of_a_whole_run_are_paired(simulated: Path) -> None:
+    done = invoke("compare", str(simulated), "--defenses", "qat", "qat", "--format", "csv")
+    rows = list(csv.DictReader(done.output.splitlines()))
+    assert rows
+    assert {row["pairing"] for row in rows if row["status"] == "compared"} == {"paired"}
+    assert {float(row["difference"]) for row in rows if row["status"] == "compared"} == {0.0}
+
+
+def test_what_to_compare_is_said_once(simulated: Path) -> None:
+    for arguments in ([str(simulated)], [str(simulated), str(simulated), "--defenses", "qat", "none"]):
+        assert "expected RUN_A RUN_B, or RUN_A --defenses A B" in str(invoke("compare", *arguments).exception)
+    assert "Did you mean: qat?" in str(invoke("compare", str(simulated), "--defenses", "qatt", "none").exception)

@@ -16,7 +16,9 @@ from qpatchbench.registry import MODELS
 
 # Those that a name alone describes: a network of one's own is in test_own_network, a deployed file in tests of its own.
 NAMES = [
-    name for name in CATALOGUE if "<" not in name and name != "deployed" and not getattr(MODELS.get(name), "trial", None)
+    name
+    for name in CATALOGUE
+    if "<" not in name and name != "deployed" and not getattr(MODELS.get(name), "trial", None)
 ]
 CIFAR_NAMES = [name for name in NAMES if CATALOGUE[name].target.endswith("CifarModel")]
 

@@ -50,10 +50,11 @@ def mean_of_networks(losses: torch.Tensor) -> torch.Tensor:
 
 
 class _Score(NamedTuple):
-    """Success rate and mean loss per texture, (P,) each."""
+    """Rates of success and of wrong predictions, and mean loss, per texture; (P,) each."""
 
     success: torch.Tensor
     loss: torch.Tensor
+    fooled: torch.Tensor
 
     def better_than(self, other: _Score) -> torch.Tensor:
         return (self.success > other.success) | ((self.success == other.success) & (self.loss < other.loss))
@@ -119,7 +120,7 @@ def universal_patches(
             keep = score.loss < best_score.loss
             best = torch.where(keep.view(-1, 1, 1, 1), textures.detach(), best)
             best_score = _Score(*(torch.where(keep, new, old) for new, old in zip(score, best_score, strict=True)))
-            figures = {"loss": float(total.detach()) / goal_count, "asr": 100 * float(best_score.success.mean())}
+            figures = {"loss": float(total.detach()) / goal_count, **_rates(task, best_score)}
         task.progress((step + 1) / steps, figures)
     return Crafted(best, tuple(total / goal_count for total in torch.stack(totals).tolist()))
 
@@ -155,6 +156,11 @@ def step_share(step: int, steps: int) -> float:
     return 1.0 if step < STEADY * steps else 1 - 0.9 * (step - STEADY * steps) / ((1 - STEADY) * steps)
 
 
+def _rates(task: CraftTask, score: _Score) -> dict[str, float]:
+    """For displays: `asr`, of all images judged, and the rate at which the goals are reached."""
+    return {"asr": 100 * float(score.fooled.mean()), task.success_name: 100 * float(score.success.mean())}
+
+
 class _Judge:
     """Scores patches on held-out crafting images at placements drawn once."""
 
@@ -169,10 +175,11 @@ class _Judge:
     def __call__(self, textures: torch.Tensor) -> _Score:
         scores = [self._on(network, textures) for network in self.networks]
         loss = self.weighting(torch.stack([score.loss for score in scores]))
-        return _Score(torch.stack([score.success for score in scores]).mean(dim=0), loss)
+        success, fooled = (torch.stack([score[place] for score in scores]).mean(dim=0) for place in (0, 2))
+        return _Score(success, loss, fooled)
 
     def _on(self, network: Network, textures: torch.Tensor) -> _Score:
-        success, loss = [], []
+        rates, loss = [], []
         images, masks = to_float(self.pixels), torch.ones_like(textures[:1, :1])
         for texture, target in zip(textures, self.targets, strict=True):
             targets = target.expand(len(images))
@@ -180,15 +187,14 @@ class _Judge:
                 logits = network(paste(images, texture[None], masks, self.placement))
             # An image of the target class is no evidence for a targeted patch.
             counted = (self.labels != target).float()
-            hits = succeeded(logits, self.labels, targets).float()
-            success.append((hits * counted).sum() / counted.sum().clamp(min=1))
+            won = torch.stack([succeeded(logits, self.labels, targets), logits.argmax(dim=1) != self.labels])
+            rates.append((won * counted).sum(dim=1) / counted.sum().clamp(min=1))
             loss.append(self.objective(logits, self.labels, targets).mean())
         losses = torch.stack(loss)
-        if not bool(torch.isfinite(losses).all()):
-            # No comparison with NaN holds, so the first iterate would silently remain the best.
-            worst = float(losses[~torch.isfinite(losses)][0])
-            raise AttackError(f"the loss is {worst} on held-out crafting images: not finite")
-        return _Score(torch.stack(success), losses)
+        odd = losses[~torch.isfinite(losses)]
+        if len(odd):  # no comparison with NaN holds, so the first iterate would silently remain the best
+            raise AttackError(f"the loss is {float(odd[0])} on held-out crafting images: not finite")
+        return _Score(torch.stack(rates)[:, 0], losses, torch.stack(rates)[:, 1])
 
 
 def _endless_order(count: int, generator: torch.Generator) -> Iterator[int]:
@@ -263,8 +269,8 @@ def _for_one_goal(task: CraftTask, side: int, objective: Objective, update: Upda
     for part in image_parts(len(images), images.side):
         pixels, labels = to_float(images.pixels[part]), images.labels[part]
         textures, masks = start[part], torch.ones_like(start[:1, :1])
-        best, best_score = textures, _Score(torch.zeros(len(labels)), torch.full((len(labels),), torch.inf))
-        best_score = _Score(*(value.to(labels.device) for value in best_score))
+        none = torch.zeros(len(labels), device=labels.device)
+        best, best_score = textures, _Score(none, none + torch.inf, none)
         finite, figures, places = FiniteSteps(), dict[str, float](), placement[part].to(labels.device)
         sums = list[torch.Tensor]()
         for step in range(steps + 1):
@@ -272,7 +278,8 @@ def _for_one_goal(task: CraftTask, side: int, objective: Objective, update: Upda
             logits = task.network(paste(pixels, current, masks, places))
             loss = objective(logits, labels, targets.expand(len(labels)))
             finite.note(loss, step)
-            score = _Score(succeeded(logits, labels, targets.expand(len(labels))).float(), loss.detach())
+            hits = succeeded(logits, labels, targets.expand(len(labels)))
+            score = _Score(hits.float(), loss.detach(), (logits.argmax(dim=1) != labels).float())
             keep = score.better_than(best_score)
             best = torch.where(keep.view(-1, 1, 1, 1), textures, best)
             best_score = _Score(*(torch.where(keep, new, old) for new, old in zip(score, best_score, strict=True)))
@@ -282,7 +289,7 @@ def _for_one_goal(task: CraftTask, side: int, objective: Objective, update: Upda
             textures = update(textures, gradient).clamp(0, 1)
             sums.append(loss.detach().sum())
             if step % max(1, steps // CHECKPOINTS) == 0 or step + 1 == steps:
-                figures = {"loss": float(loss.detach().mean()), "asr": 100 * float(best_score.success.mean())}
+                figures = {"loss": float(loss.detach().mean()), **_rates(task, best_score)}
             task.progress((part.start + (step + 1) / steps * len(labels)) / len(images), figures)
         if (failed := finite.first_failure()) is not None:
             raise AttackError(f"the loss is not finite at step {failed} of {steps}")

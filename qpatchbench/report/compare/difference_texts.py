@@ -50,12 +50,11 @@ def as_markdown(found: RunComparison) -> str:
 
 def _lines(found: RunComparison) -> Iterator[str]:
     a, b = found.names
-    yield from ("# Comparison of two runs", "", f"- A: {a}", f"- B: {b}", "")
-    yield from ("## What differs in the manifests", "")
-    if found.fields:
-        yield Grid(("field", "A", "B"), found.fields).markdown()
-    else:
-        yield "Nothing."
+    heading = f"# Comparison of two defenses in {found.within}" if found.within else "# Comparison of two runs"
+    yield from (heading, "", f"- A: {a}", f"- B: {b}")
+    if not found.within:
+        yield from ("", "## What differs in the manifests", "")
+        yield Grid(("field", "A", "B"), found.fields).markdown() if found.fields else "Nothing."
     yield from _one_sided("A", found.only[0])
     yield from _one_sided("B", found.only[1])
     if found.unmeasured:

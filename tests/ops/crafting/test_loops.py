@@ -301,12 +301,22 @@ def test_large_images_are_attacked_in_smaller_parts(side: int, expected: int) ->
     assert {part.stop - part.start for part in parts[:-1]} == {expected}
 
 
+def test_progress_shows_both_rates_of_targeted_patches(network: torch.nn.Module, images: ImageSet) -> None:
+    """`asr` counts every wrong prediction, as a board does, and not the hits of the target class alone."""
+    told: list[Mapping[str, float]] = []
+    per_image(network, images, Targeted(1), progress=lambda _, figures: told.append(figures))
+    assert {*told[-1]} == {"loss", "asr", "asr_targeted"}
+    told.clear()
+    per_image(network, images, Untargeted(), progress=lambda _, figures: told.append(figures))
+    assert {*told[-1]} == {"loss", "asr"}
+
+
 def test_progress_rises_to_one(network: torch.nn.Module, images: ImageSet, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loops, "PER_IMAGE_BATCH", 16)
     told: list[float] = []
 
     def progress(fraction: float, figures: Mapping[str, float]) -> None:
-        assert set(figures) == {"loss", "asr"}
+        assert set(figures) - {"asr_targeted"} == {"loss", "asr"}
         assert 0 <= figures["asr"] <= 100
         told.append(fraction)
 

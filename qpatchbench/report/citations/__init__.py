@@ -1,0 +1,1 @@
+"""Citations: the papers behind the components of a run."""

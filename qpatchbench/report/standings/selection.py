@@ -1,0 +1,72 @@
+"""Part of the standings: some bit-widths, defenses, models and threats of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from qpatchbench.errors import UnknownNameError
+from qpatchbench.report.standings.standing import Standing
+from qpatchbench.report.standings.threats import THREATS
+
+
+@dataclass(frozen=True)
+class BoardSelection:
+    """What to show; empty: everything that was measured.
+
+    Attributes:
+        threats: columns, in the order given.
+        bits, models, defenses: rows; a defense with what stands before it, `pbat + jedi`, or without.
+        rank_by: the threat whose rank orders the rows and has a column; empty for the strongest that was measured.
+    """
+
+    threats: tuple[str, ...] = ()
+    bits: tuple[str, ...] = ()
+    models: tuple[str, ...] = ()
+    defenses: tuple[str, ...] = ()
+    rank_by: str = ""
+
+    def rows(self, found: Sequence[Standing]) -> tuple[Standing, ...]:
+        """The chosen rows, in the order of `found`.
+
+        Raises:
+            UnknownNameError: a name that no row has.
+        """
+        for what, wanted, known in (
+            ("bits", self.bits, {each.bits for each in found}),
+            ("model", self.models, {each.model for each in found}),
+            ("defense", self.defenses, {name for each in found for name in (each.defense, each.defended)}),
+        ):
+            for name in wanted:
+                if name not in known:
+                    raise UnknownNameError(what, name, known)
+        return tuple(
+            each
+            for each in found
+            if (not self.bits or each.bits in self.bits)
+            and (not self.models or each.model in self.models)
+            and (not self.defenses or {each.defense, each.defended} & set(self.defenses))
+        )
+
+    def columns(self, rows: Sequence[Standing]) -> tuple[str, ...]:
+        """The chosen threats; of all, those that some row has.
+
+        Raises:
+            UnknownNameError: no such threat.
+        """
+        for name in (*self.threats, *filter(None, [self.rank_by])):
+            if name not in THREATS:
+                raise UnknownNameError("threat", name, THREATS)
+        return self.threats or tuple(name for name in THREATS if any(name in each.rates for each in rows))
+
+    def ranking(self, rows: Sequence[Standing]) -> str:
+        """The threat that ranks: the one asked for, or the strongest of those with ranks among the columns."""
+        columns = self.columns(rows)
+        order = ("white_box", "worst", "unseen", "ensemble", "from_32", "seen", "other_bits", "clean")
+        ranked = [name for name in order if name in columns and any(_rank(each, name) for each in rows)]
+        return self.rank_by or next(iter(ranked), "")
+
+
+def _rank(each: Standing, threat: str) -> int:
+    rate = each.rates.get(threat)
+    return rate.rank if rate is not None else 0

@@ -1,0 +1,82 @@
+"""`qpatchbench leaderboard`: the board over runs, its exit codes, and the tables of committed documents."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from qpatchbench.report.standings.filled import BEGINNING
+from tests.cli.conftest import TinyRuns
+from tests.cli.test_commands import ROOT, invoke
+
+DEFENSES = str(ROOT / "results/cifar_defenses_small")
+FILLED = [path for path in sorted((ROOT / "results").rglob("*.md")) if BEGINNING in path.read_text(encoding="utf-8")]
+
+
+@pytest.mark.parametrize("form", ["md", "csv", "tex", "json", "html"])
+def test_every_format_has_every_row(form: str) -> None:
+    done = invoke("leaderboard", DEFENSES, "--format", form)
+    assert done.exit_code == 0, done.output
+    assert done.output.count("triqdef") >= 10
+
+
+def test_the_log_of_cells_is_the_committed_one() -> None:
+    done = invoke("leaderboard", DEFENSES, "--cells", "--format", "csv")
+    committed = list(csv.DictReader(Path(DEFENSES, "leaderboard.csv").read_text(encoding="utf-8").splitlines()))
+    shown = list(csv.DictReader(done.output.splitlines()))
+    assert len(shown) == len(committed)
+    assert [each["asr"] for each in shown] == [each["asr"] for each in committed]
+
+
+@pytest.mark.parametrize("page", FILLED, ids=lambda path: path.parent.name)
+def test_committed_tables_are_those_of_the_committed_runs(page: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy" / page.name
+    shutil.copytree(page.parent, copy.parent, ignore=shutil.ignore_patterns("plots"))
+    assert invoke("leaderboard", "--fill", str(copy)).exit_code == 0
+    assert copy.read_bytes() == page.read_bytes(), f"run: qpatchbench leaderboard --fill {page.relative_to(ROOT)}"
+
+
+def test_some_document_has_such_a_table() -> None:
+    assert ROOT / "results/cifar_defenses_small/README.md" in FILLED
+
+
+def test_seeds_of_two_runs_are_pooled_and_paired(tiny_runs: TinyRuns) -> None:
+    done = tiny_runs.invoke("leaderboard", str(tiny_runs.first), str(tiny_runs.second), "--format", "json")
+    rows = json.loads(done.output)["rows"]
+    assert [(each["bits"], each["seeds"]) for each in rows] == [("32", 2), ("4", 2)]
+    for each in rows:
+        assert each["rates"]["clean"]["trials"] == 96
+        assert each["rates"]["worst"]["at_least"] is False
+        # The worst case over all patches is no less than any of them of that size.
+        same = [rate for rate in each["rates"].values() if rate["attack"] and rate["size"] == each["size"]]
+        assert same
+
+
+def test_a_board_that_got_worse_ends_with_four(tiny_runs: TinyRuns, tmp_path: Path) -> None:
+    run, baseline = str(tiny_runs.first), tmp_path / "baseline.json"
+    assert tiny_runs.invoke("leaderboard", run, "--format", "json", "--output", str(baseline)).return_value == 0
+    same = tiny_runs.invoke("leaderboard", run, "--fail-if-worse", str(baseline))
+    assert same.return_value == 0
+    assert re.search(r"\d+ rates compared with .*, 0 worse", same.stderr)
+    content = json.loads(baseline.read_text(encoding="utf-8"))
+    for each in content["rows"]:
+        assert each["rates"]["worst"]["value"] > 20
+        each["rates"]["worst"] |= {"value": 0.0, "low": 0.0, "high": 0.1}
+    baseline.write_text(json.dumps(content), encoding="utf-8")
+    worse = tiny_runs.invoke("leaderboard", run, "--fail-if-worse", str(baseline))
+    assert worse.return_value == 4
+    assert "worse: resnet20 qat fp@32, worst case: 0.0 % in the baseline" in worse.stderr
+
+
+def test_names_that_nothing_has_are_refused(tiny_runs: TinyRuns) -> None:
+    done = tiny_runs.invoke("leaderboard", str(tiny_runs.first), "--columns", "whitebox")
+    assert "Did you mean: white_box?" in str(done.exception)
+    done = tiny_runs.invoke("leaderboard", str(tiny_runs.first), "--defenses", "qatt")
+    assert "Did you mean: qat?" in str(done.exception)
+    done = tiny_runs.invoke("leaderboard", str(tiny_runs.root / "nothing"))
+    assert "expected a run folder" in str(done.exception)
