@@ -46,7 +46,7 @@ def named_plan(suite: Suite, manifest: Mapping[str, Any], cache: Path) -> Plan:
     if any(hash_findings(manifest)):
         raise Unavailable("the manifest names no hashes of images")
     found = manifest["dataset_fingerprint"]
-    decodings = {decoding_for(model, suite.dataset.side) for model in suite.models}
+    decodings = {decoding_for(model, suite) for model in suite.models}
     if len(decodings) > 1:
         raise Unavailable(f"the models see their images in {len(decodings)} ways, and the manifest has hashes of one")
     try:

@@ -14,8 +14,8 @@ from qpatchbench.errors import QPatchBenchError, suggestion
 
 if TYPE_CHECKING:
     from qpatchbench.quantizers.base import Quantizer
-    from qpatchbench.suite.execution.replay import Rebuilt
     from qpatchbench.suite.jobs.pipeline import DeployJob
+    from qpatchbench.suite.verification.rebuilding import Rebuilt
     from qpatchbench.types import Bits
 
 LOOKED_AT = 8  # images on which codes are compared
@@ -91,7 +91,7 @@ def export_network(
 def _rebuilt(run: Path, data: Path) -> Rebuilt:
     from qpatchbench.runs.run import Run
     from qpatchbench.suite.execution.device import device_named
-    from qpatchbench.suite.execution.replay import rebuilt
+    from qpatchbench.suite.verification.rebuilding import rebuilt
 
     return rebuilt(run, Run(run).manifest, cache_dir(), data, device_named("cpu"))
 
