@@ -39,12 +39,15 @@ class Quantizer(Component, ABC):
         randomized: whether the deployed network draws at random how it answers.
         calibrates: whether it needs calibration images below 32 bits, in training or when it deploys.
         wants_trained: whether it deploys trained fake quantizers: its own, or those of another entry of the suite.
+        scales_per_image: whether the deployed network takes activation scales from each image, so that an attack can
+            follow their gradient.
     """
 
     trained: ClassVar[bool] = False
     randomized: ClassVar[bool] = False
     calibrates: ClassVar[bool] = False
     wants_trained: ClassVar[bool] = False
+    scales_per_image: ClassVar[bool] = False
 
     bits: tuple[Bits, ...] = Field(min_length=1, description="bit-widths to deploy: 2..16, 32 = float, w4a8")
 

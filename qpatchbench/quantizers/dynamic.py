@@ -25,6 +25,7 @@ class Dynamic(Quantizer):
     """Deploys a float checkpoint at any width; a scale per image needs no calibrated range."""
 
     calibrates: ClassVar[bool] = True
+    scales_per_image: ClassVar[bool] = True
 
     def deploy(self, checkpoint: Checkpoint, bits: Bits, calibration: torch.Tensor) -> torch.nn.Module:
         """The float network of the checkpoint, quantized at `bits`, frozen.

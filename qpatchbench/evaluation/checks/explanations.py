@@ -100,7 +100,8 @@ EXPLANATIONS: dict[str, Explanation] = {
         "No other gradient serves the attack better",
         "on 128 images of the network it was crafted on, the same attack fools significantly more, by 5 points at "
         "least, when it follows another gradient: the straight-through one of the quantizers (network), that of the "
-        "32-bit path (float), or one that passes clipped activations too (identity); a warning",
+        "32-bit path (float), one through the scales that dynamic quantization takes from each image (scales), or one "
+        "that passes clipped activations too (identity); a warning",
         "the gradient of the row is masked, at least in part: its ASR is no worst case",
         "use the strongest, which the message names, for example with backward: float",
         "needs evaluation.checks: full; white-box rows of attacks that follow gradients, on quantized networks",

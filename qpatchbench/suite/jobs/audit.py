@@ -20,7 +20,7 @@ from qpatchbench.suite.jobs.pipeline import CraftJob, float_deployment
 from qpatchbench.types import Size
 
 AUDITED_IMAGES = 128
-WHOLE, IDENTITY, SECOND = "whole", "identity", "second"
+WHOLE, IDENTITY, SECOND, SCALES = "whole", "identity", "second", "scales"
 
 # Bumped when the runner itself changes what is found.
 AUDIT_VERSIONS = {"ladder": 1, "gradients": 1, "second": 1}
@@ -123,13 +123,16 @@ def _budgets(patch: CraftJob) -> Iterator[Variant]:
 
 
 def _gradients(patch: CraftJob) -> Iterator[Variant]:
-    """The straight-through gradient, that of the 32-bit path, and that of the identity; without the attack's own."""
+    """The straight-through gradient, that of the 32-bit path, of an image's scales, of the identity; not its own."""
     (source,) = patch.sources
     if source.bits.is_float:
         return
     if "backward" in type(patch.attack).model_fields:
         other = "network" if patch.attack.follows_float else "float"
         if other == "network" or float_deployment(source) is not None:
+            yield from _variant(patch, other, other, {"backward": other})
+        if source.quantizer.scales_per_image:
+            other = "network" if patch.attack.follows_scales else SCALES
             yield from _variant(patch, other, other, {"backward": other})
     own = list(_variant(patch, IDENTITY, IDENTITY, {"backward": "network"})) if patch.attack.follows_float else []
     yield from own or [Variant(IDENTITY, IDENTITY, patch)]
@@ -148,7 +151,7 @@ def _second(patch: CraftJob) -> Iterator[Variant]:
 def own_gradient(attack: Attack) -> str:
     """Name of the gradient that an attack follows."""
     if attack.follows_scales:
-        return "scales"
+        return SCALES
     return "float" if attack.follows_float else "network"
 
 

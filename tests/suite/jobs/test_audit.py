@@ -56,6 +56,35 @@ def test_gradients_are_those_that_an_attack_does_not_follow(plan_of: MakePlan) -
     assert names(backward="float") == [["network", "identity"]]
 
 
+def test_an_attack_through_a_preprocessor_is_audited_through_it(plan_of: MakePlan) -> None:
+    plan = plan_of(
+        preprocessors=["none", "jpeg"], transfer={"sources": ["same"]}, evaluation={"checks": "full"},
+    )  # fmt: skip
+    found = {
+        (job.question, job.cell.target.preprocessor_title): [
+            {source.preprocessor_title for source in variant.patch.sources} for variant in job.variants
+        ]
+        for job in plan.audits
+    }
+    for question in ("ladder", "gradients"):
+        assert found[question, "jpeg"], question
+        assert all(through == {"jpeg"} for through in found[question, "jpeg"])
+        assert all(through == {"none"} for through in found[question, "none"])
+
+
+def test_scales_of_each_image_are_one_more_gradient(plan_of: MakePlan) -> None:
+    def names(**fields: object) -> list[list[str]]:
+        plan = plan_of(
+            attacks=[{"name": "lavan", "size": 4, **fields}], evaluation={"checks": "full"}, defenses=["none"],
+            quantizers=[{"name": "dynamic", "bits": [32, 4]}],
+        )  # fmt: skip
+        return [[variant.name for variant in job.variants] for job in plan.audits if job.question == "gradients"]
+
+    assert names() == [["float", "scales", "identity"]]
+    assert names(backward="float") == [["network", "scales", "identity"]]
+    assert names(backward="scales") == [["float", "network", "identity"]]
+
+
 @pytest.mark.parametrize(("attack", "second"), [("lavan", "PlainLavan"), ("gap", "PlainGap"), ("patch_apgd", None)])
 def test_second_implementations_are_asked_for_the_same(plan_of: MakePlan, attack: str, second: str | None) -> None:
     plan = plan_of(attacks=[{"name": attack, "size": 4, "steps": 7}], evaluation={"checks": "full"})

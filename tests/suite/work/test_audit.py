@@ -171,7 +171,7 @@ def test_honest_networks_have_no_better_gradient(audit: Audit) -> None:
     for attack in (per_image(PatchApgd, steps=8, restarts=1), per_image(LavanPerImage, steps=8)):
         check = audit(attack, "gradients")
         assert (check.id, check.verdict) == ("V12", "pass"), check
-        assert set(check.figures) == {"network", "float", "identity", "eligible"}
+        assert set(check.figures) == {"network", "float", "scales", "identity", "eligible"}
 
 
 @pytest.mark.numerical
@@ -232,7 +232,7 @@ def test_a_rotated_patch_has_no_second_implementation(audit: Audit) -> None:
 def test_an_attack_may_follow_the_scales_of_dynamic_quantization(audit: Audit) -> None:
     attack = per_image(LavanPerImage, steps=8, backward="scales")
     check = audit(attack, "gradients")
-    assert set(check.figures) == {"scales", "float", "identity", "eligible"}
+    assert set(check.figures) == {"scales", "float", "network", "identity", "eligible"}
 
 
 def test_an_audit_leaves_the_network_as_it_was(bench: Workbench, plan: Plan, audit: Audit) -> None:
