@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 CACHE ?= $(HOME)/.cache/qpatchbench
 
-.PHONY: help demo test test-portable test-faults lint gpu-check bench quantizer-table verify-entries clean
+.PHONY: help demo test test-portable test-faults lint gpu-check bench bench-scale quantizer-table verify-entries clean
 
 help:            ## show the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1: /p' $(MAKEFILE_LIST)
@@ -35,6 +35,9 @@ gpu-check:       ## one GPU: components agree with the CPU, kernels, speed, a le
 
 bench: $(VENV)/test.done ## speed, as ratios measured side by side
 	$(BIN)/python -m tests.bench
+
+bench-scale: $(VENV)/test.done ## what many jobs cost besides their work, and two workers beside one, on quiet cores
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.bench.scale
 
 quantizer-table: $(VENV)/test.done ## clean accuracy of all quantizers, next to Brevitas: DATA=folder, WEIGHTS=a CIFAR-10 ResNet-20
 	$(BIN)/python -m tests.bench.quantizers --data-dir "$(DATA)" --cache-dir "$(CACHE)" \
