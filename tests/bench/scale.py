@@ -89,7 +89,12 @@ def keeping(root: Path) -> Iterator[Row]:
     for count in KEPT:
         names = [f"{index:032x}" for index in range(there, count)]
         there = count
-        written = seconds(lambda names=names: [store.write("train", name, Artifact({}, {})) for name in names])  # type: ignore[misc]
+
+        def write(names: list[str] = names) -> None:
+            for name in names:
+                store.write("train", name, Artifact({}, {}))
+
+        written = seconds(write)
         last = names[-1000:]
         found = seconds(lambda last=last: [store.has("train", name) for name in last])  # type: ignore[misc]
         read = seconds(lambda last=last: [store.read("train", name) for name in last])  # type: ignore[misc]
