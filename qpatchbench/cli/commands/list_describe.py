@@ -13,6 +13,7 @@ from qpatchbench.component import Component, PlainDefaults
 from qpatchbench.errors import PluginError, UnknownNameError, suggestion
 from qpatchbench.origin import source_hash
 from qpatchbench.registry import BUILT_IN, REGISTRIES, Entry, Registry
+from qpatchbench.runs.reading import MEGABYTE, read_whole
 
 LISTS = (*REGISTRIES, "suites", "plugins", "tables", "figures")
 
@@ -89,7 +90,10 @@ def _suites() -> list[dict[str, str]]:
     """Suite files below ./suites; the first comment line of a file is its summary."""
     rows = []
     for path in sorted(Path("suites").glob("**/*.yaml")):
-        first = path.read_text(encoding="utf-8").partition("\n")[0]
+        try:
+            first = read_whole(path, MEGABYTE).decode(errors="replace").partition("\n")[0]
+        except OSError as error:
+            first = f"# {error.strerror or error}"
         summary = first.lstrip("# ") if first.startswith("#") else ""
         rows.append({"name": str(path), "summary": summary, "reference": "", "plugin": BUILT_IN})
     return rows
