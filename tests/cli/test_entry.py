@@ -211,7 +211,7 @@ def test_every_submitted_entry_holds(tiny_runs: TinyRuns) -> None:
     failed = {}
     for entry in entries:
         result = tiny_runs.invoke("verify", str(entry), "--numbers-only")
-        if result.return_value != 0 or not (entry / "SHA256SUMS").is_file():
+        if result.return_value not in (0, 3) or not (entry / "SHA256SUMS").is_file():
             failed[entry.name] = result.output
     assert failed == {}
 
