@@ -14,7 +14,7 @@ from qpatchbench.errors import ArtifactError
 from qpatchbench.labels import shown
 from qpatchbench.runs.files import sha256_of
 from qpatchbench.runs.layout import BIBTEX, MANIFEST, PATCHES, SUMS
-from qpatchbench.runs.reading import MEGABYTE, read_whole
+from qpatchbench.runs.reading import MEGABYTE, MOST_BYTES_OF_ARRAYS, expect_modest, read_whole
 from qpatchbench.runs.records import CellRecord
 
 MOST_BYTES_OF_SUMS = 10 * MEGABYTE
@@ -120,6 +120,7 @@ def is_inside(directory: Path, name: str) -> bool:
 
 
 def _shape(path: Path, cell: CellRecord) -> Iterator[str]:
+    expect_modest(path, MOST_BYTES_OF_ARRAYS)
     with safe_open(path, framework="numpy") as file:
         textures, masks = (file.get_tensor(name) for name in ("textures", "masks"))
         names, metadata = set(file.keys()), file.metadata() or {}

@@ -10,9 +10,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from qpatchbench.errors import OutputError
+from qpatchbench.errors import ArtifactError, OutputError
 from qpatchbench.runs.files import storage_errors, write_atomically
 from qpatchbench.runs.layout import CLAIM, MANIFEST, REPORT_FACTS
+from qpatchbench.runs.manifest import read_object
 
 
 def refuse_foreign(output: Path, suite: str, partial: bool) -> None:
@@ -106,7 +107,6 @@ def writing_alone(output: Path) -> Iterator[None]:
 
 def _facts(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return read_object(path)
+    except ArtifactError:
         return {}
-    return found if isinstance(found, dict) else {}

@@ -13,7 +13,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from qpatchbench.errors import ArtifactError, suggestion
-from qpatchbench.runs.reading import MEGABYTE, read_whole
+from qpatchbench.runs.reading import MEGABYTE, MOST_BYTES_OF_ARRAYS, expect_modest, read_whole
 from qpatchbench.statistics.intervals import Array
 
 MOST_BYTES_OF_FACTS = 10 * MEGABYTE
@@ -56,6 +56,7 @@ def read_patch(path: Path) -> StoredPatch:
         nearest = difflib.get_close_matches(path.name, there, n=NAMED, cutoff=0)
         hint = suggestion(path.name, nearest) if nearest else f" {path.parent} holds no .safetensors file."
         raise ArtifactError(f"{path}: expected a patch file, found {'a folder' if path.is_dir() else 'none'}.{hint}")
+    expect_modest(path, MOST_BYTES_OF_ARRAYS)
     try:
         with safe_open(path, framework="numpy") as file:
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no mapping)

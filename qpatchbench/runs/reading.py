@@ -6,9 +6,12 @@ import os
 import stat
 from pathlib import Path
 
+from qpatchbench.errors import ArtifactError
 from qpatchbench.origin import THIS_PROCESS
 
 MEGABYTE = 1_000_000
+MOST_BYTES_OF_TABLES = 100 * MEGABYTE  # of text; the largest committed leaderboard has 2
+MOST_BYTES_OF_ARRAYS = 4_000 * MEGABYTE  # of a patch file, of maps or of examples
 KINDS = (
     (stat.S_ISDIR, "a folder"),
     (stat.S_ISFIFO, "a pipe"),
@@ -36,6 +39,32 @@ def read_whole(path: Path | str, most: int) -> bytes:
     if len(data) > most:  # it grew meanwhile
         raise OSError(_too_large(most, len(data)))
     return data
+
+
+def read_table_text(path: Path) -> str:
+    """A table of text, as a run writes it.
+
+    Raises:
+        ArtifactError: it is no regular file, no UTF-8, or larger than any run writes it.
+    """
+    try:
+        return read_whole(path, MOST_BYTES_OF_TABLES).decode()
+    except OSError as error:
+        raise ArtifactError(f"{path}: cannot be read: {error.strerror or error}") from None
+    except UnicodeDecodeError as error:
+        raise ArtifactError(f"{path}: expected a table in UTF-8, found {error}") from None
+
+
+def expect_modest(path: Path, most: int) -> None:
+    """Check a file before a library opens it.
+
+    Raises:
+        ArtifactError: it is missing, no regular file, or larger than `most` bytes.
+    """
+    try:
+        expect_regular(path.stat(), most)
+    except OSError as error:
+        raise ArtifactError(f"{path}: {error.strerror or error}") from None
 
 
 def expect_regular(status: os.stat_result, most: int | None = None) -> None:

@@ -21,6 +21,8 @@ from qpatchbench.runs.layout import CELLS, EXAMPLES, MANIFEST, OUTCOMES
 from qpatchbench.runs.manifest import read_manifest
 from qpatchbench.runs.outcomes import Outcomes, StoredOutcomes, assert_identities
 from qpatchbench.runs.parquet_tables import damage, expect_modest, opened, read_rows
+from qpatchbench.runs.reading import MOST_BYTES_OF_ARRAYS
+from qpatchbench.runs.reading import expect_modest as expect_modest_file
 from qpatchbench.runs.records import SCHEMA_VERSION, CellRecord
 from qpatchbench.statistics.intervals import Array
 
@@ -140,6 +142,7 @@ class Examples:
 
     def __init__(self, path: Path) -> None:
         _expect(path)
+        expect_modest_file(path, MOST_BYTES_OF_ARRAYS)
         try:
             with safe_open(path, framework="numpy") as file:
                 self._arrays = {name: np.asarray(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118 (no mapping)

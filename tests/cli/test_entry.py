@@ -18,6 +18,7 @@ from qpatchbench.report.leaderboard.row import read_row
 from tests.cli.conftest import CopyOf, TinyRuns, committed
 from tests.cli.running import ended
 from tests.cli.test_commands import ROOT
+from tests.cli.test_verify import change_row, forge
 from tests.report.made_up_runs import row
 
 
@@ -52,8 +53,16 @@ def test_an_entry_is_written_and_verified(tiny_runs: TinyRuns, copy_of: CopyOf, 
     )
     shutil.rmtree(run)
     result = tiny_runs.invoke("verify", str(output))
-    assert result.return_value == 0, result.output
+    assert result.return_value == 3, result.output
     assert "predictions: 14 of 14 cells made again" in result.output
+    claims = result.output.partition("claimed, not checked:\n")[2].splitlines()
+    # Of a run of uncommitted code the test has said otherwise.
+    told = [claim.partition(":")[0] for claim in claims if not claim.startswith("  - times and devices of ")]
+    assert told == [
+        "  - entry.bib, which names its authors",
+        "  - that its suite is the one it is named after",
+        "  - git of manifest.json",
+    ]
     summed = shutil.which("sha256sum")
     if summed:
         done = subprocess.run([summed, "--check", "--quiet", "SHA256SUMS"], cwd=output, check=False)
@@ -116,7 +125,13 @@ def test_files_too_many_and_too_few_are_named(tiny_runs: TinyRuns, copy_of: Copy
     ("facts", "message"),
     [
         ({"partial": True}, "expected a whole run, found a partial one: its images were cut by --limit"),
+        ({"resolved": {"limit": 5}}, "expected a whole run, found a partial one: its images were cut by --limit"),
         ({"complete": False}, "expected a complete run, found 0 failed jobs"),
+        ({"complete": "yes"}, "expected a complete run, found 0 failed jobs"),
+        (
+            {"git": {"revision": "a" * 40}},
+            "expected committed code, found uncommitted changes to revision aaaaaaaaaaaa",
+        ),
         ({"git": {"revision": "", "dirty": False}}, "expected the revision of a checkout, found none"),
         (
             {"git": {"revision": "a" * 40, "dirty": True}},
@@ -139,6 +154,22 @@ def test_a_run_that_is_no_entry_is_refused_and_nothing_is_written(
     assert message in str(result.exception)
     assert str(result.exception).startswith(f"{run} is no entry:\n  - manifest.json: ")
     assert not (tmp_path / "entry").exists()
+
+
+def test_a_failed_or_partial_cell_is_refused_whatever_the_manifest_says(
+    tiny_runs: TinyRuns, copy_of: CopyOf, tmp_path: Path
+) -> None:
+    for field, value, message in (
+        ("status", "error", "expected a complete run, found 1 failed jobs: cell "),
+        ("partial", True, "expected a whole run, found a partial one"),
+    ):
+        run = committed(copy_of(tiny_runs.first))
+        change_row(run / "cells.parquet", 0, lambda row: row.update({field: value}))  # noqa: B023 (called at once)
+        forge(run, "cells.parquet")
+        result = tiny_runs.invoke("entry", str(run), "--output", str(tmp_path / "entry"), "--author", "A")
+        assert message in str(result.exception)
+        assert not (tmp_path / "entry").exists()
+        shutil.rmtree(run)
 
 
 def test_numbers_that_do_not_hold_are_refused(tiny_runs: TinyRuns, copy_of: CopyOf, tmp_path: Path) -> None:
@@ -180,7 +211,7 @@ def test_every_submitted_entry_holds(tiny_runs: TinyRuns) -> None:
     failed = {}
     for entry in entries:
         result = tiny_runs.invoke("verify", str(entry), "--numbers-only")
-        if result.return_value != 0 or not (entry / "SHA256SUMS").is_file():
+        if result.return_value not in (0, 3) or not (entry / "SHA256SUMS").is_file():
             failed[entry.name] = result.output
     assert failed == {}
 

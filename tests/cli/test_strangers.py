@@ -13,11 +13,11 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from qpatchbench.errors import ArtifactError
+from qpatchbench.errors import ArtifactError, QPatchBenchError
 from qpatchbench.runs.run import Run
 from tests.cli.conftest import CopyOf, TinyRuns
 from tests.cli.running import ended
-from tests.cli.test_verify import change_row, forge, manifest_of, verified
+from tests.cli.test_verify import CLAIMED, change_row, forge, manifest_of, verified
 
 
 def forged(folder: Path, **dataset: object) -> Path:
@@ -178,6 +178,72 @@ def test_no_traceback_reaches_a_terminal(name: str, content: bytes, tiny_runs: T
     (folder / name).write_bytes(content)
     result = tiny_runs.invoke("verify", str(folder), "--numbers-only")
     assert result.exception is None or isinstance(result.exception, ArtifactError), result.exception
+
+
+@pytest.mark.parametrize("command", [("verify", "--numbers-only"), ("report", "--format", "csv,md")])
+@pytest.mark.parametrize("kind", ["pipe", "folder"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "manifest.json",
+        "cells.parquet",
+        "outcomes.parquet",
+        "examples.safetensors",
+        "leaderboard.md",
+        ".run.json",
+        "a patch",
+    ],
+)
+def test_no_pipe_and_no_folder_is_waited_for(
+    name: str, kind: str, command: tuple[str, ...], tiny_runs: TinyRuns, copy_of: CopyOf
+) -> None:
+    folder = copy_of(tiny_runs.first)
+    path = folder / (manifest_of(folder)["patches"][0]["file"] if name == "a patch" else name)
+    path.unlink()
+    (os.mkfifo if kind == "pipe" else os.mkdir)(path)
+    result = tiny_runs.invoke(command[0], str(folder), *command[1:])
+    assert result.exception is None or isinstance(result.exception, QPatchBenchError), result.exception
+
+
+@pytest.mark.parametrize(
+    "field", ["files", "jobs", "networks", "checkpoints", "patches", "resolved", "versions", "git"]
+)
+@pytest.mark.parametrize("value", [7, [[]], {"a": 1}])
+def test_fields_of_a_manifest_are_of_their_kind(
+    field: str, value: object, tiny_runs: TinyRuns, copy_of: CopyOf
+) -> None:
+    folder = copy_of(tiny_runs.first)
+    manifest = {**manifest_of(folder), field: value}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    result = tiny_runs.invoke("verify", str(folder), "--numbers-only")
+    if result.exception is None:
+        assert result.return_value in (1, 3)
+    else:
+        assert isinstance(result.exception, ArtifactError), result.exception
+        assert f"manifest.json: {field}: expected a " in str(result.exception)
+
+
+def test_a_table_of_odd_rows_is_told(tiny_runs: TinyRuns, copy_of: CopyOf) -> None:
+    folder = copy_of(tiny_runs.first)
+    with (folder / "leaderboard.csv").open("a") as file:
+        file.write("one,field\n")
+    result = tiny_runs.invoke("compare", str(folder), str(tiny_runs.second))
+    assert "leaderboard.csv, row 7: expected as many fields as the first line names" in str(result.exception)
+    (folder / "leaderboard.csv").write_text("a,b\n" + "x" * 200_000 + ",1\n")
+    result = tiny_runs.invoke("compare", str(folder), str(tiny_runs.second))
+    assert "leaderboard.csv: expected a table, found something else: field larger than" in str(result.exception)
+
+
+def test_a_suite_of_more_cells_than_any_is_not_planned(tiny_runs: TinyRuns, copy_of: CopyOf) -> None:
+    folder = copy_of(tiny_runs.first)
+    manifest = manifest_of(folder)
+    manifest["resolved"]["seeds"] = list(range(1_000_000))
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    code, text = verified(tiny_runs, folder, "--numbers-only", committed=False)
+    assert code == CLAIMED
+    assert (
+        "labels: not compared: the manifest's suite asks for about 8,000,000 cells, expected at most 1,000,000" in text
+    )
 
 
 def test_errors_are_written_out_for_a_terminal(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from qpatchbench.component import Component, PlainDefaults
 from qpatchbench.errors import PluginError, UnknownNameError, suggestion
 from qpatchbench.origin import source_hash
 from qpatchbench.registry import BUILT_IN, REGISTRIES, Entry, Registry
+from qpatchbench.runs.reading import MEGABYTE, read_whole
 
 LISTS = (*REGISTRIES, "suites", "plugins", "tables", "figures")
 
@@ -93,7 +94,10 @@ def _suites() -> list[dict[str, str]]:
     own = {path.resolve() for path in here.values()}
     rows = []
     for name, path in {**here, **{name: path for name, path in shipped().items() if path.resolve() not in own}}.items():
-        first = path.read_text(encoding="utf-8").partition("\n")[0]
+        try:
+            first = read_whole(path, MEGABYTE).decode(errors="replace").partition("\n")[0]
+        except OSError as error:
+            first = f"# {error.strerror or error}"
         summary = first.lstrip("# ") if first.startswith("#") else ""
         rows.append({"name": name, "summary": summary, "reference": "", "plugin": BUILT_IN})
     return rows

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 import click
 
 from qpatchbench.cli.options import DATA_DIR, LIMIT, SCALE, SEEDS, SET, SUITE, cache_dir, data_dir, with_shorthands
+from qpatchbench.errors import ArtifactError
 from qpatchbench.runs.files import sha256_of
 from qpatchbench.runs.layout import EXAMPLES, MANIFEST, REPORT_FACTS
-from qpatchbench.runs.manifest import read_manifest
+from qpatchbench.runs.manifest import read_manifest, read_object
 from qpatchbench.runs.ownership import claim, refuse_foreign, writing_alone
 
 if TYPE_CHECKING:
@@ -128,11 +129,8 @@ _data_dir = data_dir
 def is_complete(output: Path, plan: Plan) -> bool:
     """Whether the run folder holds the complete results and report of this plan, byte for byte as they were written."""
     try:
-        manifest = json.loads((output / MANIFEST).read_text(encoding="utf-8"))
-        report = json.loads((output / REPORT_FACTS).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    if not isinstance(manifest, dict) or not isinstance(report, dict):
+        manifest, report = (read_object(output / name) for name in (MANIFEST, REPORT_FACTS))
+    except ArtifactError:
         return False
     unchanged = report.get("plan") == manifest.get("plan") == plan.key and manifest.get("complete") is True
     written = report.get("files")

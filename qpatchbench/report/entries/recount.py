@@ -25,6 +25,7 @@ from qpatchbench.runs.layout import CELLS, KEY_DIGITS, LEADERBOARD, MANIFEST, OU
 from qpatchbench.runs.manifest import read_manifest
 from qpatchbench.runs.outcomes import StoredOutcomes
 from qpatchbench.runs.parquet_tables import opened, read_rows
+from qpatchbench.runs.reading import read_table_text
 from qpatchbench.runs.records import CellRecord, QueryCounts
 from qpatchbench.runs.run import OUTCOME_COLUMNS, Run
 
@@ -188,9 +189,9 @@ def _board(path: Path, expected: Sequence[Row]) -> Iterator[str]:
         yield f"{path.name}: expected the leaderboard, found none"
         return
     try:
-        found = list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
-    except (UnicodeDecodeError, csv.Error) as error:
-        yield f"{path.name}: expected a table in UTF-8, found {error}"
+        found = list(csv.DictReader(read_table_text(path).splitlines()))
+    except (ArtifactError, csv.Error) as error:
+        yield f"{path.name}: expected the leaderboard, found another file: {error}"
         return
     if found and set(found[0]) != set(COLUMNS):
         for name in sorted(set(COLUMNS) ^ set(found[0]), key=str):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from qpatchbench.errors import ArtifactError
 from qpatchbench.report.leaderboard.row import Row, read_row
 from qpatchbench.runs.layout import CELLS, LEADERBOARD, MANIFEST
 from qpatchbench.runs.manifest import read_manifest
+from qpatchbench.runs.reading import read_table_text
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ def read_board(path: Path) -> tuple[Row, ...]:
     Raises:
         ArtifactError: it is none, or a number in it is no number.
     """
-    records = list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
+    records = list(_records(path))
     if records and not {"dataset", "model", "asr", "asr_low", "patch_height"} <= set(records[0]):
         raise ArtifactError(f"{path}: expected a leaderboard, found columns {', '.join(records[0])}")
     rows = []
@@ -112,8 +113,22 @@ def _analysis(stem: Path) -> tuple[Mapping[str, Any], ...]:
         return tuple(read_rows(whole))
     if not readable.is_file():
         return ()
-    rows = csv.DictReader(readable.read_text(encoding="utf-8").splitlines())
-    return tuple({name: _value(name, text) for name, text in row.items()} for row in rows)
+    return tuple({name: _value(name, text) for name, text in row.items()} for row in _records(readable))
+
+
+def _records(path: Path) -> Iterator[dict[str, str]]:
+    """Lines of a table, each with as many fields as its first line names.
+
+    Raises:
+        ArtifactError: it is none.
+    """
+    try:
+        for number, record in enumerate(csv.DictReader(read_table_text(path).splitlines()), 1):
+            if None in record or None in record.values():
+                raise ArtifactError(f"{path}, row {number}: expected as many fields as the first line names")
+            yield record
+    except csv.Error as error:
+        raise ArtifactError(f"{path}: expected a table, found something else: {error}") from None
 
 
 def _value(name: str, text: str) -> Any:  # noqa: ANN401 (what the text says)
@@ -124,7 +139,7 @@ def _value(name: str, text: str) -> Any:  # noqa: ANN401 (what the text says)
         return known[text]
     try:
         return json.loads(text)
-    except json.JSONDecodeError:
+    except (json.JSONDecodeError, RecursionError):
         return text
 
 

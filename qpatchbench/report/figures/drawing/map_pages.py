@@ -18,6 +18,7 @@ from qpatchbench.report.figures.drawing.points import Family
 from qpatchbench.report.figures.drawing.style import file_name
 from qpatchbench.report.leaderboard.published import RunFolder
 from qpatchbench.runs.parquet_tables import read_rows
+from qpatchbench.runs.reading import MOST_BYTES_OF_ARRAYS, expect_modest
 from qpatchbench.statistics.intervals import Array
 
 MAPS = "maps.safetensors"
@@ -146,9 +147,10 @@ def pages(
 def _facts(path: Path) -> list[Mapping[str, Any]]:
     if not path.is_file():
         return []
+    expect_modest(path, MOST_BYTES_OF_ARRAYS)
     try:
         with safe_open(path, framework="numpy") as file:
             found: list[Mapping[str, Any]] = json.loads((file.metadata() or {})["backbones"])
-    except (SafetensorError, KeyError, ValueError) as error:
+    except (SafetensorError, KeyError, ValueError, RecursionError) as error:
         raise ArtifactError(f"{path}: damaged maps: {type(error).__name__}: {error}") from None
     return found
