@@ -18,7 +18,7 @@ class PagePanel(NamedTuple):
 
 
 def document(size: tuple[float, float], title: str, parts: Iterable[str]) -> str:
-    """An <svg> of a size in pixels, across and down, that shrinks with its page and tells its title to screen readers."""
+    """An <svg> of a size in pixels, across and down, that shrinks with its page and has a title."""
     across, down = size
     named = html.escape(title)
     head = f'<svg viewBox="0 0 {across:.0f} {down:.0f}" width="{across:.0f}" role="img" aria-label="{named}">'
