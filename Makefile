@@ -4,7 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 CACHE ?= $(HOME)/.cache/qpatchbench
 
-.PHONY: help demo test test-portable test-faults lint gpu-check bench bench-scale quantizer-table verify-entries clean
+.PHONY: help demo test test-portable test-faults test-web lint gpu-check bench bench-scale quantizer-table \
+	verify-entries clean
 
 help:            ## show the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1: /p' $(MAKEFILE_LIST)
@@ -22,6 +23,10 @@ test-portable: $(VENV)/test.done  ## the numerical tests under every instruction
 
 test-faults: $(VENV)/test.done    ## kills, damaged and forged files, fuzzed ones, several processes: tried and held
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.faults
+
+# Chromium and pdftotext come from the system: apt-get install chromium poppler-utils
+test-web: $(VENV)/web.done        ## the report page in headless Chromium; screenshots in build/web
+	$(BIN)/python -m pytest tests/web/page.py
 
 lint: $(VENV)/dev.done   ## lint, format and types, as continuous integration checks them
 	$(BIN)/ruff check .
@@ -62,4 +67,8 @@ $(VENV)/test.done: pyproject.toml constraints.txt | $(VENV)/bin/python
 
 $(VENV)/dev.done: pyproject.toml constraints.txt $(VENV)/test.done | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test,dev]'
+	@touch $@
+
+$(VENV)/web.done: pyproject.toml constraints.txt $(VENV)/test.done | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test,web]'
 	@touch $@

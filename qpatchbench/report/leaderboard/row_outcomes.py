@@ -22,11 +22,11 @@ class RowOutcomes:
         run: its records and outcomes; None where only the leaderboard was published.
     """
 
-    def __init__(self, folder: RunFolder) -> None:
+    def __init__(self, folder: RunFolder, run: Run | None = None) -> None:
         self.folder = folder
         directory = Path(folder.name)
-        whole = all((directory / name).is_file() for name in (CELLS, OUTCOMES))
-        self.run = Run(directory) if whole else None
+        whole = run is None and all((directory / name).is_file() for name in (CELLS, OUTCOMES))
+        self.run = Run(directory) if whole else run
         self._cells: dict[tuple[str | int, ...], list[CellRecord]] = defaultdict(list)
         for cell in self.run.cells if self.run else ():
             if not cell.control and cell.status == "ok":

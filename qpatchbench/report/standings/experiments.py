@@ -19,6 +19,7 @@ from qpatchbench.report.leaderboard.row_outcomes import RowOutcomes
 from qpatchbench.report.standings.rate import RateImages, ThreatRate, pooled
 from qpatchbench.runs.layout import MANIFEST
 from qpatchbench.runs.outcomes import StoredOutcomes
+from qpatchbench.runs.run import Run
 from qpatchbench.statistics.intervals import wilson
 
 # Of a resolved suite, what says nothing of the numbers of one seed.
@@ -128,6 +129,11 @@ def read_experiments(runs: Sequence[Path], entries: Path | None = None) -> tuple
     return tuple(_experiment(group) for known in groups.values() for group in known)
 
 
+def one_experiment(folder: RunFolder, run: Run) -> Experiment:
+    """A run that is read already, by itself."""
+    return _experiment([folder], run)
+
+
 def _entries(folder: Path | None) -> Iterator[Path]:
     if folder is None:
         return
@@ -152,10 +158,10 @@ def _fingerprint(manifest: Mapping[str, Any]) -> str:
     return str((manifest.get("dataset_fingerprint") or {}).get("evaluation", ""))
 
 
-def _experiment(folders: Sequence[RunFolder]) -> Experiment:
+def _experiment(folders: Sequence[RunFolder], run: Run | None = None) -> Experiment:
     rows: dict[tuple[str | int, ...], list[MemberRow]] = defaultdict(list)
     for folder in folders:
-        side = RowOutcomes(folder)
+        side = RowOutcomes(folder, run)
         for place, row in enumerate(folder.rows, 1):
             rows[row.key].append(MemberRow(row, place, side))
     return Experiment(

@@ -29,7 +29,7 @@ from qpatchbench.report.page.tables import READ_COLUMNS
 
 ENGINES = ("pdflatex", "xelatex", "lualatex")
 ENGINE = next(filter(None, map(shutil.which, ENGINES)), None)
-VOID = {"meta", "img", "link", "br", "hr"}
+VOID = {"meta", "img", "link", "br", "hr", "input"}
 
 
 @pytest.fixture(scope="module")
@@ -256,10 +256,33 @@ def _parsed(path: Path) -> _Balance:
 def test_html_is_self_contained(report: Path) -> None:
     page = _parsed(report / "report.html")
     plots = {path.read_bytes() for path in (report / "plots").glob("*.png")}
-    assert len(page.images) == len(plots)
-    assert {base64.b64decode(image.removeprefix("data:image/png;base64,")) for image in page.images} == plots
-    assert all(link.startswith("data:") for link in page.links)
-    assert "http" not in (report / "report.html").read_text(encoding="utf-8").split("<body>")[0]
+    shown = {base64.b64decode(image.removeprefix("data:image/png;base64,")) for image in page.images}
+    assert shown <= plots
+    assert len(shown) >= 6
+    text = (report / "report.html").read_text(encoding="utf-8")
+    assert len(text.encode()) < 3_000_000
+    anchors = set(re.findall(r' id="([^"]+)"', text))
+    assert len(anchors) == text.count(' id="'), "an anchor that stands twice"
+    for link in page.links:
+        assert link.startswith("data:") or link.removeprefix("#") in anchors, link
+    assert "http" not in text.split("<body>")[0]
+    assert "http" not in text[text.index("<script>") :]
+
+
+def test_html_answers_before_it_explains(report: Path, frame: pd.DataFrame) -> None:
+    text = (report / "report.html").read_text(encoding="utf-8")
+    headings = re.findall(r"<h2[^>]*>(.*?)</h2>", text)
+    assert headings[:3] == ["Answers", "Board", "Defenses"]
+    assert headings[-1] == "Manifest"
+    assert len(re.findall(r'id="log-\d', text)) == 2 * len(frame)  # a row, and what it opens to
+    assert "a patch made on the float network fools" in text
+    for name in ("data of lavan 5x5 on resnet20 qat as CSV", "data of resnet20 at 4 bits as CSV"):
+        data = re.search(rf'href="data:text/csv;base64,([^"]+)" aria-label="{name}"', text)
+        assert data is not None
+        assert base64.b64decode(data[1]).decode().splitlines()[0] in (
+            "source,target,asr,asr_net,low,high,significant",
+            "defense,threat,rate,low,high",
+        )
 
 
 def test_html_explains_failures_and_shows_errors(report: Path, frame: pd.DataFrame) -> None:
@@ -272,7 +295,7 @@ def test_html_explains_failures_and_shows_errors(report: Path, frame: pd.DataFra
         assert all(
             part in text for part in (explanation.title, explanation.raised_if, explanation.means, explanation.do)
         )
-    assert text.index(EXPLANATIONS["V6"].title) < text.index("\nLeaderboard")
+    assert text.index("V6 failed in ") < text.index("Leaderboard of all patches")
     assert "AttackError: <b>no patch</b>" in text  # shown, not interpreted
     assert "dataset: cifar10 (jpeg)" in text
     assert "truck & trailer_$5" in text
