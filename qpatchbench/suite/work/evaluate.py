@@ -73,6 +73,7 @@ def evaluated(bench: Workbench, job: EvaluateJob) -> Artifact:
             "counts": count_outcomes(labels, clean, predictions, job.patch.goals, attacked),
             "n_certified": None if certified is None else int(certified.sum()),
             "checks": artifacts.merged(found),
+            **target.facts.get("size", {}),
             "places": "given" if patch.placement is None else "chosen",
             **spent,
         }
