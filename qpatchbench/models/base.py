@@ -46,6 +46,7 @@ class Ready:
         bits: at which it is said to compute.
         runtime: what answers, with the processor that it runs on: "onnxruntime-cpu".
         release: version of that runtime.
+        code: whether opening it runs code that the suite names.
         sibling: title of the model of the same suite that it was made from; patches are crafted there. None: no one
             knows it.
     """
@@ -54,6 +55,7 @@ class Ready:
     runtime: str
     release: str
     sibling: str | None
+    code: bool = False
 
 
 class ModelSource(Component, ABC):

@@ -124,6 +124,14 @@ class CellRecord(_Record):
         "per-image attack has its share, 1 in n_images times the goals; empty in runs of before",
     )
     backward_passes: int | None = Field(default=None, description="images whose gradient was taken, counted likewise")
+    parameters: int | None = Field(default=None, description="weights and biases of the target")
+    multiplications: int | None = Field(default=None, description="multiply-accumulates per image of the target")
+    model_bytes: int | None = Field(
+        default=None, description="of the target's file, or of its parameters at their bits where there is none"
+    )
+    latency_ms: float | None = Field(
+        default=None, description="median of an image, alone, in the runtime that answers; None where none does"
+    )
     checks: tuple[Check, ...] = ()
 
     def totals(self) -> dict[str, int]:

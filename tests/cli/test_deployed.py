@@ -84,6 +84,17 @@ def test_patches_of_the_sibling_and_scores_reach_the_files(folder: Path) -> None
     assert int8["quantizer"]["runtime"] == "onnxruntime-cpu"
     assert int8["quantizer"]["release"]
     assert int8["audit"]["effective_bits"] == {"activation": 8.0, "weight": 8.0}
+    sizes = {row["model"]: row for row in rows if row["target_bits"] in ("32", "8")}
+    assert int(sizes["shipped-int8"]["model_bytes"]) == (folder / "shipped-int8.onnx").stat().st_size
+    assert sizes["shipped-int8"]["multiplications"] == sizes["shipped"]["multiplications"]
+    assert float(sizes["shipped-int8"]["latency_ms"]) > 0
+    simulated = {row["target_bits"]: row for row in rows if row["model"] == "resnet20"}
+    assert simulated["8"]["multiplications"] == sizes["shipped"]["multiplications"]
+    assert simulated["8"]["latency_ms"] == ""
+    # Weights in a byte each instead of four; biases stay.
+    assert 0.25 < int(simulated["8"]["model_bytes"]) / int(simulated["32"]["model_bytes"]) < 0.27
+    text = (folder / "suite" / "leaderboard.md").read_text()
+    assert "| MMAC | kB | ms |" in text.replace("---", "")
 
 
 def test_an_attack_by_gradient_that_meets_the_file_nowhere_is_refused(folder: Path) -> None:
@@ -109,3 +120,21 @@ def test_bits_that_a_file_does_not_have_fail_v15(folder: Path) -> None:
     rows = [row for row in run(folder, "claimed") if row["model"] == "shipped"]
     assert rows
     assert all("V15" in row["checks"].partition(";")[0] for row in rows)
+
+
+def test_verify_runs_no_code_because_a_manifest_names_it(folder: Path) -> None:
+    (folder / "answering_once.py").write_text(
+        "import torch\n\n\ndef answer(images):\n    return images.flatten(1)[:, :3] * torch.tensor([1.0, 2, 3])\n"
+    )
+    (folder / "code.yaml").write_text(
+        SUITE.replace("file: shipped.onnx, bits: 32", '"file": "answering_once.py:answer", bits: 8').replace(
+            "attacks:", "exclude: [{attack: lavan}]\nattacks:"
+        )
+    )
+    rows = [row for row in run(folder, "code") if row["model"] == "answering_once"]
+    assert {row["quantization"] for row in rows} == {"python"}
+    result = ended("verify", "code", folder=folder, QPATCHBENCH_CACHE=str(folder / "cache"))
+    assert result.returncode == 3, result.stdout
+    assert "answering_once is code, which is not run because a manifest names it" in result.stdout
+    result = ended("verify", "suite", folder=folder, QPATCHBENCH_CACHE=str(folder / "cache"))
+    assert result.returncode == 0, result.stdout

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 
@@ -55,6 +56,12 @@ def test_every_cell_that_a_model_is_written_of_is_evaluated_twice(tmp_path: Path
         assert changed <= (0 if quantization == "fp" else 6), (quantization, preprocessor)
         assert check["verdict"] == ("pass" if not changed else check["verdict"])
         assert f"the runtime changes {changed:.0f} of 60 predictions" in check["message"]
+    with (tmp_path / "out" / "leaderboard.csv").open() as file:
+        rows = {row["quantization"]: row for row in csv.DictReader(file) if row["preprocessor"] == "none"}
+    assert float(rows["fp"]["agreement"]) == 100
+    assert rows["fp"]["asr_runtime"] == rows["fp"]["asr"]
+    assert rows["dynamic"]["agreement"] == ""
+    assert int(rows["ptq-minmax"]["model_bytes"]) < int(rows["fp"]["model_bytes"]) / 3
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
     assert manifest["resolved"]["deployment"] == "onnxruntime"
 

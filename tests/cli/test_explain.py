@@ -137,7 +137,10 @@ ROWS = [
         (["-1"], "expected a row in 1..6, or conditions such as target_bits=4, found '-1'"),
         (["lavan"], "expected a row in 1..6, or conditions such as target_bits=4, found 'lavan'"),
         (["attack=lavan", "4"], "expected column=value, for example target_bits=4, found '4'"),
-        (["atack=lavan"], "atack=lavan: no column 'atack'. Did you mean: attack? Available: area_percent, asr, "),
+        (
+            ["atack=lavan"],
+            "atack=lavan: no column 'atack'. Did you mean: attack? Available: agreement, area_percent, ",
+        ),
         (["attack=lavn"], "attack=lavn: no row left with attack 'lavn'. Did you mean: lavan? Available: gap, lavan."),
         (["attack=gap", "target_bits=8"], "target_bits=8: no row left with target_bits '8'. Available: 2, 32, 4."),
         (["attack=gap"], "expected one row, found 3: row 4, row 5, row 6. They differ most in target_bits: "),

@@ -51,6 +51,7 @@ def deployment_agrees(
     low, high = wilson(*ours)
     rates = [fooled / max(1, eligible) for fooled, eligible in (ours, theirs)]
     figures = {"changed": float(changed), "of": float(total), "asr": rates[0], "asr_runtime": rates[1]}
+    figures |= {"fooled_runtime": float(theirs[0]), "eligible_runtime": float(theirs[1])}
     outside = bool(ours[1] and theirs[1]) and not low <= rates[1] <= high
     text = (
         f"the runtime changes {changed} of {total} predictions; asr {100 * rates[1]:.1f} % there, "

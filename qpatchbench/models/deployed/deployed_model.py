@@ -103,7 +103,7 @@ class DeployedModel(ModelSource):
         runtime, distribution = RUNTIMES[self._suffix]
         if runtime == "onnxruntime":
             runtime = f"{runtime}-{self.provider.removesuffix('ExecutionProvider').lower()}"
-        return Ready(self.bits, runtime, _version(distribution), self.sibling)
+        return Ready(self.bits, runtime, _version(distribution), self.sibling, code=self._suffix == ".py")
 
     def identity(self) -> dict[str, Any]:
         """Without the file's name and what is said of it: the content counts, as `fingerprint` has it."""
@@ -135,7 +135,8 @@ class DeployedModel(ModelSource):
         from qpatchbench.models.deployed.deployed_network import DeployedNetwork
 
         opened = self._opened()
-        network = DeployedNetwork(opened, self._rules(opened, image_size), self.fingerprint())
+        size = self._found().stat().st_size
+        network = DeployedNetwork(opened, self._rules(opened, image_size), self.fingerprint(), size)
         network.eval()
         self._judge(network, num_classes, image_size)
         return network

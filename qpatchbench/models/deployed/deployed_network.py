@@ -50,13 +50,14 @@ class DeployedNetwork(nn.Module):
         opened: the file.
         rules: of its input.
         digest: 64 hex digits.
+        size: of the file, bytes.
     """
 
     digest: torch.Tensor
 
-    def __init__(self, opened: Opened, rules: InputRules, digest: str) -> None:
+    def __init__(self, opened: Opened, rules: InputRules, digest: str, size: int) -> None:
         super().__init__()
-        self.opened, self.rules = opened, rules
+        self.opened, self.rules, self.file_bytes = opened, rules, size
         self.register_buffer("digest", torch.tensor(list(bytes.fromhex(digest)), dtype=torch.uint8))
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:

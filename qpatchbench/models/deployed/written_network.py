@@ -19,5 +19,5 @@ def written_network(model: bytes, side: int, where: str) -> DeployedNetwork:
     opened = opened_model(onnx.load_from_string(model), CPU, None, where)
     zeros, ones = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
     rules = InputRules(side, False, 0.0, 1.0, zeros, ones, False, opened.shape[0], False)
-    network = DeployedNetwork(opened, rules, hashlib.sha256(model).hexdigest())
+    network = DeployedNetwork(opened, rules, hashlib.sha256(model).hexdigest(), len(model))
     return network.eval()

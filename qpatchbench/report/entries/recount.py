@@ -18,7 +18,7 @@ from qpatchbench.errors import ArtifactError
 from qpatchbench.report.entries.rewritten import rewritten
 from qpatchbench.report.leaderboard.board import Leaderboard
 from qpatchbench.report.leaderboard.published import listing
-from qpatchbench.report.leaderboard.row import COLUMNS, Row
+from qpatchbench.report.leaderboard.row import Row, columns_of
 from qpatchbench.report.page.build import FORMATS
 from qpatchbench.runs.integrity import file_findings, patch_findings
 from qpatchbench.runs.layout import CELLS, KEY_DIGITS, LEADERBOARD, MANIFEST, OUTCOMES
@@ -193,15 +193,16 @@ def _board(path: Path, expected: Sequence[Row]) -> Iterator[str]:
     except (ArtifactError, csv.Error) as error:
         yield f"{path.name}: expected the leaderboard, found another file: {error}"
         return
-    if found and set(found[0]) != set(COLUMNS):
-        for name in sorted(set(COLUMNS) ^ set(found[0]), key=str):
-            there = name in COLUMNS
+    columns = columns_of(expected)
+    if found and set(found[0]) != set(columns):
+        for name in sorted(set(columns) ^ set(found[0]), key=str):
+            there = name in columns
             yield f"{path.name}: expected {'the' if there else 'no'} column {name}, found {'none' if there else 'one'}"
     if len(found) != len(expected):
         yield f"{path.name}: expected {len(expected)} rows, found {len(found)}"
         return
     for number, (row, record) in enumerate(zip(expected, found, strict=True), 1):
-        for name in COLUMNS:
+        for name in columns:
             if name in record and row.text(name) != record[name]:
                 yield (
                     f"{path.name}, row {number} ({row.attack} from {row.source_bits or 'nothing'} on {row.target}), "

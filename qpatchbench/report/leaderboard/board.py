@@ -15,7 +15,7 @@ from qpatchbench.report.leaderboard.counterparts import Comparisons, is_white_bo
 from qpatchbench.report.leaderboard.keys import ROW_KEY, row_key, row_order
 from qpatchbench.report.leaderboard.ranks import Contestant, ranks
 from qpatchbench.report.leaderboard.rates import RowRates, measure, ratio
-from qpatchbench.report.leaderboard.row import COLUMNS, EXTERNAL, INTEGERS, NUMBERS, Row, row_of
+from qpatchbench.report.leaderboard.row import EXTERNAL, INTEGERS, NUMBERS, SIZES, Row, columns_of, row_of
 from qpatchbench.runs.records import QUERY_BUDGETS, CellRecord, Check
 from qpatchbench.runs.run import Run
 
@@ -65,14 +65,15 @@ class Leaderboard:
 
     @cached_property
     def frame(self) -> pd.DataFrame:
-        """The rows as a table of COLUMNS, for notebooks; what is undefined is NaN or NA."""
+        """The rows as a table, for notebooks; what is undefined is NaN or NA."""
         import pandas as pd  # a report needs none
 
+        columns = columns_of(self.rows)
         records = [
-            [row.numbers.get(name) if name in NUMBERS else getattr(row, name) for name in COLUMNS] for row in self.rows
+            [row.numbers.get(name) if name in NUMBERS else getattr(row, name) for name in columns] for row in self.rows
         ]
-        types = {name: "Int64" if name in INTEGERS else "float64" for name in NUMBERS}
-        return pd.DataFrame(records, columns=list(COLUMNS)).astype(types)
+        types = {name: "Int64" if name in INTEGERS else "float64" for name in columns if name in NUMBERS}
+        return pd.DataFrame(records, columns=list(columns)).astype(types)
 
 
 class _Worst:
@@ -149,6 +150,8 @@ def _row(cells: Sequence[CellRecord], finished: Sequence[CellRecord], rates: Row
             **({"transfer_ratio": rates.rates["transfer_ratio"]} if finished else {}),
             **_certified(finished),
             **_queries(finished),
+            **_size(finished),
+            **_runtime(finished),
         },
     )
 
@@ -160,6 +163,26 @@ def _certified(cells: Sequence[CellRecord]) -> dict[str, float]:
         return {}
     images = sum(cell.n_images for cell in cells)
     return {"n_certified": sum(counts), "certified_accuracy": 100 * ratio(sum(counts), images)}
+
+
+def _size(cells: Sequence[CellRecord]) -> dict[str, float]:
+    """Of the first seed: all have one architecture; bytes and time may differ a little."""
+    found = {name: getattr(cells[0], name) if cells else None for name in SIZES}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _runtime(cells: Sequence[CellRecord]) -> dict[str, float]:
+    """Agreement of a runtime that answered a second time, and ASR there; nothing where none did in any seed."""
+    figures = [check.figures for cell in cells for check in cell.checks if check.id == "V16" and check.figures]
+    if not figures or len(figures) < len(cells):
+        return {}
+    changed, total, fooled, eligible = (
+        sum(each.get(name, 0.0) for each in figures) for name in ("changed", "of", "fooled_runtime", "eligible_runtime")
+    )
+    return {
+        "agreement": 100 * (1 - ratio(int(changed), int(total))),
+        "asr_runtime": 100 * ratio(int(fooled), int(eligible)),
+    }
 
 
 def _queries(cells: Sequence[CellRecord]) -> dict[str, float]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -42,8 +42,12 @@ COLUMNS = (
     *MORE_COUNTS,
     *("rank", "transfer_only", "status"),
 )
-INTEGERS = frozenset({"seeds", *COUNTS, *MORE_COUNTS, "rank"})
-_FLOATS = frozenset({"area_percent", *RATES, *MORE_RATES, "transfer_ratio", "queries_median"})
+SIZES = ("parameters", "multiplications", "model_bytes", "latency_ms")
+RUNTIME = ("agreement", "asr_runtime")
+# Columns that a leaderboard has where any of its rows does.
+OPTIONAL = (*SIZES, *RUNTIME)
+INTEGERS = frozenset({"seeds", *COUNTS, *MORE_COUNTS, "rank", *SIZES[:3]})
+_FLOATS = frozenset({"area_percent", *RATES, *MORE_RATES, "transfer_ratio", "queries_median", SIZES[3], *RUNTIME})
 NUMBERS = INTEGERS | _FLOATS
 _LATER = {"transformation": "", "source_preprocessor": "none"}  # columns that the first published boards lack
 
@@ -179,6 +183,11 @@ class Row:
     def failed_checks(self) -> str:
         """The failed ones among its checks, `fail V2 V6`; empty where none failed."""
         return next((part for part in self.checks.split("; ") if part.startswith("fail")), "")
+
+
+def columns_of(rows: Sequence[Row]) -> tuple[str, ...]:
+    """Columns of a leaderboard: all of COLUMNS, and of OPTIONAL those that any row has."""
+    return (*COLUMNS, *(name for name in OPTIONAL if any(row.measured(name) for row in rows)))
 
 
 def row_of(cell: CellRecord) -> Row:

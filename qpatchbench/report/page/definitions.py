@@ -25,6 +25,13 @@ DEFINITIONS: tuple[tuple[str, str], ...] = (
     ("intervals", "95 %; Wilson over images for one seed and one target class, otherwise a bootstrap that resamples "
      "seeds, target classes and images; a bootstrap of a rate that is 0 or 100 everywhere has no width, and seeds or "
      "target classes that are few make intervals too narrow"),
+    ("parameters", "weights and biases of the target; of a file, weights of the operators that multiply"),
+    ("multiplications", "multiply-accumulates by weights for one image; MMAC: millions"),
+    ("model_bytes", "size of the file; where there is none, of the parameters, weights of quantized layers at their "
+     "bits; kB: thousands"),
+    ("latency_ms", "median milliseconds of one image, alone, in the runtime that answers, on the machine of the run"),
+    ("agreement", "of the clean and patched predictions, % that the runtime leaves as they are simulated; asr_runtime: "
+     "asr of the same patches there"),
     ("rank", "by asr, lowest first, among rows of the same dataset, attack, size and bit-widths; shared where the 95 % "
      "interval of the paired difference to the first of the tie contains 0; none with a failed check or seed"),
     ("counts", "n_images is per seed; every other count is a sum over seeds and target classes"),

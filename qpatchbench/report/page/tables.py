@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
-from qpatchbench.report.leaderboard.row import COLUMNS, Row
+from qpatchbench.report.leaderboard.row import Row, columns_of
 from qpatchbench.report.page.definitions import definitions_text
 from qpatchbench.report.page.escaping import markdown_text, one_line
 from qpatchbench.report.page.grid import Grid
@@ -15,31 +15,52 @@ READ_COLUMNS = (
     *("asr [95 %]", "asr_targeted", "asr_common", "asr_control", "clean", "rank", "checks"),
 )
 RIGHT = {"target", "asr [95 %]", "asr_targeted", "asr_common", "asr_control", "clean", "rank"}
+
+
+class _Scaled(NamedTuple):
+    """A column of numbers, divided and rounded for reading."""
+
+    name: str
+    by: float = 1.0
+    digits: int = 1
+
+
+# Heading -> what it shows.
+RUNTIME_COLUMNS = {
+    "MMAC": _Scaled("multiplications", 1e6),
+    "kB": _Scaled("model_bytes", 1e3, 0),
+    "ms": _Scaled("latency_ms", digits=2),
+    "agreement": _Scaled("agreement", digits=2),
+    "asr_runtime": _Scaled("asr_runtime"),
+}
 _DEFINED = ("asr", "asr_targeted", "asr_common", "asr_control", "intervals", "rank")
 
 
 def whole_grid(rows: Sequence[Row]) -> Grid:
     """Every column, four decimals, empty where there is no value."""
-    return Grid(COLUMNS, [[row.text(name) for name in COLUMNS] for row in rows])
+    columns = columns_of(rows)
+    return Grid(columns, [[row.text(name) for name in columns] for row in rows])
 
 
 def readable_grid(rows: Sequence[Row]) -> Grid:
-    """READ_COLUMNS, one decimal."""
-    return Grid(READ_COLUMNS, [_readable(row) for row in rows], RIGHT)
+    """READ_COLUMNS, one decimal; then what a runtime was measured to cost and to change, where one answered."""
+    shown = _measured(rows)
+    columns = (*READ_COLUMNS[:-1], *shown, READ_COLUMNS[-1])
+    return Grid(columns, [_readable(row, shown) for row in rows], RIGHT | set(shown))
 
 
 def markdown(rows: Sequence[Row], heading: str, stamps: Sequence[str]) -> str:
     """A heading, what stamps the run, the definitions and the table."""
     lines = [f"# {markdown_text(heading)}", ""]
     lines += [line for stamp in stamps for line in (f"**{markdown_text(stamp)}**", "")]
-    lines += [f"- {markdown_text(text)}" for text in definitions_text(_DEFINED)]
+    lines += [f"- {markdown_text(text)}" for text in definitions_text(_defined(rows))]
     return "\n".join([*lines, "", readable_grid(rows).markdown()]) + "\n"
 
 
 def latex(rows: Sequence[Row], heading: str, stamps: Sequence[str]) -> str:
     r"""A booktabs tabular for \input; the definitions are comments above it, the stamps are rows."""
     lines = [f"% {one_line(heading)}; needs \\usepackage{{booktabs}}"]
-    lines += [f"% {one_line(text)}" for text in definitions_text(_DEFINED)]
+    lines += [f"% {one_line(text)}" for text in definitions_text(_defined(rows))]
     return "\n".join([*lines, readable_grid(rows).latex(above=stamps)]) + "\n"
 
 
@@ -70,14 +91,30 @@ def with_interval(row: Row, name: str) -> str:
     return f"{row.number(name):.1f} [{low:.1f}, {high:.1f}]" if row.measured(name) else ""
 
 
-def _readable(row: Row) -> list[str]:
+def _readable(row: Row, shown: Sequence[str]) -> list[str]:
     return [
         *(row.model, row.defended, row.quantization, row.attack, row.moved_size, row.source_text, row.target_bits),
         with_interval(row, "asr"),
         *(percent(row, name) for name in ("asr_targeted", "asr_common", "asr_control", "clean_accuracy")),
         row.text("rank"),
+        *(_scaled(row, RUNTIME_COLUMNS[column]) for column in shown),
         _verdict(row.status, row.checks),
     ]
+
+
+def _defined(rows: Sequence[Row]) -> tuple[str, ...]:
+    return (*_DEFINED, *(RUNTIME_COLUMNS[column].name for column in _measured(rows)))
+
+
+def _measured(rows: Sequence[Row]) -> list[str]:
+    """The columns of a runtime, where one answered."""
+    if not any(row.measured("latency_ms") for row in rows):
+        return []
+    return [column for column, scaled in RUNTIME_COLUMNS.items() if any(row.measured(scaled.name) for row in rows)]
+
+
+def _scaled(row: Row, column: _Scaled) -> str:
+    return f"{row.number(column.name) / column.by:.{column.digits}f}" if row.measured(column.name) else ""
 
 
 def _verdict(status: str, checks: str) -> str:

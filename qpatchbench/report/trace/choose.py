@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from qpatchbench.errors import QPatchBenchError, suggestion
 from qpatchbench.report.leaderboard.keys import ROW_KEY
-from qpatchbench.report.leaderboard.row import COLUMNS, Row
+from qpatchbench.report.leaderboard.row import COLUMNS, OPTIONAL, Row
 
 _NAMES = ("size", "base")  # of a row, beside its columns
 MOST = 8  # rows that a message names
@@ -35,7 +35,7 @@ def choose_row(rows: Sequence[Row], wanted: Sequence[str]) -> ChosenRow:
         column, sign, value = condition.partition("=")
         if not sign:
             raise QPatchBenchError(f"expected column=value, for example target_bits=4, found {condition!r}")
-        if column not in (known := (*COLUMNS, *_NAMES)):
+        if column not in (known := (*COLUMNS, *OPTIONAL, *_NAMES)):
             raise QPatchBenchError(f"{condition}: no column {column!r}.{suggestion(column, known)}")
         kept = [each for each in found if each.row.text(column) == value]
         if not kept:

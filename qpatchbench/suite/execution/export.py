@@ -34,6 +34,7 @@ SHOWN = 8  # images kept for galleries
 MEASURED = (
     *("n_images", "n_clean_correct", "n_certified", "counts", "queries", "queries_median"),
     *("forward_passes", "backward_passes", "places", "checks"),
+    *("parameters", "multiplications", "model_bytes", "latency_ms"),
 )
 
 
@@ -211,7 +212,7 @@ def _places(execution: Execution) -> Iterator[Mapping[str, str]]:
 def _network_facts(job: DeployJob, execution: Execution) -> dict[str, Any]:
     artifact = execution.artifact(job)
     facts = dict(artifact.facts) if artifact else {}
-    names = ("n_images", "n_clean_correct", "audit")
+    names = ("n_images", "n_clean_correct", "audit", "size", "runtime")
     return {**network_facts(job), **{name: facts[name] for name in names if name in facts}}
 
 

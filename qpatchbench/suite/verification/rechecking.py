@@ -16,6 +16,7 @@ from qpatchbench.suite.jobs.pipeline import CraftJob, DeployJob
 from qpatchbench.suite.verification.rebuilding import Rebuilt, same_machine
 from qpatchbench.suite.verification.remembering import Remembered
 from qpatchbench.suite.work.craft import stored_patch, vetted
+from qpatchbench.suite.work.evaluate import answered_twice, predicted
 
 SEVERITY = {"not-run": 0, "pass": 1, "warn": 2, "fail": 3}
 NEAR = 1e-4  # relative; figures are sums, which a job that came before may order otherwise
@@ -76,6 +77,8 @@ def _expected(run: Rebuilt, job: EvaluateJob, patch: list[Check], audits: list[C
     found = [*patch, *network, Check(id="V10", verdict="pass")]
     if job.short_key in run.certificates:
         found.append(run.certificates[job.short_key])
+    if run.bench.suite.deployment is not None:
+        found += _of_runtime(run, job)
     later = []
     if job.patch.sources:
         history = read_patch(run.folder / patch_file(job.patch.short_key)).history
@@ -112,6 +115,15 @@ def _at_hand(run: Rebuilt, networks: Sequence[DeployJob]) -> bool:
     store = run.bench.store
     checkpoints = [each.checkpoint for network in networks for each in (network, *network.partners)]
     return all(store.has(checkpoint.kind, checkpoint.key) for checkpoint in checkpoints)
+
+
+def _of_runtime(run: Rebuilt, job: EvaluateJob) -> list[Check]:
+    """V16, from both networks' answers to the stored patch."""
+    images = run.bench.evaluation_images(job.target.checkpoint.model)
+    patch = stored_patch(read_patch(run.folder / patch_file(job.patch.short_key)))
+    predictions, _ = predicted(run.bench, job, patch, images)
+    check = answered_twice(run.bench, job, run.network(job.target), patch, images, predictions).check
+    return [] if check is None else [check]
 
 
 def _of_patch(run: Rebuilt, job: CraftJob) -> list[Check]:

@@ -24,6 +24,7 @@ MEASURED = frozenset(
     {
         *("status", "error", "n_images", "n_clean_correct", "counts", "queries", "queries_median", "n_certified"),
         *("forward_passes", "backward_passes", "checks", "places"),
+        *("parameters", "multiplications", "model_bytes", "latency_ms"),
     }
 )
 

@@ -59,6 +59,9 @@ def harmless(suite: Suite, data_dir: Path, cache_dir: Path, *, decode: bool) -> 
             f"the manifest's images lie in {path}, outside of the data folder {data_dir}: say with --data-dir that "
             "they may be read"
         )
+    code = [model.title for model in suite.models if model.ready is not None and model.ready.code]
+    if code:
+        raise Unavailable(f"the manifest's model {code[0]} is code, which is not run because a manifest names it")
     if "download" in type(dataset).model_fields:
         suite = suite.model_copy(update={"dataset": dataset.model_copy(update={"download": False})})
     if not decode and remembered_data_keys(suite, data_dir, cache_dir) is None:

@@ -10,6 +10,7 @@ import torch
 
 from qpatchbench.evaluation.checks import artifacts
 from qpatchbench.evaluation.checks.claimed_bits import audited, bits_are_as_claimed
+from qpatchbench.evaluation.deployment.network_size import network_size
 from qpatchbench.evaluation.measure import clean_predictions
 from qpatchbench.models.deployed.deployed_network import DeployedNetwork
 from qpatchbench.ops.patches.pasting import to_float
@@ -67,6 +68,7 @@ def deployed(bench: Workbench, job: DeployJob) -> Artifact:
     certified = _certified(bench, job, images)
     if certified is not None:
         arrays["certified"] = certified
+    facts["size"] = network_size(bench.network(job.bare), to_float(images.pixels[:1]), facts.get("runtime", {}))
     facts["checks"] = [check.model_dump() for check in artifacts.merged(found)]
     return Artifact(arrays, facts)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -31,8 +31,6 @@ def evaluated(bench: Workbench, job: EvaluateJob) -> Artifact:
     target = bench.store.read(job.target.kind, job.target.key)
     patch = patch_from(stored)
     predictions, placements = predicted(bench, job, patch, images)
-    twice = target.facts.get("runtime", {})
-    runtime = runtime_of(bench, job.target) if "bytes" in twice else Runtime(None, twice.get("reason", ""))
     labels, clean = images.labels.cpu().numpy(), target.arrays["predictions"]
     found = [Check(**check) for artifact in (stored, target) for check in artifact.facts["checks"]]
     if bench.suite.evaluation.checks != "off":
@@ -50,15 +48,10 @@ def evaluated(bench: Workbench, job: EvaluateJob) -> Artifact:
     attacked = None if patch.attacked is None else patch.attacked.numpy().reshape(predictions.shape)
     if attacked is not None:
         arrays["attacked"] = attacked.astype(np.uint8)
-    if runtime.network is not None:
-        second, _ = predicted(bench, job, patch, images, runtime.network)
-        arrays["runtime"] = second
-        simulated = Answers(clean, predictions)
-        layers = twice["beyond_rounding"]
-        measured = Answers(target.arrays["runtime"], second)
-        found.append(deployment_agrees(labels, simulated, measured, patch.goals, attacked, layers))
-    elif runtime.reason:
-        found.append(Check(id="V16", verdict="not-run", message=runtime.reason))
+    second = answered_twice(bench, job, target, patch, images, predictions)
+    if second.predictions is not None:
+        arrays["runtime"] = second.predictions
+    found += [second.check] if second.check is not None else []
     if patch.queries is not None:
         fooled = fooled_images(labels, clean, predictions, patch.goals, attacked)
         successes = patch.queries.numpy().reshape(fooled.shape)[fooled]
@@ -73,11 +66,40 @@ def evaluated(bench: Workbench, job: EvaluateJob) -> Artifact:
             "counts": count_outcomes(labels, clean, predictions, job.patch.goals, attacked),
             "n_certified": None if certified is None else int(certified.sum()),
             "checks": artifacts.merged(found),
+            **target.facts.get("size", {}),
             "places": "given" if patch.placement is None else "chosen",
             **spent,
         }
     )
     return Artifact(arrays, {"record": record.model_dump(mode="json")})
+
+
+class SecondAnswer(NamedTuple):
+    """Predictions of the runtime that a suite asks for, (goals, N) int32, and V16; None where it asks for none."""
+
+    predictions: np.ndarray[Any, Any] | None
+    check: Check | None
+
+
+def answered_twice(
+    bench: Workbench,
+    job: EvaluateJob,
+    target: Artifact,
+    patch: Patch,
+    images: ImageSet,
+    predictions: np.ndarray[Any, Any],
+) -> SecondAnswer:
+    """The same patch on the target in its runtime, beside the predictions of the simulation."""
+    facts = target.facts.get("runtime", {})
+    runtime = runtime_of(bench, job.target) if "bytes" in facts else Runtime(None, facts.get("reason", ""))
+    if runtime.network is None:
+        told = Check(id="V16", verdict="not-run", message=runtime.reason) if runtime.reason else None
+        return SecondAnswer(None, told)
+    second, _ = predicted(bench, job, patch, images, runtime.network)
+    simulated, measured = Answers(target.arrays["predictions"], predictions), Answers(target.arrays["runtime"], second)
+    attacked = None if patch.attacked is None else patch.attacked.numpy().reshape(predictions.shape)
+    labels, layers = images.labels.cpu().numpy(), facts["beyond_rounding"]
+    return SecondAnswer(second, deployment_agrees(labels, simulated, measured, patch.goals, attacked, layers))
 
 
 def predicted(
