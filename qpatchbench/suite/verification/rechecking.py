@@ -14,6 +14,7 @@ from qpatchbench.runs.records import CellRecord, Check
 from qpatchbench.suite.jobs.evaluate import EvaluateJob
 from qpatchbench.suite.jobs.pipeline import CraftJob, DeployJob
 from qpatchbench.suite.verification.rebuilding import Rebuilt, same_machine
+from qpatchbench.suite.verification.relabelling import MEASURED_OF_NETWORKS
 from qpatchbench.suite.verification.remembering import Remembered
 from qpatchbench.suite.work.craft import stored_patch, vetted
 from qpatchbench.suite.work.evaluate import answered_twice, predicted
@@ -38,6 +39,11 @@ def check_findings(run: Rebuilt, cells: Sequence[CellRecord]) -> Iterator[str]:
         if not same_machine(run, [job.key]) or not _at_hand(run, (job.target, *job.patch.sources, *job.patch.siblings)):
             unmade += 1
             continue
+        size = run.network(job.target).facts.get("size", {})
+        for name in sorted({"parameters", "multiplications", "model_bytes"} & type(cell).model_fields.keys()):
+            if getattr(cell, name) != size.get(name):
+                found = f"expected {size.get(name)}, found {getattr(cell, name)}"
+                yield f"cells.parquet, cell {cell.cell}: {name}: {found}"
         whole = known.checks_of(job.patch)
         if job.patch.key not in patches:
             patches[job.patch.key] = whole if whole is not None else _of_patch(run, job.patch)
@@ -45,6 +51,8 @@ def check_findings(run: Rebuilt, cells: Sequence[CellRecord]) -> Iterator[str]:
         expected = _expected(run, job, patches[job.patch.key], audits or [])
         partly += whole is None or audits is None
         yield from _differing(cell, expected, everything=whole is not None and audits is not None)
+    if timed := sum(cell.latency_ms is not None for cell in cells):
+        yield Unchecked(f"the latency in {timed} cells, which another run measures otherwise")
     if unmade:
         yield Unchecked(f"the checks of {unmade} cells, of another machine or of networks that are not at hand")
     if partly:
@@ -57,15 +65,16 @@ def network_findings(run: Rebuilt) -> Iterator[str]:
     unmade = 0
     for job in (job for job in run.plan.jobs if isinstance(job, DeployJob)):
         entry = entries.get(job.short_key, {})
-        if not entry.keys() & {"n_images", "n_clean_correct", "audit"}:
+        if not entry.keys() & MEASURED_OF_NETWORKS:
             continue
         if not _at_hand(run, (job,)) or not same_machine(run, [job.key]):
             unmade += 1
             continue
         facts = run.network(job).facts
-        for name in ("n_images", "n_clean_correct", "audit"):
-            if entry.get(name) != facts.get(name) and not _near(facts.get(name), entry.get(name)):
-                text = f"expected {str(facts.get(name))[:80]}, found {str(entry.get(name))[:80]}"
+        for name in sorted(MEASURED_OF_NETWORKS):
+            expected, found = _untimed(facts.get(name)), _untimed(entry.get(name))
+            if expected != found and not _near(expected, found):
+                text = f"expected {str(expected)[:80]}, found {str(found)[:80]}"
                 yield f"manifest.json, network {job.short_key}: {name}: {text}"
     if unmade:
         yield Unchecked(f"clean counts and levels of {unmade} networks, of another machine or not at hand")
@@ -100,6 +109,11 @@ def _differing(cell: CellRecord, expected: Sequence[Check], *, everything: bool)
     if everything:
         for name in told:
             yield f"{where} {name}: expected no such check, found one"
+
+
+def _untimed(facts: object) -> object:
+    """Facts without the one that every run measures otherwise."""
+    return {name: value for name, value in facts.items() if name != "latency_ms"} if isinstance(facts, dict) else facts
 
 
 def _near(expected: object, found: object) -> bool:

@@ -36,7 +36,7 @@ FIELDS = frozenset(
     }
 )
 JOB_FIELDS = frozenset({"kind", "key", "label", "error", "dirty", "seconds", "device"})
-MEASURED_OF_NETWORKS = frozenset({"n_images", "n_clean_correct", "audit"})
+MEASURED_OF_NETWORKS = frozenset({"n_images", "n_clean_correct", "audit", "size", "runtime"})
 
 
 def label_findings(plan: Plan, dataset: str, cells: Sequence[CellRecord]) -> Iterator[str]:
