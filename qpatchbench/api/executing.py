@@ -106,6 +106,8 @@ def _computed(
     from qpatchbench.suite.execution.export import export
     from qpatchbench.suite.execution.passing import passing
     from qpatchbench.suite.plan.network_fit import require_networks
+    from qpatchbench.suite.plan.paces import remember_jobs
+    from qpatchbench.suite.plan.sizes import estimated_sizes
     from qpatchbench.suite.store.plugin_facts import unidentified
     from qpatchbench.suite.work.workbench import Workbench, loaded_data_keys
     from qpatchbench.suite.work.worker import BenchWorker
@@ -138,6 +140,8 @@ def _computed(
 
                 setup = Setup.of(execution, bench, source, keys, weights, device)
                 Dispatcher(execution, crew.hired(setup)).run()
+            ran = set(execution.ran)
+            remember_jobs(cache, (job for job in plan.jobs if job.key in ran), bench.store, estimated_sizes(plan))
             export(execution, bench, output, source.data)
         report = {"plan": plan.key, "files": _written(output, build(output, FORMATS))}
         write_atomically(output / REPORT_FACTS, json.dumps(report).encode())

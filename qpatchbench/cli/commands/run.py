@@ -84,9 +84,9 @@ def run(
     extra = [] if checks is None else [f"evaluation.checks={checks}"]
     loaded, source = load_with_source(suite, [*with_shorthands(overrides, limit, seeds), *extra], scale)
     if dry_run:
-        from qpatchbench.cli.commands.plan import show_plan
+        from qpatchbench.cli.commands.plan import planned, show_plan
 
-        show_plan(loaded, source, data_dir)
+        show_plan(planned(loaded, source, data_dir, device))
         return 0
     folder = output or Path("results") / loaded.suite
     if not overwrite:
