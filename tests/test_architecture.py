@@ -18,8 +18,9 @@ PACKAGE = Path(qpatchbench.__file__).parent
 COMPONENTS = ("attacks", "defenses", "quantizers", "models", "data", "preprocessors")
 # Each layer may import itself, those below it, and nothing above.
 LAYERS = {
-    "__main__": 10,
-    "cli": 9,
+    "__main__": 11,
+    "cli": 10,
+    "api": 9,
     "papers": 8,
     **dict.fromkeys(("report", "suite", "testing"), 7),
     **dict.fromkeys(("evaluation", "training"), 6),

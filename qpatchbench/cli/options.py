@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
-import platformdirs
+
+from qpatchbench.runs.standard_folders import cache_dir, data_dir
+
+__all__ = ["cache_dir", "data_dir"]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -36,16 +38,6 @@ def runs_option(told: str, *, required: bool = True) -> Callable[[Command], Comm
     """`--run DIR`, repeatable; `told` is its help."""
     folder = click.Path(path_type=Path, file_okay=False)
     return click.option("--run", "runs", multiple=True, required=required, type=folder, metavar="DIR", help=told)
-
-
-def cache_dir() -> Path:
-    """Where artifacts are kept: $QPATCHBENCH_CACHE, or the user's cache folder."""
-    return Path(os.environ.get("QPATCHBENCH_CACHE") or platformdirs.user_cache_dir("qpatchbench"))
-
-
-def data_dir(given: Path | None) -> Path:
-    """Where datasets lie: the option, $QPATCHBENCH_DATA, or a folder in the cache."""
-    return given or Path(os.environ.get("QPATCHBENCH_DATA") or cache_dir() / "data")
 
 
 def with_shorthands(overrides: tuple[str, ...], limit: int | None, seeds: str | None) -> list[str]:

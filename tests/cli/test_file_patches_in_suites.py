@@ -52,6 +52,8 @@ def test_a_picture_is_measured_on_every_network(folder: Path) -> None:
     assert rows["source_bits"].isna().all()
     assert rows["asr_control"].notna().all()
     assert "elsewhere" in text
+    assert (folder / "results/theirs/plots/bits_fake_4x4_from-elsewhere.png").is_file()
+    assert (folder / "results/theirs/plots/patches_fake_file_4x4.png").is_file()
     manifest = json.loads((folder / "results/theirs/manifest.json").read_text())
     (entry,) = [entry for entry in manifest["patches"] if entry["attack"]["name"] == "file"]
     assert (entry["origin"], entry["licence"], entry["sources"]) == ("a friend", "CC0-1.0", [])

@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from qpatchbench.cli.options import DATA_DIR, LIMIT, SCALE, SEEDS, SET, SUITE, cache_dir, data_dir, with_shorthands
-from qpatchbench.errors import ArtifactError
-from qpatchbench.runs.files import sha256_of
-from qpatchbench.runs.layout import EXAMPLES, MANIFEST, REPORT_FACTS
-from qpatchbench.runs.manifest import read_manifest, read_object
-from qpatchbench.runs.ownership import claim, refuse_foreign, writing_alone
+from qpatchbench.runs.layout import MANIFEST
+from qpatchbench.runs.manifest import read_manifest
+from qpatchbench.runs.ownership import refuse_foreign
 
 if TYPE_CHECKING:
     from qpatchbench.suite.execution.workers.choice import CrewChoice
     from qpatchbench.suite.file.schema import Suite
     from qpatchbench.suite.file.source import Source
-    from qpatchbench.suite.plan.plan import Plan
 
 EXECUTORS = ("serial", "process", "ray")
-FORMATS = ("csv", "md", "tex", "html")
 
 
 @click.command("run")
@@ -126,27 +121,6 @@ def _crew(executor: str, workers: int | None, ray_address: str | None, device: s
 _data_dir = data_dir
 
 
-def is_complete(output: Path, plan: Plan) -> bool:
-    """Whether the run folder holds the complete results and report of this plan, byte for byte as they were written."""
-    try:
-        manifest, report = (read_object(output / name) for name in (MANIFEST, REPORT_FACTS))
-    except ArtifactError:
-        return False
-    unchanged = report.get("plan") == manifest.get("plan") == plan.key and manifest.get("complete") is True
-    written = report.get("files")
-    if not unchanged or not isinstance(written, dict) or not written:
-        return False
-    return all((output / name).is_file() and sha256_of(output / name) == kept for name, kept in written.items())
-
-
-def _written(output: Path, pages: Iterable[Path]) -> dict[str, str]:
-    """Every file of the run folder and its hash: those of the report, those the manifest names, and the manifest."""
-    manifest = read_manifest(output / MANIFEST)
-    names = {MANIFEST, EXAMPLES, *manifest["files"], *(str(entry["file"]) for entry in manifest["patches"])}
-    names |= {path.relative_to(output).as_posix() for path in pages}
-    return {name: sha256_of(output / name) for name in sorted(names)}
-
-
 def execute_suite(
     suite: Suite,
     source: Source,
@@ -160,101 +134,39 @@ def execute_suite(
     time_limit: float | None = None,
     crew: CrewChoice | None = None,
 ) -> int:
-    """Run a suite, on a crew of workers or, without one, in this process; returns the exit code.
+    """Run a suite, say on the terminal what became of it, and return the exit code.
 
     Raises:
         SuiteError: its dataset or weights are not there.
         StorageError: a disk refuses; what was finished is kept.
     """
-    from qpatchbench.cli.print_leaderboard import print_leaderboard
-    from qpatchbench.suite.plan.fingerprints import remembered_data_keys, weights_keys
-    from qpatchbench.suite.plan.plan import make_plan
-    from qpatchbench.suite.store.plugin_facts import unidentified
-
-    keys = remembered_data_keys(suite, data_dir, cache)
-    weights = weights_keys(
-        suite, source, cache, fetch=True
-    )  # before any image is decoded: missing weights are found in no time
-    plan = None if keys is None else make_plan(suite, keys, weights)
-    if plan is not None and not fresh and not unidentified(suite) and is_complete(output, plan):
-        click.echo(f"{suite.suite}: nothing to do, all {len(plan.jobs)} jobs and the report are done")
-        print_leaderboard(output)
-        _say_partial(suite)
-        return 0
-    return _compute(suite, source, weights, output, data_dir, cache, device, fresh, display, time_limit, crew)
-
-
-def _compute(
-    suite: Suite,
-    source: Source,
-    weights: Mapping[str, str],
-    output: Path,
-    data_dir: Path,
-    cache: Path,
-    device: str,
-    fresh: bool,
-    display: str | None,
-    time_limit: float | None,
-    crew: CrewChoice | None,
-) -> int:
+    from qpatchbench.api.executing import executed
     from qpatchbench.cli.display import make_display
     from qpatchbench.cli.print_leaderboard import print_leaderboard
-    from qpatchbench.runs.files import write_atomically
-    from qpatchbench.suite.execution.device import device_named
-    from qpatchbench.suite.execution.executor import Execution
-    from qpatchbench.suite.execution.export import export
-    from qpatchbench.suite.execution.passing import passing
-    from qpatchbench.suite.plan.network_fit import require_networks
-    from qpatchbench.suite.plan.paces import remember_jobs
-    from qpatchbench.suite.plan.plan import make_plan
-    from qpatchbench.suite.plan.sizes import estimated_sizes
-    from qpatchbench.suite.store.plugin_facts import unidentified
-    from qpatchbench.suite.store.store import Store
-    from qpatchbench.suite.work.workbench import Workbench, loaded_data_keys
-    from qpatchbench.suite.work.worker import BenchWorker
 
-    here = device if crew is None else crew.device_here(device)
-    bench = Workbench(suite, Store(cache), data_dir, device_named(here))
-    require_networks(suite, source, fetch=True)
-    # From the images themselves: what an earlier run remembers of them may have been edited since.
-    keys = loaded_data_keys(bench, source)
-    plan = make_plan(suite, keys, weights)
-    if fresh:
-        for job in plan.jobs:
-            bench.store.remove(job.kind, job.key)
-    survey = suite.dataset.survey(data_dir)
-    with writing_alone(output), make_display(display, plan, bench.store) as shown:
-        claim(output, suite.suite)
-        for remark in survey.remarks if survey is not None else ():
-            shown.note(remark)
-        strange = unidentified(suite)
-        for what in strange:
-            alone = "" if crew is None else ", here and not by workers"
-            shown.note(f"{what}; what is made with it is not kept in the cache, and every run makes it again{alone}")
-        execution = Execution(plan, bench.store, BenchWorker(bench), shown, time_limit=time_limit)
-        with passing(plan, bench.store):
-            if crew is None or strange:
-                execution.run()
-            else:
-                from qpatchbench.suite.execution.workers.dispatcher import Dispatcher
-                from qpatchbench.suite.execution.workers.setup import Setup
-
-                setup = Setup.of(execution, bench, source, keys, weights, device)
-                Dispatcher(execution, crew.hired(setup)).run()
-            ran = set(execution.ran)
-            remember_jobs(cache, (job for job in plan.jobs if job.key in ran), bench.store, estimated_sizes(plan))
-            export(execution, bench, output, source.data)
-        from qpatchbench.report.page.build import build
-
-        report = {"plan": plan.key, "files": _written(output, build(output, FORMATS))}
-        write_atomically(output / REPORT_FACTS, json.dumps(report).encode())
+    done = executed(
+        suite,
+        source,
+        output=output,
+        data_dir=data_dir,
+        cache=cache,
+        device=device,
+        fresh=fresh,
+        display=partial(make_display, display),
+        time_limit=time_limit,
+        crew=crew,
+    )
+    if done.nothing_to_do:
+        click.echo(f"{suite.suite}: nothing to do, all {len(done.plan.jobs)} jobs and the report are done")
     print_leaderboard(output)
     _say_partial(suite)
+    if done.nothing_to_do:
+        return 0
     if mixed := read_manifest(output / MANIFEST)["mixed"]:
         click.echo(f"mixed run: its jobs were not computed alike, so that no single machine repeats it: {mixed}")
-    if execution.errors:
+    if done.errors:
         click.echo(
-            f"{len(execution.errors)} of {len(plan.jobs)} jobs failed; their tracebacks are in report.html", err=True
+            f"{len(done.errors)} of {len(done.plan.jobs)} jobs failed; their tracebacks are in report.html", err=True
         )
         return 1
     return 0

@@ -21,12 +21,16 @@ from qpatchbench.report.figures.drawing.style import (
 )
 from qpatchbench.report.leaderboard.keys import FLOAT_BITS, bits_order
 from qpatchbench.report.leaderboard.published import RunFolder
-from qpatchbench.report.leaderboard.row import FLOAT_MODE, SAME_NETWORK, Row
+from qpatchbench.report.leaderboard.row import EXTERNAL, FLOAT_MODE, SAME_NETWORK, Row
 
 PANELS = 9  # per picture
 COLUMNS = 3
 # How a line's rows are chosen, by the name of the picture.
-VIEWS = {"white-box": "white-box patches", "from-32-bits": "patches crafted at 32 bits on the same model and defense"}
+VIEWS = {
+    "white-box": "white-box patches",
+    "from-32-bits": "patches crafted at 32 bits on the same model and defense",
+    "from-elsewhere": "patches made elsewhere",
+}
 
 
 class Curves(NamedTuple):
@@ -95,6 +99,8 @@ def curve_page(page: CurvePage) -> Drawing:
 def _viewed(row: Row, view: str) -> bool:
     if view == "white-box":
         return row.lineage == SAME_NETWORK
+    if view == "from-elsewhere":
+        return row.lineage == EXTERNAL
     own = (row.source_model, row.source_defense) == (row.model, row.defense) and row.source_preprocessor == "none"
     return own and (row.source_bits, row.source_quantization) == (FLOAT_BITS, FLOAT_MODE)
 

@@ -44,7 +44,17 @@ def scales_of(path: Path) -> tuple[str, ...]:
 
 def load_with_source(path: Path, overrides: Sequence[str] = (), scale: str | None = None) -> tuple[Suite, Source]:
     """Like `load_suite`; the source tells later errors, such as a missing dataset, where they stand."""
-    source = read_source(path)
+    return _changed(read_source(path), overrides, scale)
+
+
+def typed_suite(
+    data: Mapping[str, Any], folder: Path, overrides: Sequence[str] = (), scale: str | None = None
+) -> tuple[Suite, Source]:
+    """Like `load_with_source`, from what a suite file would hold; files that it names are relative to `folder`."""
+    return _changed(Source("suite", copy.deepcopy(dict(data)), folder=folder), overrides, scale)
+
+
+def _changed(source: Source, overrides: Sequence[str], scale: str | None) -> tuple[Suite, Source]:
     if scale is not None:
         scale_down(source, scale)
     for assignment in overrides:

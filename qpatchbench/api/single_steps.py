@@ -1,0 +1,336 @@
+"""The steps of a suite on networks and images at hand: quantize, craft, measure, transfer.
+
+A network is anything that maps images (B, 3, H, W) float32 in [0, 1] to logits (B, K); what it does to its pixels
+first, such as normalising them, is inside (`ImageClassifier`). Images are (pixels, labels): (N, 3, H, W), uint8 or
+float32 in [0, 1], and (N,) class ids. Nothing that is passed in is changed.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+import numpy as np
+import torch
+
+from qpatchbench.api.measurement import Measurement
+from qpatchbench.attacks.base import Attack
+from qpatchbench.component import create
+from qpatchbench.errors import AttackError, QPatchBenchError
+from qpatchbench.evaluation.measure import clean_predictions, count_outcomes, patched_predictions
+from qpatchbench.ops.crafting.score_access import Scores
+from qpatchbench.ops.patches.pasting import to_float, to_uint8
+from qpatchbench.ops.patches.placing import sample_placement
+from qpatchbench.ops.randomness import derive_generator
+from qpatchbench.quantizers.base import Checkpoint, Quantizer
+from qpatchbench.quantizers.inspection.reach import require_reachable
+from qpatchbench.registry import ATTACKS, QUANTIZERS
+from qpatchbench.runs.foreign.foreign_patch import ForeignPatch, masks_of, read_foreign, textures_of
+from qpatchbench.suite.guards.returned_patch import require_patch
+from qpatchbench.types import (
+    FLOAT,
+    Bits,
+    CraftTask,
+    Goal,
+    ImageSet,
+    Network,
+    Patch,
+    Placement,
+    Progress,
+    Targeted,
+    Untargeted,
+    silent,
+)
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Images: TypeAlias = ImageSet | tuple[torch.Tensor | np.ndarray[Any, Any], torch.Tensor | np.ndarray[Any, Any]]
+Goals: TypeAlias = Literal["untargeted"] | int | Sequence[int]
+# A crafted patch; the file of one; or a texture, or texture and mask, as arrays.
+AnyPatch: TypeAlias = Patch | Path | str | np.ndarray[Any, Any] | torch.Tensor | tuple[Any, Any]
+PLACES = "evaluation placement"  # as the draws of a suite are called, so that places are the same
+SHOWN = 8  # images on which a network is tried before it is quantized
+
+
+def quantize(
+    module: torch.nn.Module,
+    quantizer: str | Quantizer = "ptq",
+    bits: int | str | Bits = 8,
+    calibration: torch.Tensor | np.ndarray[Any, Any] | ImageSet | None = None,
+    **fields: Any,  # noqa: ANN401 (fields of any quantizer)
+) -> torch.nn.Module:
+    """A frozen network at `bits`; the module stays as it is.
+
+    Args:
+        module: a float network, in any mode.
+        quantizer: its name, with `fields`, such as calibration="percentile"; or one that is made already.
+        bits: 2..16, "w4a8", or 32 for the float network itself.
+        calibration: (N, 3, H, W) images to calibrate on, held out from those that are measured.
+        **fields: of the quantizer; `qpatchbench describe quantizer ptq` shows them.
+
+    Raises:
+        QPatchBenchError: most of the network is out of reach of quantizers, with the layers by name; or the quantizer
+            needs training, which a suite does.
+    """
+    wanted = Bits.parse(bits)
+    chosen = quantizer if isinstance(quantizer, Quantizer) else _quantizer(quantizer, wanted, fields)
+    if chosen.wants_trained:
+        raise QPatchBenchError(f"{chosen.mode} deploys trained quantizers: expected ptq or dynamic here, or a suite")
+    if calibration is None:
+        if chosen.calibrates and not wanted.is_float:
+            raise QPatchBenchError(
+                f"{chosen.mode} is calibrated on images: expected calibration=(N, 3, H, W), found none"
+            )
+        pixels = torch.zeros(0, 3, 1, 1)
+    else:
+        pixels = _float(calibration.pixels if isinstance(calibration, ImageSet) else torch.as_tensor(calibration))
+    if not wanted.is_float and len(pixels):
+        require_reachable(copy.deepcopy(module).eval(), pixels[:1], type(module).__name__)
+    checkpoint = Checkpoint(lambda: copy.deepcopy(module), dict(module.state_dict()), None, (FLOAT,))
+    with torch.random.fork_rng(devices=[]):
+        deployed: torch.nn.Module = chosen.deploy(checkpoint, wanted, pixels)
+    return deployed
+
+
+def craft(
+    network: Network | Sequence[Network],
+    images: Images,
+    attack: str | Attack = "lavan",
+    *,
+    goals: Goals | None = None,
+    seed: int = 0,
+    progress: Progress = silent,
+    **fields: Any,  # noqa: ANN401 (fields of any attack)
+) -> Patch:
+    """Patches of an attack on a network, one for each goal; of a per-image attack one for each image too.
+
+    Args:
+        network: the source; several for an attack that takes several, such as ensemble.
+        images: to learn from, other than those measured; those attacked, of a per-image attack.
+        attack: its name, with `fields`, such as size=50 and steps=100; or one that is made already.
+        goals: a class id, several, or "untargeted"; by default what the attack says, or every class.
+        seed: of all its draws.
+        progress: told the fraction done and current figures.
+        **fields: of the attack; `qpatchbench describe attack lavan` shows them.
+
+    Raises:
+        AttackError: the attack gave up, or returned no patch.
+        QPatchBenchError: the attack, a field or the network does not fit.
+    """
+    named = {} if goals is None else {"targets": goals if goals == "untargeted" else _several(goals)}
+    chosen: Attack = (
+        attack.model_copy(update=named)
+        if isinstance(attack, Attack)
+        else create(ATTACKS, {"name": attack, **fields, **named})
+    )
+    networks = [_frozen(each) for each in (network if isinstance(network, Sequence) else (network,))]
+    own = _images(images)
+    wanted = chosen.goals(_classes(networks[0], own))
+    if chosen.wants_siblings:
+        raise AttackError(f"{chosen.title} also uses the network at its other bits: expected a suite for it")
+    if isinstance(networks[0], torch.nn.Module):
+        chosen.require_network(networks[0], to_float(own.pixels[:1]))
+    alone = chosen.kind == "per_image"
+    side = chosen.size.side(own.side)
+    seen = tuple(Scores(each) if chosen.access == "scores" else each for each in networks)
+    patch = chosen.craft(
+        CraftTask(
+            networks=seen,
+            goals=wanted,
+            crafting=own if chosen.learns else own[:0],
+            generator=derive_generator(seed, "craft", chosen.name),
+            attacked=own if alone else None,
+            placement=_places(own, side, 0) if alone else None,
+            progress=progress,
+        )
+    )
+    require_patch(chosen.title, patch, wanted, len(wanted) * (len(own) if alone else 1), side, own.side)
+    return replace(patch, textures=patch.textures.detach().cpu(), masks=patch.masks.cpu())
+
+
+def measure(
+    network: Network,
+    patch: AnyPatch,
+    images: Images,
+    *,
+    goals: Goals | None = None,
+    placement_seed: int = 0,
+    batch_size: int = 100,
+) -> Measurement:
+    """What a patch does to a network, at random places, beside uniform noise of the same square.
+
+    Args:
+        network: the target.
+        patch: what `craft` returned; the file of a patch (.png, .npy, .npz, .safetensors, or ImageNet-Patch's .gz); or
+            an array of its pixels, or the pair of pixels and mask that the Adversarial Robustness Toolbox gives.
+        images: to measure on.
+        goals: of a patch from elsewhere: its class id, one for each of several, or "untargeted"; by default what its
+            file names, else untargeted.
+        placement_seed: of the places, which are those of a suite of this seed.
+        batch_size: images per forward pass.
+
+    Raises:
+        PatchFileError: the file is no patch.
+        QPatchBenchError: the patch is larger than the images, or goals and patches do not agree.
+    """
+    own, target = _images(images), _frozen(network)
+    found = patch if isinstance(patch, Patch) else _from_elsewhere(patch, goals)
+    if max(found.height, found.width) > own.side:
+        raise QPatchBenchError(
+            f"expected a patch that fits into {own.side}x{own.side} pixels, found {found.height}x{found.width}"
+        )
+    _expect_classes(found, _classes(target, own))
+    places = found.placement or _places(own, found.height, placement_seed)
+    noise = torch.rand(found.textures.shape, generator=derive_generator(placement_seed, "craft", "random"))
+    control = replace(found, textures=noise, masks=torch.ones_like(found.masks))
+    labels, clean = own.labels.cpu().numpy(), clean_predictions(target, own, batch_size).numpy()
+    each = [_predicted(target, own, which, places, batch_size) for which in (found, control)]
+    counts = [count_outcomes(labels, clean, predictions, found.goals) for predictions in each]
+    return Measurement(labels, clean, each[0], counts[0], counts[1])
+
+
+def transfer(
+    sources: Mapping[str, Network],
+    targets: Mapping[str, Network],
+    crafting: Images,
+    images: Images,
+    attack: str | Attack = "lavan",
+    *,
+    goals: Goals | None = None,
+    seed: int = 0,
+    **fields: Any,  # noqa: ANN401 (fields of any attack)
+) -> pd.DataFrame:
+    """Patches of every source measured on every target: one row for each pair, rates in percent.
+
+    Args:
+        sources: name -> network to craft on.
+        targets: name -> network to measure on.
+        crafting: images that patches are crafted on.
+        images: images that they are measured on, others than those.
+        attack: as `craft` takes it, with `fields`.
+        goals: as `craft` takes them.
+        seed: of all draws.
+        **fields: of the attack.
+    """
+    import pandas as pd
+
+    rows = []
+    for source, network in sources.items():
+        patch = craft(network, crafting, attack, goals=goals, seed=seed, **fields)
+        for target, other in targets.items():
+            rows.append({"source": source, "target": target, **measure(other, patch, images).summary})
+    return pd.DataFrame(rows)
+
+
+def _quantizer(name: str, bits: Bits, fields: Mapping[str, Any]) -> Quantizer:
+    made: Quantizer = (
+        create(QUANTIZERS, {"name": "fp", "bits": (bits,)})
+        if bits.is_float
+        else create(QUANTIZERS, {"name": name, "bits": (bits,), **fields})
+    )
+    return made
+
+
+def _predicted(
+    network: Network, images: ImageSet, patch: Patch, places: Placement, batch_size: int
+) -> np.ndarray[Any, Any]:
+    each = len(patch.textures) // len(patch.goals)
+    parts = []
+    for index in range(len(patch.goals)):
+        own = patch.for_goal(index)
+        where = places[index * each : (index + 1) * each] if patch.placement is not None else places
+        parts.append(patched_predictions(network, images, own, where, batch_size))
+    found: np.ndarray[Any, Any] = torch.cat(parts).numpy()
+    return found
+
+
+def _from_elsewhere(patch: object, goals: Goals | None) -> Patch:
+    """A patch from a file or from arrays, in a square."""
+    if isinstance(patch, str | Path):
+        found = read_foreign(Path(patch))
+    else:
+        pixels, mask = patch if isinstance(patch, tuple) else (patch, None)
+        try:
+            textures = textures_of(_array(pixels), None)
+            found = ForeignPatch(textures, masks_of(None if mask is None else _array(mask), textures.shape))
+        except ValueError as error:
+            raise QPatchBenchError(f"the patch: {error}") from None
+    named: tuple[Goal, ...] = tuple(map(Targeted, found.targets)) or (Untargeted(),)
+    if goals is not None:
+        named = (Untargeted(),) if goals == "untargeted" else tuple(map(Targeted, _several(goals)))
+    square = found.squared()
+    if len(named) != len(square.textures):
+        raise QPatchBenchError(f"expected a goal for each of {len(square.textures)} patches, found {len(named)}")
+    return Patch(torch.from_numpy(square.textures), torch.from_numpy(square.masks).float(), named)
+
+
+def _expect_classes(patch: Patch, classes: int) -> None:
+    for goal in patch.goals:
+        if isinstance(goal, Targeted) and not 0 <= goal.class_id < classes:
+            raise QPatchBenchError(f"expected class ids in 0..{classes - 1} of the network, found {goal}")
+
+
+def _images(images: Images) -> ImageSet:
+    """Images as every part of qpatchbench has them.
+
+    Raises:
+        QPatchBenchError: they are none.
+    """
+    if isinstance(images, ImageSet):
+        return images
+    pixels, labels = (torch.as_tensor(part) for part in images)
+    if (
+        pixels.ndim != 4
+        or pixels.shape[1] != 3
+        or pixels.shape[2] != pixels.shape[3]
+        or labels.shape != pixels.shape[:1]
+    ):
+        raise QPatchBenchError(
+            "expected square images (N, 3, H, W) and as many labels (N,), found "
+            f"{tuple(pixels.shape)} and {tuple(labels.shape)}"
+        )
+    stored = pixels if pixels.dtype == torch.uint8 else to_uint8(_float(pixels))
+    return ImageSet(stored, labels.long(), tuple(map(str, range(len(labels)))))
+
+
+def _float(pixels: torch.Tensor) -> torch.Tensor:
+    """Pixels as float32 in [0, 1].
+
+    Raises:
+        QPatchBenchError: they are not in that range.
+    """
+    if pixels.dtype == torch.uint8:
+        return to_float(pixels)
+    if len(pixels) and not (bool(pixels.min() >= 0) and bool(pixels.max() <= 1)):
+        low, high = float(pixels.min()), float(pixels.max())
+        raise QPatchBenchError(f"expected pixels in [0, 1], or uint8, found {low:.3g}..{high:.3g}")
+    return pixels.float()
+
+
+def _array(values: object) -> np.ndarray[Any, Any]:
+    return values.detach().cpu().numpy() if isinstance(values, torch.Tensor) else np.asarray(values)
+
+
+def _frozen(network: Network) -> Network:
+    """A copy in eval mode whose weights want no gradient; a function is itself."""
+    if not isinstance(network, torch.nn.Module):
+        return network
+    return copy.deepcopy(network).eval().requires_grad_(False)
+
+
+def _places(images: ImageSet, side: int, seed: int) -> Placement:
+    size = (images.side, images.side)
+    return sample_placement(len(images), size, (side, side), derive_generator(seed, PLACES))
+
+
+def _classes(network: Network, images: ImageSet) -> int:
+    with torch.no_grad():
+        return int(network(to_float(images.pixels[:1])).shape[-1])
+
+
+def _several(goals: int | Sequence[int]) -> tuple[int, ...]:
+    return (goals,) if isinstance(goals, int) else tuple(goals)
