@@ -25,6 +25,28 @@ def test_every_format_has_every_row(form: str) -> None:
     assert done.output.count("triqdef") >= 10
 
 
+def test_the_page_of_several_runs_leads_to_the_rows_of_each(tmp_path: Path) -> None:
+    page = tmp_path / "board.html"
+    runs = [str(ROOT / "results" / name) for name in ("attack_ladder", "cifar_transfer_small")]
+    done = invoke("leaderboard", *runs, "--format", "html", "--output", str(page))
+    assert done.exit_code == 0, done.output
+    text = page.read_text(encoding="utf-8")
+    assert len(text.encode()) < 3_000_000
+    logs = [len(Path(run, "leaderboard.csv").read_text(encoding="utf-8").splitlines()) - 1 for run in runs]
+    assert len(re.findall(r'<tr id="log-\d+"', text)) == sum(logs)
+    anchors = set(re.findall(r' id="([^"]+)"', text))
+    links = set(re.findall(r' href="#([^"]+)"', text))
+    assert links <= anchors
+    # A row of the second run points behind all rows of the first.
+    (alexnet,) = re.findall(
+        r'<tr id="(board-\d+)"[^>]*data-model="alexnet"[^>]*>.*?<td class="number" data-v="2">', text
+    )[:1]
+    facts = text[text.index(f'id="{alexnet}-more"') :]
+    numbers = [int(number) for number in re.findall(r'href="#log-(\d+)"', facts[: facts.index("</dl>")])]
+    assert numbers
+    assert min(numbers) > logs[0]
+
+
 def test_the_log_of_cells_is_the_committed_one() -> None:
     done = invoke("leaderboard", DEFENSES, "--cells", "--format", "csv")
     committed = list(csv.DictReader(Path(DEFENSES, "leaderboard.csv").read_text(encoding="utf-8").splitlines()))

@@ -82,7 +82,8 @@ def bits_panels(found: Sequence[Standing]) -> Iterator[PagePanel]:
     for key, rows in groups.items():
         bits = sorted({each.bits for each in rows}, key=bits_order)
         if len(bits) > 1:
-            yield _bits_panel(f"{key[2]} {key[3]}", rows, bits)
+            run = f" in {key[0]}" if len({each.experiment for each in found}) > 1 else ""
+            yield _bits_panel(f"{key[2]} {key[3]}{run}", rows, bits)
 
 
 def _bits_panel(title: str, rows: Sequence[Standing], bits: Sequence[str]) -> PagePanel:
@@ -130,6 +131,8 @@ def dot_plots(found: Sequence[Standing]) -> Iterator[PagePanel]:
 def _dot_plot(title: str, rows: Sequence[Standing], threats: Sequence[str]) -> PagePanel:
     several = len({each.defended for each in rows}) < len(rows)
     names = [f"{each.defended} {each.quantization}" if several else each.defended for each in rows]
+    if len({each.experiment for each in rows}) > 1:
+        names = [f"{name}, {each.experiment}" for name, each in zip(names, rows, strict=True)]
     key = threats[0]
     order = sorted(range(len(rows)), key=lambda place: _value(rows[place].rates.get(key)))
     left = CHARACTER * min(_LONGEST, max(map(len, names))) + 10

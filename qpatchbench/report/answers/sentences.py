@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from qpatchbench.report.leaderboard.keys import FLOAT_BITS
@@ -23,13 +23,18 @@ class Answer(NamedTuple):
     sentences: tuple[str, ...]
 
 
-def answers(found: Sequence[Standing]) -> tuple[Answer, ...]:
-    """What the board says of transfer, of defenses, of low bits and of its own trustworthiness."""
+def answers(found: Sequence[Standing], failed: Mapping[str, int] | None = None) -> tuple[Answer, ...]:
+    """What the board says of transfer, of defenses, of low bits and of its own trustworthiness.
+
+    Args:
+        found: the board.
+        failed: check -> rows of the log that failed it.
+    """
     asked = (
         ("What does a patch from the float network do at fewer bits?", tuple(_transfer(found))),
         ("Which defense is best, and is the difference significant?", tuple(_best(found))),
         ("Do fewer bits protect against an attacker who knows the network?", tuple(_white_box(found))),
-        ("Which rows may not be trusted, and why?", tuple(_trust(found))),
+        ("Which rows may not be trusted, and why?", tuple(_trust(found, failed or {}))),
     )
     return tuple(Answer(question, sentences) for question, sentences in asked if sentences)
 
@@ -107,7 +112,7 @@ def _white_box(found: Sequence[Standing]) -> Iterator[str]:
                 )
 
 
-def _trust(found: Sequence[Standing]) -> Iterator[str]:
+def _trust(found: Sequence[Standing], logged: Mapping[str, int]) -> Iterator[str]:
     failed: dict[str, list[str]] = defaultdict(list)
     for each in found:
         for verdict, check, where in each.verdicts():
@@ -122,6 +127,9 @@ def _trust(found: Sequence[Standing]) -> Iterator[str]:
         yield f"Not everything was measured in {', '.join(each.label for each in broken[:_NAMED])}."
     if not failed and not broken:
         yield "No patch that the board shows failed a check; warnings stand in its last column."
+    if logged:
+        counts = ", ".join(f"{check} in {count}" for check, count in logged.items())
+        yield f"Of all patches that were measured, failed checks: {counts} rows, which are marked and have no rank."
 
 
 def _rank(each: Standing, threat: str) -> int:

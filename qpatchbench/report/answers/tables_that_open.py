@@ -67,8 +67,16 @@ def board_table(found: Sequence[Standing]) -> OpenTable:
     chosen = BoardSelection()
     threats, ranking = chosen.columns(found), chosen.ranking(found)
     titles = heads(found, threats)
-    columns = [("model", "architecture", False), ("defense", "with what stands before the network", False)]
-    columns += [("quantizer", "fp: the float network", False), ("bits", "of weights and activations", True)]
+    named = {
+        "run": ("folder of the run, or of several whose seeds are pooled", [each.experiment for each in found]),
+        "model": ("architecture", [each.model for each in found]),
+        "defense": ("with what stands before the network", [each.defended for each in found]),
+        "quantizer": ("fp: the float network", [each.quantization for each in found]),
+    }
+    # The defense always; another name where it tells rows apart.
+    named = {name: kept for name, kept in named.items() if name == "defense" or len(set(kept[1])) > 1}
+    columns = [(name, meaning, False) for name, (meaning, _) in named.items()]
+    columns.append(("bits", "of weights and activations", True))
     columns += [(titles[name], THREATS[name].meaning, True) for name in threats]
     if ranking:
         meaning = f"by {THREATS[ranking].title}; shared where tests do not separate rows at 5 % (Holm)"
@@ -77,12 +85,13 @@ def board_table(found: Sequence[Standing]) -> OpenTable:
     rows = []
     for number, each in enumerate(found, 1):
         rank = each.rates[ranking].rank if ranking in each.rates else 0
-        names = [OpenCell(text) for text in (each.model, each.defended, each.quantization)]
+        names = [OpenCell(values[number - 1]) for _, values in named.values()]
         cells = [*names, OpenCell(each.bits, each.bits.lstrip("w").partition("a")[0], numeric=True)]
         cells += [_rate_cell(each.rates.get(name)) for name in threats]
         cells += [OpenCell(str(rank or "-"), str(rank or math.inf), numeric=True)] if ranking else []
         verdict = "fail" if each.incomplete else next((verdict for verdict, _, _ in each.verdicts()), "pass")
         filters = {"bits": each.bits, "model": each.model, "defense": each.defended}
+        filters |= {"run": each.experiment} if "run" in named else {}
         facts = tuple(_fact(name, each.rates[name]) for name in threats if name in each.rates)
         rows.append(OpenRow(f"board-{number}", verdict, (*cells, OpenCell(mark(each))), filters, facts))
     return OpenTable("board", tuple(columns), tuple(rows))
@@ -143,8 +152,8 @@ def _fact(name: str, rate: ThreatRate) -> tuple[str, str, str]:
 def _log_facts(row: Row, checks: Sequence[Check], patches: Sequence[str]) -> tuple[tuple[str, str, str], ...]:
     counts = (
         f"{row.count('n_fooled')} fooled of {row.count('n_eligible')}; noise {row.count('n_control_fooled')}; "
-        f"{row.count('n_clean_correct')} right without a patch; {row.count('seeds')} seeds of "
-        f"{row.count('n_images')} images"
+        f"{row.count('n_clean_correct')} right without a patch; seeds {row.count('seeds')}, images of each "
+        f"{row.count('n_images')}"
     )
     targeted = f"{percent(row, 'asr_targeted')} % reach the target class; " if row.measured("asr_targeted") else ""
     common = f"{percent(row, 'asr_common')} % on common images" if row.measured("asr_common") else ""

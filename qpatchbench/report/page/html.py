@@ -4,18 +4,11 @@ from __future__ import annotations
 
 import base64
 import json
-import re
 from collections.abc import Mapping, Sequence
-from importlib.resources import files
 from typing import Any
 
-import jinja2
-
 from qpatchbench.evaluation.checks.explanations import EXPLANATIONS
-from qpatchbench.report.answers.panels import bits_panels, dot_plots, legend, matrix_panel
-from qpatchbench.report.answers.sentences import answers
-from qpatchbench.report.answers.svg import PagePanel
-from qpatchbench.report.answers.tables_that_open import board_table, log_table
+from qpatchbench.report.answers.tables_that_open import log_table
 from qpatchbench.report.figures.drawing.style import file_name
 from qpatchbench.report.figures.of_a_run import Pictures
 from qpatchbench.report.leaderboard.board import Leaderboard
@@ -23,14 +16,14 @@ from qpatchbench.report.leaderboard.published import RunFolder
 from qpatchbench.report.leaderboard.row import Row, row_of
 from qpatchbench.report.page.checks import overview
 from qpatchbench.report.page.definitions import DEFINITIONS
+from qpatchbench.report.page.rendering import rendered
 from qpatchbench.report.page.tables import stamps
 from qpatchbench.report.standings.experiments import one_experiment
-from qpatchbench.report.standings.standing import Standing, standings
+from qpatchbench.report.standings.standing import standings
 from qpatchbench.report.standings.threats import threats_of
-from qpatchbench.report.standings.transfer_matrix import TransferMatrix, transfer_matrices
+from qpatchbench.report.standings.transfer_matrix import transfer_matrices
 from qpatchbench.runs.run import Run
 
-MOST_MATRICES = 40
 MOST_RATES = 20
 MOST_PICTURE_BYTES = 1_300_000  # of PNG; the page stays under 3 MB
 
@@ -41,32 +34,16 @@ def page(run: Run, board: Leaderboard, drawn: Pictures) -> str:
     folder = RunFolder(str(run.directory), manifest, tuple(row.rounded() for row in rows))
     found = standings([one_experiment(folder, run)])
     pictures, too_large = _shown(drawn, folder.rows)
-    curves, dots, matrices = [*bits_panels(found)], [*dot_plots(found)], _matrices(folder.rows, found)
-    sections = [
-        ("answers", "answers"), ("standings", "board"), *([("defenses", "defenses")] if dots else []),
-        *([("bits", "ASR by bits")] if curves else []), *([("transfer", "transfer")] if matrices else []),
-        ("pictures", "patches"), ("cells", "all patches"), ("checks", "checks"), ("what-ran", "what ran"),
-        ("definitions", "definitions"), ("manifest", "manifest"),
-    ]  # fmt: skip
-    return _template("template.html.j2").render(
-        style=_text_of("style.css.j2"),
-        script=_text_of("script.js.j2"),
+    return rendered(
+        found,
+        transfer_matrices(folder.rows),
+        log_table(rows, board.checks, run.cells),
+        _failures(board),
         suite=str(manifest.get("suite", "")),
         description=str(manifest.get("description", "")).strip(),
         stamps=stamps(manifest, rows),
-        sections=sections,
-        answers=answers(found),
-        size=next((each.size for each in found), ""),
-        board=board_table(found),
-        legend=legend(found),
-        dots=[*map(_saved, dots)],
-        curves=[*map(_saved, curves)],
-        matrices=[*map(_saved, map(matrix_panel, matrices))],
-        log=log_table(rows, board.checks, run.cells),
         ran=_ran(run),
-        failures=_failures(board),
         checks=overview([row.label for row in rows], board.checks),
-        total=len(rows),
         definitions=DEFINITIONS,
         left_out=(*drawn.left_out, *too_large),
         plots=pictures,
@@ -77,30 +54,6 @@ def page(run: Run, board: Leaderboard, drawn: Pictures) -> str:
         ],
         manifest=[(name, _text(value)) for name, value in manifest.items()],
     )
-
-
-def _template(name: str) -> jinja2.Template:
-    environment = jinja2.Environment(
-        autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined, keep_trailing_newline=True
-    )
-    return environment.from_string(_text_of(name))
-
-
-def _text_of(name: str) -> str:
-    return files("qpatchbench.report.page").joinpath(name).read_text(encoding="utf-8")
-
-
-def _saved(panel: PagePanel) -> dict[str, str]:
-    """A panel with its data as the page offers them."""
-    data = base64.b64encode(panel.csv.encode()).decode()
-    return {"title": panel.title, "svg": panel.svg, "data": data, "file": re.sub(r"\W+", "_", panel.title)}
-
-
-def _matrices(rows: Sequence[Row], found: Sequence[Standing]) -> list[TransferMatrix]:
-    """Those of the board's size with several sources first, within MOST_MATRICES."""
-    sizes = {each.size for each in found}
-    known = sorted(transfer_matrices(rows), key=lambda each: (each.size not in sizes, len(each.sources) < 2))
-    return known[:MOST_MATRICES]
 
 
 def _shown(drawn: Pictures, rows: Sequence[Row]) -> tuple[list[dict[str, str]], list[str]]:

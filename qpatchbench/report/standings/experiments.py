@@ -6,7 +6,6 @@ import json
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -39,45 +38,52 @@ class MemberRow:
 
     Attributes:
         row: as the log states it.
-        place: its number in the log, from 1.
+        place: its number among the rows of its experiment, from 1; of a single run, its line in the log.
     """
 
     def __init__(self, row: Row, place: int, side: RowOutcomes) -> None:
         self.row, self.place, self._side = row, place, side
 
-    @cached_property
-    def stored(self) -> tuple[StoredOutcomes, ...]:
-        """Outcomes of its cells, one per seed; none where only the log was published."""
-        return tuple(self._side.stored(self.row)) if self._side.run is not None else ()
+    @property
+    def is_whole(self) -> bool:
+        """Whether the outcomes of single images are at hand, not the log alone."""
+        return self._side.run is not None and bool(self._side.cells(self.row))
+
+    def stored(self) -> list[StoredOutcomes]:
+        """Outcomes of its cells, one per seed, read anew: those of all rows may not fit into memory."""
+        return self._side.stored(self.row)
 
     @property
     def seeds(self) -> tuple[int, ...]:
         """Seeds of those cells."""
         return tuple(cell.seed for cell in self._side.cells(self.row))
 
-    def rate(self, quantity: str) -> ThreatRate:
-        """A rate of the row with its interval as the log states it, and its images."""
+    def rate(self, quantity: str, *, with_images: bool = True) -> ThreatRate:
+        """A rate of the row with its interval as the log states it, and its images unless they are not wanted."""
         row, (successes, trials) = self.row, _COUNTS[quantity]
         counts = row.count(successes), row.count(trials) if trials else row.count("n_images") * row.count("seeds")
         low, high = row.interval(quantity)
         if np.isnan(low) and counts[1]:
             low, high = (100 * bound for bound in wilson(*counts))
-        return ThreatRate(row.number(quantity), low, high, *counts, images=self.images(quantity), checks=row.checks)
+        return ThreatRate(
+            row.number(quantity), low, high, *counts, self.images(quantity) if with_images else None, checks=row.checks
+        )
 
     def images(self, quantity: str) -> RateImages | None:
         """Outcomes of single images, of `asr` and `clean_accuracy`."""
-        if not self.stored or quantity not in ("asr", "clean_accuracy"):
+        if not self.is_whole or quantity not in ("asr", "clean_accuracy"):
             return None
-        first = self.stored[0]
+        stored = self.stored()
+        first = stored[0]
         labels = first.outcomes.labels.tobytes()
         if quantity == "clean_accuracy":
-            correct = np.stack([each.outcomes.correct[None] for each in self.stored])
+            correct = np.stack([each.outcomes.correct[None] for each in stored])
             return RateImages(correct, np.ones_like(correct), (first.ids, labels))
         chosen = any(cell.places == "chosen" for cell in self._side.cells(self.row))
         places = None if chosen else (first.rows.tobytes(), first.columns.tobytes())
         return RateImages(
-            np.stack([each.outcomes.fooled for each in self.stored]),
-            np.stack([each.outcomes.eligible for each in self.stored]),
+            np.stack([each.outcomes.fooled for each in stored]),
+            np.stack([each.outcomes.eligible for each in stored]),
             (first.ids, labels, first.outcomes.goals, places),
         )
 
@@ -104,10 +110,10 @@ class Experiment:
         return " + ".join(Path(run).resolve().name for run in self.runs)
 
 
-def rate_of(members: Sequence[MemberRow], quantity: str) -> ThreatRate:
+def rate_of(members: Sequence[MemberRow], quantity: str, *, with_images: bool = True) -> ThreatRate:
     """A rate of a row over all runs, with the patch behind it."""
     row = members[0].row
-    found = pooled([member.rate(quantity) for member in members])
+    found = pooled([member.rate(quantity, with_images=with_images) for member in members])
     return replace(found, attack=row.attack, size=row.size, source=row.source_text, place=members[0].place)
 
 
@@ -162,7 +168,8 @@ def _experiment(folders: Sequence[RunFolder], run: Run | None = None) -> Experim
     rows: dict[tuple[str | int, ...], list[MemberRow]] = defaultdict(list)
     for folder in folders:
         side = RowOutcomes(folder, run)
-        for place, row in enumerate(folder.rows, 1):
+        for row in folder.rows:
+            place = rows[row.key][0].place if row.key in rows else len(rows) + 1
             rows[row.key].append(MemberRow(row, place, side))
     return Experiment(
         tuple(folder.name for folder in folders),

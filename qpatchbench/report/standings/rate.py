@@ -48,7 +48,7 @@ class ThreatRate:
         successes, trials: counts, summed over seeds and goals.
         images: what the rate was counted on; None where only the log was published.
         attack, size, source: of the patch that decides; empty for rates of no single patch.
-        place: of its row, from 1, in the log of its run; 0 where there is no single row.
+        place: number of its row in its experiment, from 1; 0 where there is no single row.
         checks: the row's, for example `fail V2; warn V1`.
         at_least: whether the number is a lower bound.
         rank: among the same dataset, model, bits and images; 0 for none.

@@ -136,7 +136,7 @@ def _standing(experiment: Experiment, rows: Sequence[Members], size: str, sizes:
     for threat, wanted in sizes.items():
         known = [each for each in finished if threat in threats_of(each[0].row) and each[0].row.size == wanted]
         if known:
-            rates[threat] = max((rate_of(members, "asr") for members in known), key=lambda rate: rate.value)
+            rates[threat] = rate_of(max(known, key=lambda each: rate_of(each, "asr", with_images=False).value), "asr")
     worst = worst_case([members for members in here if threats_of(members[0].row)])
     if worst is not None:
         rates["worst"] = replace(worst, size=size)

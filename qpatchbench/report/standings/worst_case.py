@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -11,7 +10,6 @@ import numpy as np
 
 from qpatchbench.report.standings.experiments import MemberRow, rate_of
 from qpatchbench.report.standings.rate import RateImages, ThreatRate, counted
-from qpatchbench.runs.outcomes import StoredOutcomes
 from qpatchbench.statistics.intervals import Array, wilson
 
 
@@ -27,30 +25,27 @@ def worst_case(rows: Sequence[Sequence[MemberRow]]) -> ThreatRate | None:
     if not rows:
         return None
     members = [member for row in rows for member in row]
-    if not all(member.stored for member in members):
+    if not all(member.is_whole for member in members):
         return _bound(rows)
-    by_seed: dict[int, list[StoredOutcomes]] = defaultdict(list)
+    by_seed: dict[int, tuple[Array, Array]] = {}  # fooled by any patch so far, and attacked by any; (images,) each
+    names: set[tuple[object, ...]] = set()
     for member in members:
-        for seed, stored in zip(member.seeds, member.stored, strict=True):
-            by_seed[seed].append(stored)
+        for seed, stored in zip(member.seeds, member.stored(), strict=True):
+            names.add((stored.ids, stored.outcomes.labels.tobytes()))
+            if len(names) > 1:  # other images in another run: no image is the worst of both
+                return _bound(rows)
+            fooled, attacked = (np.any(each, axis=0) for each in (stored.outcomes.fooled, stored.outcomes.eligible))
+            earlier = by_seed.get(seed, (fooled, attacked))
+            by_seed[seed] = (fooled | earlier[0], attacked | earlier[1])
     whole = [by_seed[seed] for seed in sorted(by_seed)]
-    names = {(each.ids, each.outcomes.labels.tobytes()) for found in whole for each in found}
-    if len(names) > 1:  # other images in another run: no image is the worst of both
-        return _bound(rows)
-    fooled = np.stack([_any([each.outcomes.fooled for each in found]) for found in whole])
-    correct = np.stack([_any([each.outcomes.eligible for each in found]) for found in whole])
-    return counted(RateImages(fooled, correct, (*names.pop(), "worst case")))
-
-
-def _any(found: Sequence[Array]) -> Array:
-    """(1, images) boolean, over rows and goals."""
-    return np.asarray(np.concatenate(found).any(axis=0))[None]
+    fooled, attacked = (np.stack([each[place][None] for each in whole]) for place in (0, 1))
+    return counted(RateImages(fooled, attacked, (*names.pop(), "worst case")))
 
 
 def _bound(rows: Sequence[Sequence[MemberRow]]) -> ThreatRate:
     found = []
     for row in rows:
-        own = rate_of(row, "asr")
+        own = rate_of(row, "asr", with_images=False)
         joint = rate_of(row, "asr_worst")
         found.append(own if math.isnan(joint.value) or joint.value < own.value else _with_interval(joint, row))
     return replace(max(found, key=lambda rate: rate.value), at_least=True, images=None, attack="", source="", checks="")

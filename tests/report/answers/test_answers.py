@@ -43,6 +43,11 @@ def test_questions_are_answered_with_intervals(found: tuple[Standing, ...]) -> N
     assert unseen.endswith("(tests from the intervals, Holm).")
     assert any(text.startswith("A patch made on resnet20 qat itself fools 51.2 %") for text in low)
     assert trust == ("No patch that the board shows failed a check; warnings stand in its last column.",)
+    assert (
+        answers(found, {"V2": 34})[-1]
+        .sentences[-1]
+        .startswith("Of all patches that were measured, failed checks: V2 in 34")
+    )
 
 
 def test_rows_that_may_not_be_trusted_are_named(tmp_path: Path) -> None:

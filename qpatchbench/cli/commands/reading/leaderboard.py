@@ -86,8 +86,15 @@ def leaderboard(
         from qpatchbench.report.standings.standing import standings
 
         chosen = BoardSelection(columns, bits, models, defenses, rank_by)
-        found = standings(read_experiments(runs, entries), size)
-        text = _text(chosen.rows(found), chosen, form, long=long)
+        experiments = read_experiments(runs, entries)
+        found = standings(experiments, size)
+        shown = chosen.rows(found)
+        if form == "html":
+            from qpatchbench.report.page.board_page import board_page
+
+            text = board_page(experiments, shown)
+        else:
+            text = _text(shown, chosen, form, long=long)
     if output is None:
         click.echo(text, nl=False)
     else:
@@ -105,8 +112,6 @@ def _text(rows: Sequence[Standing], chosen: BoardSelection, form: str, *, long: 
         return standing_texts.whole(rows).csv()
     if form == "tex":
         return standing_texts.latex_long(rows, chosen) if long else standing_texts.latex(rows, chosen)
-    if form == "html":
-        return standing_texts.readable(rows, chosen).html() + "\n"
     return standing_texts.markdown(rows, chosen)
 
 

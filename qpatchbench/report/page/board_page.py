@@ -1,0 +1,65 @@
+"""The board over runs and entries as one self-contained HTML file, made from their logs alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from qpatchbench.evaluation.checks.explanations import EXPLANATIONS
+from qpatchbench.report.answers.tables_that_open import log_table
+from qpatchbench.report.leaderboard.row import Row
+from qpatchbench.report.page.definitions import DEFINITIONS
+from qpatchbench.report.page.rendering import rendered
+from qpatchbench.report.standings.experiments import Experiment
+from qpatchbench.report.standings.standing import Standing
+from qpatchbench.report.standings.transfer_matrix import TransferMatrix, transfer_matrices
+
+
+def board_page(experiments: Sequence[Experiment], found: Sequence[Standing]) -> str:
+    """The page of a report without what only a whole run has: pictures, messages of checks, tracebacks."""
+    rows: list[Row] = []
+    matrices: list[TransferMatrix] = []
+    first: dict[tuple[str, ...], int] = {}  # runs of an experiment -> rows of the log before its own
+    for experiment in experiments:
+        first[experiment.runs] = len(rows)
+        own = [members[0].row for members in experiment.rows]
+        matrices += transfer_matrices(own)
+        rows += own
+    partial = ["partial: the evaluation images of a run were cut by --limit"]
+    names = [run for experiment in experiments for run in experiment.runs]
+    return rendered(
+        [_renumbered(each, first[each.runs]) for each in found],
+        matrices,
+        log_table(rows, [()] * len(rows), ()),
+        _failures(rows),
+        suite="leaderboard",
+        description=f"Made from {len(names)} run{'s' * (len(names) > 1)}: {', '.join(names)}.",
+        stamps=partial if any(each.partial for each in found) else [],
+        ran=[(experiment.name, ", ".join(experiment.runs)) for experiment in experiments],
+        checks=(),
+        definitions=DEFINITIONS,
+        left_out=(),
+        plots=[],
+        errors=[],
+        manifest=[],
+    )
+
+
+def _renumbered(each: Standing, before: int) -> Standing:
+    """With its rates pointing to rows of the joint log."""
+    rates = {
+        threat: replace(rate, place=rate.place + before) if rate.place else rate for threat, rate in each.rates.items()
+    }
+    return replace(each, rates=rates)
+
+
+def _failures(rows: Sequence[Row]) -> list[Mapping[str, object]]:
+    """Failed checks by id, each with the rows that failed it."""
+    failed: dict[str, list[dict[str, str]]] = {}
+    for number, row in enumerate(rows, 1):
+        for name in row.failed_checks.split()[1:]:
+            failed.setdefault(name, []).append({"label": row.label, "message": row.checks, "number": str(number)})
+    return [
+        {"id": name, "rows": failed[name], **EXPLANATIONS[name]._asdict()}
+        for name in sorted(failed, key=lambda name: int(name[1:]))
+    ]
