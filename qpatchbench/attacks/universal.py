@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 
 from qpatchbench.attacks.base import GradientAttack
-from qpatchbench.ops.crafting.loops import mean_of_networks, universal_patches
+from qpatchbench.ops.crafting.loops import mean_of_networks, universal_loss, universal_patches
 from qpatchbench.types import CraftTask, Patch, Placement
 
 
@@ -38,6 +38,17 @@ class UniversalAttack(GradientAttack):
     def weigh(self, losses: torch.Tensor) -> torch.Tensor:
         """Mean losses (networks, goals) -> (goals,): how the losses on several networks become one."""
         return mean_of_networks(losses)
+
+    def loss_of(self, task: CraftTask, patch: Patch) -> float:
+        """Mean loss of a finished patch over crafting images and goals, on the scale of its history."""
+        side = task.crafting.side
+        return universal_loss(
+            task,
+            patch.textures,
+            objective=self.objective,
+            placer=lambda count, draws: self.place(count, (side, side), draws),
+            weighting=self.weigh,
+        )
 
     def craft(self, task: CraftTask) -> Patch:
         """One texture per goal."""

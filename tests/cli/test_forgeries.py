@@ -22,6 +22,7 @@ from tests.cli.forging import (
     each_outcome,
     failed_without_a_trace,
     hidden_cell,
+    patches_with,
     reported,
     rows_of,
     second_column,
@@ -78,6 +79,20 @@ def test_a_patch_is_crafted_anew(tiny_runs: TinyRuns, copy_of: CopyOf) -> None:
     assert "expected a history that ends at a loss of " in text
     entry = next(entry for entry in manifest_of(folder)["patches"] if entry["attack"]["name"] == "lavan")
     assert f"  - {entry['file']}: history: expected the losses of this very patch, found others\n" in text
+
+
+def test_a_history_ends_near_the_loss_of_its_patch(tiny_runs: TinyRuns, copy_of: CopyOf, tmp_path: Path) -> None:
+    """With nothing but checkpoints: no cache remembers the crafting."""
+    cache = tmp_path / "cache"
+    shutil.copytree(tiny_runs.cache, cache, ignore=shutil.ignore_patterns("craft", "evaluate"))
+    code, text = verified(tiny_runs, tiny_runs.first, cache=cache)
+    assert code == CLAIMED
+    assert "  - losses and passes of 8 patches (--recraft N crafts some anew)\n" in text
+    folder = copy_of(tiny_runs.first)
+    patches_with(lambda arrays: arrays.update(history=arrays["history"] - 9))(folder)
+    code, text = verified(tiny_runs, folder, cache=cache)
+    assert code == 1
+    assert text.count("safetensors: history: expected it to end near ") == 2
 
 
 def test_a_check_that_finds_more_than_the_record_says_is_told(

@@ -192,7 +192,7 @@ def _predictions(run: Run, again: Rebuilt, recraft: int) -> Iterator[str]:
     from qpatchbench.evaluation.repeatability import tolerance
     from qpatchbench.runs.integrity import Unchecked
     from qpatchbench.suite.verification.rechecking import check_findings, network_findings
-    from qpatchbench.suite.verification.recrafting import control_findings, recrafted
+    from qpatchbench.suite.verification.recrafting import control_findings, loss_findings, recrafted
     from qpatchbench.suite.verification.remembering import Remembered
     from qpatchbench.suite.verification.replay import repredictions
 
@@ -220,6 +220,7 @@ def _predictions(run: Run, again: Rebuilt, recraft: int) -> Iterator[str]:
         *check_findings(again, run.cells),
         *network_findings(again),
         *control_findings(again),
+        *loss_findings(again),
         *remembered.weight_findings(),
         *remembered.patch_findings(run.cells),
         *remembered.analysis_findings(),

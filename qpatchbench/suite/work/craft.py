@@ -68,28 +68,31 @@ def patch_of(bench: Workbench, job: CraftJob, attacked: ImageSet | None, progres
     Raises:
         AttackError: the attack gave up, or its patches are not finite.
     """
+    patch = job.attack.craft(craft_task(bench, job, attacked, progress))
+    whole = bench.suite.dataset.side
+    count = len(job.goals) * (1 if attacked is None else len(attacked))
+    require_patch(job.title, patch, job.goals, count, job.side, whole)
+    return _on_cpu(patch)
+
+
+def craft_task(bench: Workbench, job: CraftJob, attacked: ImageSet | None, progress: Progress) -> CraftTask:
+    """What the attack of a job is given; see `patch_of`."""
     model = job.sources[0].checkpoint.model
     seen = [_as_seen(bench, job, source) for source in (*job.sources, *job.siblings)]
     crafting = bench.splits(model).craft.to(bench.device)
     placement = None
     if attacked is not None:
         placement = bench.placement(bench.evaluation_images(model), job.side)[: len(attacked)]
-    patch = job.attack.craft(
-        CraftTask(
-            networks=tuple(seen[: len(job.sources)]),
-            goals=job.goals,
-            crafting=crafting if job.attack.learns else crafting[:0],
-            generator=derive_generator(job.seed, "craft", job.attack.name),
-            siblings=tuple(seen[len(job.sources) :]),
-            attacked=attacked,
-            placement=placement,
-            progress=progress,
-        )
+    return CraftTask(
+        networks=tuple(seen[: len(job.sources)]),
+        goals=job.goals,
+        crafting=crafting if job.attack.learns else crafting[:0],
+        generator=derive_generator(job.seed, "craft", job.attack.name),
+        siblings=tuple(seen[len(job.sources) :]),
+        attacked=attacked,
+        placement=placement,
+        progress=progress,
     )
-    whole = bench.suite.dataset.side
-    count = len(job.goals) * (1 if attacked is None else len(attacked))
-    require_patch(job.title, patch, job.goals, count, job.side, whole)
-    return _on_cpu(patch)
 
 
 def _as_seen(bench: Workbench, job: CraftJob, source: DeployJob) -> Network:
