@@ -137,4 +137,5 @@ def test_verify_runs_no_code_because_a_manifest_names_it(folder: Path) -> None:
     assert result.returncode == 3, result.stdout
     assert "answering_once is code, which is not run because a manifest names it" in result.stdout
     result = ended("verify", "suite", folder=folder, QPATCHBENCH_CACHE=str(folder / "cache"))
-    assert result.returncode == 0, result.stdout
+    assert result.returncode == 3, result.stdout
+    assert "predictions: 20 of 20 cells made again on 4 of 4 networks, 0 of 480 predictions differ" in result.stdout

@@ -64,6 +64,16 @@ def test_every_cell_that_a_model_is_written_of_is_evaluated_twice(tmp_path: Path
     assert int(rows["ptq-minmax"]["model_bytes"]) < int(rows["fp"]["model_bytes"]) / 3
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
     assert manifest["resolved"]["deployment"] == "onnxruntime"
+    verify = ("verify", "out", "--suite", "suite.yaml")
+    honest = ended(*verify, folder=tmp_path, QPATCHBENCH_CACHE=str(tmp_path / "cache"))
+    assert honest.returncode == 3, honest.stdout
+    assert "the latency in 12 cells, which another run measures otherwise" in honest.stdout
+    smaller = {**manifest["networks"][1]["size"], "model_bytes": 1}
+    manifest["networks"][1]["size"] = smaller
+    (tmp_path / "out" / "manifest.json").write_text(json.dumps(manifest))
+    forged = ended(*verify, folder=tmp_path, QPATCHBENCH_CACHE=str(tmp_path / "cache"))
+    assert forged.returncode == 1
+    assert f"manifest.json, network {manifest['networks'][1]['network']}: size: expected " in forged.stdout
 
 
 @pytest.mark.parametrize(

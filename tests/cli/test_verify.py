@@ -357,6 +357,27 @@ def test_a_changed_suite_is_another_experiment(tiny_runs: TinyRuns, copy_of: Cop
     assert "expected a cell of the suite, found one that it does not ask for: " in text
 
 
+def test_pages_of_another_revision_are_claims(tiny_runs: TinyRuns, tmp_path: Path) -> None:
+    folder = tmp_path / "whole"
+    shutil.copytree(tiny_runs.first, folder)
+    page = folder / "report.html"
+    page.write_text(page.read_text() + "<!-- another style -->\n")
+    facts = json.loads((folder / ".report.json").read_text())
+    facts["files"]["report.html"] = hashlib.sha256(page.read_bytes()).hexdigest()
+    (folder / ".report.json").write_text(json.dumps(facts))
+    code, text = verified(tiny_runs, folder, "--numbers-only")
+    assert code == 1
+    assert "report.html, line " in text
+    manifest = manifest_of(folder)
+    manifest["git"] = {"revision": "e" * 40, "dirty": False}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    facts["files"]["manifest.json"] = hashlib.sha256((folder / "manifest.json").read_bytes()).hexdigest()
+    (folder / ".report.json").write_text(json.dumps(facts))
+    code, text = verified(tiny_runs, folder, "--numbers-only")
+    assert "  - report.html, which another revision wrote\n" in text
+    assert code == CLAIMED, text
+
+
 def test_other_hardware_is_told_with_its_tolerance(tiny_runs: TinyRuns, copy_of: CopyOf) -> None:
     folder = copy_of(tiny_runs.first)
     manifest = manifest_of(folder)

@@ -81,12 +81,13 @@ def verify(
     Exit code 0: everything was checked and holds; 1: something does not, and is named; 2: no run folder; 3: nothing is
     wrong, but a part of the results was taken at its word: "claimed, not checked" says which.
     """
-    from qpatchbench.report.entries.recount import number_findings
+    from qpatchbench.report.entries.recount import manifest_of, number_findings
     from qpatchbench.runs.integrity import Unchecked
     from qpatchbench.suite.file.load import load_suite
+    from qpatchbench.suite.store.provenance import git_state
 
     asked = None if suite_file is None else load_suite(suite_file, with_shorthands(overrides, limit, seeds), scale)
-    findings = list(number_findings(folder))
+    findings = list(number_findings(folder, same_code=manifest_of(folder).get("git") == git_state()))
     wrong = _wrong(findings)
     click.echo(f"numbers: {_found(len(wrong)) if wrong else 'every count, rate and hash is as it should be'}")
     _list(wrong)

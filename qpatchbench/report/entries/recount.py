@@ -30,12 +30,13 @@ from qpatchbench.runs.records import CellRecord, QueryCounts
 from qpatchbench.runs.run import OUTCOME_COLUMNS, Run
 
 
-def number_findings(folder: Path, *, reports: bool = True) -> tuple[str, ...]:
+def number_findings(folder: Path, *, reports: bool = True, same_code: bool = True) -> tuple[str, ...]:
     """Everything of a run folder that is not what it should be, one sentence each; none: all numbers hold.
 
     Args:
         folder: of a run, or an entry.
         reports: whether all tables, pictures and pages are written again too, and not the leaderboard alone.
+        same_code: whether the revision that wrote the folder is at work here.
 
     Returns:
         Sentences; those that are a `Unchecked` are about what cannot be computed again.
@@ -51,7 +52,8 @@ def number_findings(folder: Path, *, reports: bool = True) -> tuple[str, ...]:
         findings += recounted(run)
         board = Leaderboard(run)
         told = list(_board(folder / LEADERBOARD, board.rows))
-        findings += [*told, *rewritten(run, board, FORMATS if reports else (), {LEADERBOARD} if told else set())]
+        known = {LEADERBOARD} if told else set()
+        findings += [*told, *rewritten(run, board, FORMATS if reports else (), known, same_code=same_code)]
     except (ArtifactError, ArrowException) as error:
         findings.append(str(error))
     return tuple(dict.fromkeys(findings))

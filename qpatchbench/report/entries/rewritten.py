@@ -31,10 +31,13 @@ from qpatchbench.runs.run import Run
 
 RECORDS = frozenset({MANIFEST, CELLS, OUTCOMES, EXAMPLES, *ANALYSIS_FILES, SUMS, BIBTEX, CLAIM, REPORT_FACTS})
 DRAWN_BY, DRAWN = "matplotlib", (".png", ".html")  # the page holds the pictures
+WORDED = (*DRAWN, ".md", ".tex")  # how they say what they say is the code's choice; a .csv holds numbers
 SHOWN = 120  # characters of a line that a sentence shows
 
 
-def rewritten(run: Run, board: Leaderboard, formats: Sequence[str], told: Collection[str] = ()) -> Iterator[str]:
+def rewritten(
+    run: Run, board: Leaderboard, formats: Sequence[str], told: Collection[str] = (), *, same_code: bool = True
+) -> Iterator[str]:
     """Report files that are not what the records give, and files that no run writes.
 
     Pictures and the page are drawn again only where the folder has some: published folders and entries have none.
@@ -44,6 +47,7 @@ def rewritten(run: Run, board: Leaderboard, formats: Sequence[str], told: Collec
         board: of them.
         formats: of the tables that are written again; none: nothing is.
         told: files of which it is known that they differ.
+        same_code: whether the revision that wrote them is at work here; pages of another one are claims.
     """
     directory = run.directory
     files = {path.relative_to(directory).as_posix() for path in directory.rglob("*") if not path.is_dir()}
@@ -64,14 +68,20 @@ def rewritten(run: Run, board: Leaderboard, formats: Sequence[str], told: Collec
             yield f"{name}: {error.strerror or error}"
             continue
         if found != expected:
-            text = _difference(name, expected, found)
-            yield Unchecked(f"{name}, which another matplotlib drew") if not same and name.endswith(DRAWN) else text
+            if not same_code and name.endswith(WORDED):
+                yield Unchecked(f"{name}, which another revision wrote")
+            elif not same and name.endswith(DRAWN):
+                yield Unchecked(f"{name}, which another matplotlib drew")
+            else:
+                yield _difference(name, expected, found)
     for name in sorted(files - RECORDS - set(known)):
-        if name.startswith(f"{PLOTS}/"):
+        if name.startswith(f"{PLOTS}/") and not same_code:
+            yield Unchecked(f"{name}, which another revision drew")
+        elif name.startswith(f"{PLOTS}/"):
             yield f"{name}: expected no such picture, since the records give none, found one"
         elif not name.startswith(f"{PATCHES}/"):
             yield Unchecked(f"{shown(name)}, which no run writes")
-    yield from _own_facts(run, files, set(known))
+    yield from _own_facts(run, files, set(known), same_code=same_code)
 
 
 def _difference(name: str, expected: bytes, found: bytes) -> str:
@@ -85,7 +95,7 @@ def _difference(name: str, expected: bytes, found: bytes) -> str:
     return f"{name}, line {number + 1}: expected {lines[0]!r}, as the records give it, found {lines[1]!r}"
 
 
-def _own_facts(run: Run, files: set[str], reports: set[str]) -> Iterator[str]:
+def _own_facts(run: Run, files: set[str], reports: set[str], *, same_code: bool) -> Iterator[str]:
     """What the run notes for itself: which files are its own, and their hashes."""
     directory, manifest = run.directory, run.manifest
     patches = {str(entry.get("file")) for entry in manifest.get("patches", ())}
@@ -95,6 +105,8 @@ def _own_facts(run: Run, files: set[str], reports: set[str]) -> Iterator[str]:
         if facts.get("plan") != manifest.get("plan"):
             yield f"{REPORT_FACTS}: expected the plan of manifest.json, found another"
         ours = {MANIFEST, EXAMPLES, *manifest.get("files", {}), *patches, *reports}
+        if not same_code:  # which pictures there are is the code's choice too
+            ours = {name for name in ours | hashes.keys() if name in hashes or not name.endswith(WORDED)}
         for name in sorted(hashes.keys() ^ ours):
             yield f"{REPORT_FACTS}: expected {'the hash of' if name in ours else 'no hash of'} {name}, found otherwise"
         for name in sorted(hashes.keys() & ours & files):

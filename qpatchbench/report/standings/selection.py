@@ -62,7 +62,7 @@ class BoardSelection:
     def ranking(self, rows: Sequence[Standing]) -> str:
         """The threat that ranks: the one asked for, or the strongest of those with ranks among the columns."""
         columns = self.columns(rows)
-        order = ("white_box", "worst", "unseen", "ensemble", "from_32", "seen", "other_bits", "clean")
+        order = ("white_box", "worst", "unseen", "ensemble", "from_32", "seen", "other_bits", "external", "clean")
         ranked = [name for name in order if name in columns and any(_rank(each, name) for each in rows)]
         return self.rank_by or next(iter(ranked), "")
 

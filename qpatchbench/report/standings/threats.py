@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from qpatchbench.report.leaderboard.keys import FLOAT_BITS
-from qpatchbench.report.leaderboard.row import SAME_NETWORK, Row
+from qpatchbench.report.leaderboard.row import EXTERNAL, SAME_NETWORK, Row
 
 WHOLE_IMAGE = 100.0  # percent of an image: what changes every pixel is no patch
 
@@ -28,6 +28,7 @@ THREATS: Mapping[str, Threat] = {
     "seen": Threat("seen", "from the pool of patches that defenses may train on"),
     "unseen": Threat("unseen", "from the pool that is kept from every training"),
     "ensemble": Threat("ensemble", "crafted on several networks at once, this one among them"),
+    "external": Threat("from elsewhere", "made by others, for networks that nobody has to name; the worst of them"),
     "white_box": Threat("white box", "crafted on this very network; the worst attack"),
     "worst": Threat(
         "worst case",
@@ -37,14 +38,16 @@ THREATS: Mapping[str, Threat] = {
     "certified": Threat("certified", "% of all images that provably keep their label under any patch of this size"),
 }
 ACCURACIES = frozenset({"clean", "certified"})  # the higher, the better; all others are rates of success
-OF_ROWS = ("from_32", "other_bits", "seen", "unseen", "ensemble", "white_box")  # a rate of one row each
+OF_ROWS = ("from_32", "other_bits", "seen", "unseen", "ensemble", "external", "white_box")  # a rate of one row each
 RANKED = ("clean", *OF_ROWS, "worst", "certified")
 
 
 def threats_of(row: Row) -> tuple[str, ...]:
     """Columns in which a row may decide; none for controls and for patches that were moved after crafting."""
-    if not row.source_model or row.transformation:
+    if row.transformation or not is_crafted(row):
         return ()
+    if row.lineage == EXTERNAL:
+        return ("external",)
     # A patch that was crafted without the preprocessor knows another network than the one it meets.
     own = row.lineage == SAME_NETWORK and row.source_preprocessor == row.preprocessor
     if row.seen in ("seen", "unseen"):
@@ -54,6 +57,11 @@ def threats_of(row: Row) -> tuple[str, ...]:
     if row.lineage == "ensemble":
         return ("ensemble",)
     return ("from_32",) if row.source_bits == FLOAT_BITS else ("other_bits",)
+
+
+def is_crafted(row: Row) -> bool:
+    """Whether the row is no control: somebody made its patch to fool a network."""
+    return bool(row.source_model) or row.lineage == EXTERNAL
 
 
 def is_patch(row: Row) -> bool:
@@ -66,7 +74,7 @@ def board_size(rows: Iterable[Row]) -> str:
 
     Changes of whole images count only where there is nothing else.
     """
-    known = [row for row in rows if row.source_model]
+    known = [row for row in rows if is_crafted(row)]
     known = [row for row in known if is_patch(row)] or known
     own = Counter(row.size for row in known if "white_box" in threats_of(row))
     every = Counter(row.size for row in known)
