@@ -9,7 +9,8 @@ import torch
 from pydantic import Field
 
 from qpatchbench.attacks.base import GradientAttack
-from qpatchbench.ops.crafting.loops import mean_of_networks, universal_loss, universal_patches
+from qpatchbench.ops.crafting.finished_patches import universal_loss
+from qpatchbench.ops.crafting.loops import mean_of_networks, universal_patches
 from qpatchbench.types import CraftTask, Patch, Placement
 
 

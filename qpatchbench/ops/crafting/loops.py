@@ -85,7 +85,7 @@ def universal_patches(
     device = images.pixels.device
     count, goal_count = len(images), len(task.goals)
     held_out = min(MOST_HELD_OUT, count // HELD_OUT)
-    judge = _Judge(task, images[count - held_out :] if held_out else images, objective, placer, weighting)
+    judge = HeldOutJudge(task, images[count - held_out :] if held_out else images, objective, placer, weighting)
     pool = images[: count - held_out]
     targets = goal_classes(task.goals).to(device).repeat_interleave(batch_size)
     textures = torch.full((goal_count, 3, side, side), GREY, device=device, requires_grad=True)
@@ -125,30 +125,6 @@ def universal_patches(
     return Crafted(best, tuple(total / goal_count for total in torch.stack(totals).tolist()))
 
 
-def universal_loss(
-    task: CraftTask,
-    textures: torch.Tensor,
-    *,
-    objective: Objective,
-    placer: Placer,
-    weighting: Weighting,
-    draws: int = 4,
-) -> float:
-    """Mean loss of finished patches over all crafting images and goals, as the loop records it for its steps.
-
-    Args:
-        task: of the crafting; its generator draws the placements.
-        textures: (G, 3, h, w) in [0, 1].
-        objective: of the attack.
-        placer: of the attack.
-        weighting: of the attack.
-        draws: how many placements each image gets.
-    """
-    judges = [_Judge(task, task.crafting, objective, placer, weighting) for _ in range(draws)]
-    device = task.crafting.pixels.device
-    return float(torch.stack([judge(textures.to(device)).loss.mean() for judge in judges]).mean())
-
-
 def _drawn_steps(
     steps: int,
     images: int,
@@ -185,7 +161,7 @@ def _rates(task: CraftTask, score: _Score) -> dict[str, float]:
     return {"asr": 100 * float(score.fooled.mean()), task.success_name: 100 * float(score.success.mean())}
 
 
-class _Judge:
+class HeldOutJudge:
     """Scores patches on held-out crafting images at placements drawn once."""
 
     def __init__(
@@ -197,6 +173,7 @@ class _Judge:
         self.placement = placer(len(images), task.generator)
 
     def __call__(self, textures: torch.Tensor) -> _Score:
+        """Success and loss of one texture for every goal, (G, 3, h, w) in [0, 1]."""
         scores = [self._on(network, textures) for network in self.networks]
         loss = self.weighting(torch.stack([score.loss for score in scores]))
         success, fooled = (torch.stack([score[place] for score in scores]).mean(dim=0) for place in (0, 2))
