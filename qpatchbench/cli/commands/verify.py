@@ -28,12 +28,20 @@ MOST = 40  # findings of one kind that are printed
 @DATA_DIR
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
 @click.option("--decode", is_flag=True, help="Let the folder's suite decide which images are decoded and kept.")
+@click.option("--run-code", is_flag=True, help="Run the source files that the folder's suite names.")
 @click.option("--numbers-only", is_flag=True, help="Predict nothing again, even where checkpoints are at hand.")
 @click.option(
     "--recraft", type=click.IntRange(min=0), default=0, help="Craft so many patches anew, and compare [default: none]."
 )
 def verify(
-    folder: Path, cache: Path | None, data_dir: Path | None, device: str, decode: bool, numbers_only: bool, recraft: int
+    folder: Path,
+    cache: Path | None,
+    data_dir: Path | None,
+    device: str,
+    decode: bool,
+    run_code: bool,
+    numbers_only: bool,
+    recraft: int,
 ) -> int:
     """Recompute every number of a run folder, or of a leaderboard entry, from its bytes.
 
@@ -44,8 +52,8 @@ def verify(
     every prediction compared, and every label of cells, networks, patches and jobs with the plan of the manifest's
     suite. Nothing is trained, and nothing crafted but for --recraft. On the same device with the same torch nothing
     may differ; elsewhere nearly tied classes may change sides, within a tolerance that is printed. A manifest alone
-    does not decide what is downloaded, read outside of the data folder, or decoded for the first time: the last is
-    allowed by --decode.
+    does not decide what is downloaded, run, read outside of the data folder, or decoded for the first time: the last
+    is allowed by --decode, source files of networks by --run-code.
 
     Exit code 0: everything was checked and holds; 1: something does not, and is named; 2: no run folder; 3: nothing is
     wrong, but a part of the results was taken at its word: "claimed, not checked" says which. Revision, device and
@@ -60,7 +68,13 @@ def verify(
         click.echo("predictions: not made again, as asked for")
         return _exit_code(len(findings), ["labels", "predictions"])
     wrong, claims = _predict_again(
-        folder, cache or cache_dir(), chosen_data_dir(data_dir), device, decode=decode, recraft=recraft
+        folder,
+        cache or cache_dir(),
+        chosen_data_dir(data_dir),
+        device,
+        decode=decode,
+        run_code=run_code,
+        recraft=recraft,
     )
     return _exit_code(len(findings) + wrong, claims)
 
@@ -72,7 +86,7 @@ def _exit_code(wrong: int, claims: Sequence[str]) -> int:
 
 
 def _predict_again(
-    folder: Path, cache: Path, data: Path, device: str, *, decode: bool, recraft: int
+    folder: Path, cache: Path, data: Path, device: str, *, decode: bool, run_code: bool, recraft: int
 ) -> tuple[int, list[str]]:
     """Predict everything again, and tell; how much is wrong, and what was not checked."""
     from qpatchbench.errors import ArtifactError, QPatchBenchError
@@ -87,7 +101,7 @@ def _predict_again(
 
     try:
         run = Run(folder)
-        again = rebuilt(folder, run.manifest, cache, data, device_named(device), decode=decode)
+        again = rebuilt(folder, run.manifest, cache, data, device_named(device), decode=decode, run_code=run_code)
     except (ArtifactError, Unavailable) as error:
         click.echo(f"predictions: not made again: {error}")
         return 0, ["labels", "predictions"]

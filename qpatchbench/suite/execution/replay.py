@@ -83,6 +83,7 @@ def rebuilt(
     device: torch.device,
     *,
     decode: bool = False,
+    run_code: bool = False,
 ) -> Rebuilt:
     """What is needed to predict again.
 
@@ -97,7 +98,8 @@ def rebuilt(
     try:
         if not isinstance(manifest.get("resolved"), dict):
             raise Unavailable("the manifest has no resolved suite")
-        suite = harmless(suite_from(manifest["resolved"], "manifest.json"), data_dir, cache, decode=decode)
+        suite = suite_from(manifest["resolved"], "manifest.json")
+        suite = harmless(suite, data_dir, cache, decode=decode, run_code=run_code)
         bench = Workbench(suite, store, data_dir, device)
         source = Source("manifest.json")
         weights = weights_keys(suite, source, cache)

@@ -20,14 +20,15 @@ def is_key(key: object) -> bool:
     return isinstance(key, str) and re.fullmatch(rf"[0-9a-f]{{{KEY_DIGITS}}}", key) is not None
 
 
-def harmless(suite: Suite, data_dir: Path, cache_dir: Path, *, decode: bool) -> Suite:
-    """The suite, of which nothing is downloaded, nothing outside of the data folder is read, nothing new is decoded.
+def harmless(suite: Suite, data_dir: Path, cache_dir: Path, *, decode: bool, run_code: bool) -> Suite:
+    """The suite, of which nothing is downloaded or run, nothing outside of the data folder read, nothing new decoded.
 
     Args:
         suite: of a manifest.
         data_dir: where datasets lie.
         cache_dir: where decoded images are kept.
         decode: whether the person at the keyboard allows to decode images that were never decoded here.
+        run_code: whether they allow to run source files that the manifest names.
 
     Raises:
         Unavailable: it asks for more than that.
@@ -38,6 +39,12 @@ def harmless(suite: Suite, data_dir: Path, cache_dir: Path, *, decode: bool) -> 
         raise Unavailable(
             f"the manifest's images lie in {path}, outside of the data folder {data_dir}: say with --data-dir that "
             "they may be read"
+        )
+    code = [model for model in suite.models if model.runs_code]
+    if code and not run_code:
+        raise Unavailable(
+            f"the manifest's model {code[0].title!r} is built by {getattr(code[0], code[0].files[-1])}, which is not "
+            "run because a manifest names it: allow it with --run-code, of a run that you trust"
         )
     if "download" in type(dataset).model_fields:
         suite = suite.model_copy(update={"dataset": dataset.model_copy(update={"download": False})})
