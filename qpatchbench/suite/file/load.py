@@ -15,11 +15,11 @@ from qpatchbench.registry import REGISTRIES, Registry
 from qpatchbench.suite.file.consistency import incoherences
 from qpatchbench.suite.file.kinds import mistyped
 from qpatchbench.suite.file.overrides import override, scale_down
-from qpatchbench.suite.file.places import beside, placed
 from qpatchbench.suite.file.pydantic_errors import explained, shown
 from qpatchbench.suite.file.schema import COMPONENT_PLACES, Suite
 from qpatchbench.suite.file.source import KeyPath, Problem, Source, read_source
-from qpatchbench.suite.file.stored_patches import stored_patches
+from qpatchbench.suite.named.places import beside, placed
+from qpatchbench.suite.named.stored_patches import stored_patches
 
 
 def load_suite(path: Path, overrides: Sequence[str] = (), scale: str | None = None) -> Suite:
