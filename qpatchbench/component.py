@@ -36,6 +36,7 @@ class Component(BaseModel):
         trial: field values at which it can be tried on tiny images within seconds, for the conformance checks.
         expected_failures: names of conformance checks that cannot hold, and why.
         files: fields that name a file; in a suite they are relative to the suite's folder.
+        runs_code: whether one of these files is code, which runs.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
@@ -44,6 +45,7 @@ class Component(BaseModel):
     expected_failures: ClassVar[Mapping[str, str]] = {}
     reference: ClassVar[str] = ""
     files: ClassVar[tuple[str, ...]] = ()
+    runs_code: ClassVar[bool] = False
 
     name: str = Field(description="name under which the component is registered")
     label: Annotated[str, AfterValidator(checked_label)] | None = Field(
@@ -72,7 +74,7 @@ class Component(BaseModel):
 
     @property
     def code_beside(self) -> tuple[str, str]:
-        """A source file that a field names and whose code runs, and its SHA-256; ("", "") where there is none."""
+        """The source file that a field names, where `runs_code`, and its SHA-256; else ("", "")."""
         return "", ""
 
     def identity(self) -> dict[str, Any]:

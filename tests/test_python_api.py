@@ -13,7 +13,9 @@ import pytest
 import torch
 
 import qpatchbench
+from qpatchbench.api.progress_bar import progress_bar
 from qpatchbench.errors import QPatchBenchError, SuiteError
+from qpatchbench.suite.store.store import Store
 from qpatchbench.types import Targeted, Untargeted
 
 SUITE: dict[str, Any] = {
@@ -74,6 +76,24 @@ def test_the_same_call_again_does_nothing_and_the_plan_is_the_same(finished: qpa
     again = qpatchbench.run(qpatchbench.load_suite(SUITE), finished.folder, cache=cache, progress=False)
     assert (again.folder / "manifest.json").stat().st_mtime_ns == before
     assert qpatchbench.plan(SUITE, cache=cache).key == finished.manifest["plan"]
+
+
+def test_a_bar_tells_of_every_job(finished: qpatchbench.Run, capsys: pytest.CaptureFixture[str]) -> None:
+    made, store = qpatchbench.plan(SUITE, cache=finished.folder.parent / "cache"), Store(finished.folder / "empty")
+    with progress_bar(made, store, shown=True) as bar:
+        for job in made.jobs[1:]:
+            bar.started(job)
+            bar.progressed(job, 0.5, {"loss": 1.0})
+            bar.finished(job, 0.1)
+        bar.note("a remark")
+        bar.failed(made.jobs[0], "no luck")
+    told = capsys.readouterr().err
+    assert f"{len(made.jobs)}/{len(made.jobs)}" in told
+    assert "a remark" in told
+    assert f"failed: {made.jobs[0].title}: no luck" in told
+    with progress_bar(made, store, shown=False) as bar:
+        bar.started(made.jobs[0])
+    assert capsys.readouterr().err == ""
 
 
 def test_suites_are_loaded_from_files_names_and_dicts(tmp_path: Path) -> None:
@@ -137,7 +157,6 @@ def test_places_and_counts_are_those_of_a_suite(finished: qpatchbench.Run) -> No
     (travelling,) = finished.patches
     row = finished.rows.iloc[0]
 
-    from qpatchbench.suite.store.store import Store
     from qpatchbench.suite.work.workbench import tensors
 
     model = suite.models[0].build(3, 8)

@@ -31,6 +31,7 @@ class ModuleModel(ModelSource):
 
     name: Literal["module"] = Field(default="module", description="a network of one's own")
     files: ClassVar[tuple[str, ...]] = ("weights", "source")
+    runs_code: ClassVar[bool] = True
     trial: ClassVar[Mapping[str, Any]] = {"source": "my_net.py:build"}
 
     source: Annotated[str, AfterValidator(checked_line)] = Field(

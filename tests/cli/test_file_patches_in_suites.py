@@ -118,3 +118,15 @@ def test_patches_of_another_run(folder: Path, tiny_runs: TinyRuns) -> None:
         "theirs.yaml:11:15: patches_from: expected the folder of a finished run, found no "
         f"{folder}/nowhere/manifest.json.\ntheirs.yaml: invalid, 1 error\n"
     )
+
+
+def test_workers_find_the_files_of_the_suite(folder: Path) -> None:
+    (folder / "suites").mkdir()
+    for name in ("theirs.yaml", "sticker.png"):
+        (folder / name).rename(folder / "suites" / name)
+    code, text = told(
+        folder, "run", "suites/theirs.yaml", "--display", "none", "--executor", "process", "--workers", "1"
+    )
+    assert code == 0, text
+    rows = pd.read_csv(folder / "results/theirs/leaderboard.csv")
+    assert list(rows["lineage"]) == ["external", "external"]

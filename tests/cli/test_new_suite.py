@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from qpatchbench.suite.file.library import shipped
 from qpatchbench.suite.file.load import load_suite
+from qpatchbench.suite.named.library import shipped
 from qpatchbench.types import FLOAT
 from tests.cli.own_networks import own_network
 from tests.cli.running import ended

@@ -65,3 +65,17 @@ def test_what_does_not_fit_is_said_before_any_work(before: str, after: str, mess
     assert done.returncode == 2
     assert message in done.stderr
     assert done.stderr.startswith("suite/mine.yaml:4:")
+
+
+def test_verify_runs_no_code_because_a_manifest_names_it(folder: Path) -> None:
+    cache = {"QPATCHBENCH_CACHE": str(folder / "cache")}
+    assert ended("run", "suite/mine.yaml", "--display", "none", folder=folder, **cache).returncode == 0
+    refused = ended("verify", "results/mine", folder=folder, **cache)
+    assert refused.returncode == 3
+    assert (
+        "predictions: not made again: the manifest's model module is code, which is not run because a manifest names "
+        "it: allow it with --run-code, of a run that you trust"
+    ) in refused.stdout
+    trusted = ended("verify", "results/mine", "--run-code", folder=folder, **cache)
+    assert trusted.returncode == 3, trusted.stdout + trusted.stderr
+    assert "predictions: not made again" not in trusted.stdout

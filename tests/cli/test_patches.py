@@ -11,7 +11,7 @@ from PIL import Image
 
 from qpatchbench.runs.foreign.foreign_patch import read_foreign
 from qpatchbench.runs.patch_file import read_patch
-from tests.cli.conftest import TinyRuns
+from tests.cli.conftest import CopyOf, TinyRuns
 
 
 @pytest.mark.parametrize("kind", ["png", "npy", "safetensors"])
@@ -49,3 +49,20 @@ def test_nothing_is_overwritten_unasked_and_names_are_known(tiny_runs: TinyRuns,
     assert "no patch of the attack 'lavn'. Did you mean: lavan? Available: lavan, sparse_rs." in str(wrong.exception)
     nowhere = tiny_runs.invoke("patches", str(tmp_path / "nowhere"))
     assert "expected the folder of a finished run, found no " in str(nowhere.exception)
+
+
+def test_a_strangers_manifest_names_no_place_to_write_to(tiny_runs: TinyRuns, copy_of: CopyOf, tmp_path: Path) -> None:
+    run = copy_of(tiny_runs.first)
+    manifest = json.loads((run / "manifest.json").read_text())
+    for entry in manifest["patches"]:
+        entry["attack"]["name"] = "../../elsewhere"
+    (run / "manifest.json").write_text(json.dumps(manifest))
+    assert tiny_runs.invoke("patches", str(run), "--out", str(tmp_path / "out" / "here")).exit_code == 0
+    assert {path.name for path in tmp_path.iterdir()} == {run.name, "out"}
+    assert all(
+        path.name.startswith(("_elsewhere-", "contact", "passports")) for path in (tmp_path / "out/here").iterdir()
+    )
+    for broken in ({"patches": [{"sources": ["a"]}]}, {"patches": 3}, {"patches": [{"sources": ["a"], "attack": 1}]}):
+        (run / "manifest.json").write_text(json.dumps({**manifest, **broken}))
+        told = tiny_runs.invoke("patches", str(run), "--out", str(tmp_path / "other"))
+        assert "expected the patches of a run, found others: " in str(told.exception)

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import gzip
 import io
+import pickle
 import random
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from safetensors.numpy import save_file
 
+from tests.cli.conftest import SUITE
 from tests.faults.serial import Tiny
 
 FILES = 200  # of each reader
@@ -39,6 +44,23 @@ def image(kind: str) -> bytes:
     pixels = np.random.default_rng(0).integers(0, 256, (24, 30, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(buffer, kind)
     return buffer.getvalue()
+
+
+def foreign(tiny: Tiny) -> dict[str, tuple[Path, Callable[[], str]]]:
+    """Patches from elsewhere, each in a suite that is validated: what is said of a damaged one."""
+    pixels = np.random.default_rng(0).random((3, 4, 4), dtype=np.float32)
+    np.save(tiny.root / "patch.npy", pixels)
+    np.savez(tiny.root / "patch.npz", patch=pixels, mask=np.eye(4))
+    save_file({"patch": pixels}, tiny.root / "tensors.safetensors")
+    Image.fromarray((255 * pixels.transpose(1, 2, 0)).astype(np.uint8)).save(tiny.root / "patch.png")
+    (tiny.root / "patch.gz").write_bytes(gzip.compress(pickle.dumps((pixels.tolist(), [1], {}), protocol=4), mtime=0))
+    head, _, rest = SUITE.partition("attacks:")
+    found: dict[str, tuple[Path, Callable[[], str]]] = {}
+    for name in ("patch.npy", "patch.npz", "tensors.safetensors", "patch.png", "patch.gz"):
+        suite = tiny.root / f"{name}.yaml"
+        suite.write_text(f"{head}attacks: [{{name: file, file: {name}}}]\n{rest[rest.index('transfer:') :]}")
+        found[name] = (tiny.root / name, partial(tiny.told, "validate", str(suite)))
+    return found
 
 
 def trials() -> Iterator[tuple[str, bool]]:
@@ -74,6 +96,7 @@ def trials() -> Iterator[tuple[str, bool]]:
             "image.png": (picture / "a.png", applied("a.png")),
             "image.jpeg": (picture / "a.jpeg", applied("a.jpeg")),
         }
+        readers |= foreign(tiny)
         for name, (path, read) in readers.items():
             data, draws = path.read_bytes(), random.Random(name)
             for number in range(FILES):

@@ -88,7 +88,7 @@ def first_sentence(docstring: str) -> str:
 
 def _suites() -> list[dict[str, str]]:
     """Suite files below ./suites, and those that come with the package; a file's first comment line is its summary."""
-    from qpatchbench.suite.file.library import shipped
+    from qpatchbench.suite.named.library import shipped
 
     here = {str(path): path for path in sorted(Path("suites").glob("**/*.yaml"))}
     own = {path.resolve() for path in here.values()}

@@ -43,6 +43,7 @@ MOST = 40  # findings of one kind that are printed
 @DATA_DIR
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
 @click.option("--decode", is_flag=True, help="Let the folder's suite decide which images are decoded and kept.")
+@click.option("--run-code", is_flag=True, help="Run the source files that the folder's suite names.")
 @click.option("--numbers-only", is_flag=True, help="Predict nothing again, even where checkpoints are at hand.")
 @click.option(
     "--recraft", type=click.IntRange(min=0), default=0, help="Craft so many patches anew, and compare [default: none]."
@@ -58,6 +59,7 @@ def verify(
     data_dir: Path | None,
     device: str,
     decode: bool,
+    run_code: bool,
     numbers_only: bool,
     recraft: int,
 ) -> int:
@@ -72,8 +74,8 @@ def verify(
     Predictions: where checkpoints are in the cache and the images are found, every stored patch is pasted again, every
     prediction compared, and every check made again. Nothing is trained, and nothing crafted but for --recraft. On the
     same device with the same torch nothing may differ; elsewhere nearly tied classes may change sides, within a
-    tolerance that is printed. A manifest alone does not decide what is downloaded, read outside of the data folder, or
-    decoded for the first time: the last is allowed by --decode.
+    tolerance that is printed. A manifest alone does not decide what is downloaded, run, read outside of the data folder,
+    or decoded for the first time: the last is allowed by --decode, source files of networks by --run-code.
 
     What nothing can compute again (times, devices, versions, revision, what happened while a patch was crafted) is
     compared with this machine and with what its cache remembers.
@@ -92,7 +94,9 @@ def verify(
     click.echo(f"numbers: {_found(len(wrong)) if wrong else 'every count, rate and hash is as it should be'}")
     _list(wrong)
     places = (cache or cache_dir(), chosen_data_dir(data_dir))
-    findings += _labels_and_predictions(folder, asked, str(suite_file), *places, device, decode, numbers_only, recraft)
+    findings += _labels_and_predictions(
+        folder, asked, str(suite_file), *places, device, decode, run_code, numbers_only, recraft
+    )
     wrong = _wrong(findings)
     claims = [text for text in findings if isinstance(text, Unchecked)]
     if claims:
@@ -109,6 +113,7 @@ def _labels_and_predictions(
     data: Path,
     device: str,
     decode: bool,
+    run_code: bool,
     numbers_only: bool,
     recraft: int,
 ) -> list[str]:
@@ -128,7 +133,7 @@ def _labels_and_predictions(
     why, again = "as asked for", None
     if not numbers_only:
         try:
-            again = rebuilt(folder, run.manifest, cache, data, where, suite=asked, decode=decode)
+            again = rebuilt(folder, run.manifest, cache, data, where, suite=asked, decode=decode, run_code=run_code)
         except (ArtifactError, Unavailable) as error:
             why = str(error)
     findings = _labels(run, asked, name, cache, where, again)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,18 +45,24 @@ def travelling(folder: Path, attacks: Sequence[str] = (), licence: str = "") -> 
     """
     if not (folder / MANIFEST).is_file():
         raise ArtifactError(f"expected the folder of a finished run, found no {folder / MANIFEST}")
-    manifest = read_manifest(folder / MANIFEST)
+    try:
+        found = [*_chosen(folder, read_manifest(folder / MANIFEST), attacks)]
+    except (KeyError, TypeError, AttributeError) as error:
+        damage = f"{type(error).__name__}: {error}"
+        raise ArtifactError(f"{folder / MANIFEST}: expected the patches of a run, found others: {damage}") from None
+    if not found:
+        raise ArtifactError(f"{folder}: expected patches that are no controls, found none")
+    return [TravellingPatch(each.name, each.stored, _licensed(each.passport, licence)) for each in found]
+
+
+def _chosen(folder: Path, manifest: Mapping[str, Any], attacks: Sequence[str]) -> Iterator[TravellingPatch]:
     entries = [entry for entry in manifest.get("patches", ()) if entry.get("sources") or entry.get("origin")]
     known = {str(entry["attack"]["name"]) for entry in entries}
     for name in attacks:
         if name not in known:
             raise ArtifactError(f"{folder}: no patch of the attack {name!r}.{suggestion(name, known)}")
-    found = [
-        *_patches(folder, manifest, [each for each in entries if not attacks or each["attack"]["name"] in attacks])
-    ]
-    if not found:
-        raise ArtifactError(f"{folder}: expected patches that are no controls, found none")
-    return [TravellingPatch(each.name, each.stored, _licensed(each.passport, licence)) for each in found]
+    wanted = [entry for entry in entries if not attacks or entry["attack"]["name"] in attacks]
+    yield from _patches(folder, manifest, wanted)
 
 
 def _licensed(passport: Mapping[str, Any], licence: str) -> dict[str, Any]:
@@ -72,9 +79,9 @@ def _patches(
         stored = read_patch(folder / entry["file"])
         sources = [networks.get(key, {"label": key, "bits": ""}) for key in entry["sources"]]
         bits = "+".join(dict.fromkeys(str(source["bits"]) for source in sources)) or "elsewhere"
-        yield TravellingPatch(
-            f"{entry['attack']['name']}-{bits}-{entry['patch']}", stored, _facts(manifest, entry, stored)
-        )
+        # Of a stranger's manifest, whose names lead to no other folder.
+        name = re.sub(r"[^\w+-]+", "_", f"{entry['attack']['name']}-{bits}-{entry['patch']}")
+        yield TravellingPatch(name, stored, _facts(manifest, entry, stored))
 
 
 def _facts(manifest: Mapping[str, Any], entry: Mapping[str, Any], stored: StoredPatch) -> dict[str, Any]:

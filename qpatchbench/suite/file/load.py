@@ -15,11 +15,11 @@ from qpatchbench.registry import REGISTRIES, Registry
 from qpatchbench.suite.file.consistency import incoherences
 from qpatchbench.suite.file.kinds import mistyped
 from qpatchbench.suite.file.overrides import override, scale_down
-from qpatchbench.suite.file.places import beside, placed
 from qpatchbench.suite.file.pydantic_errors import explained, shown
 from qpatchbench.suite.file.schema import COMPONENT_PLACES, Suite
 from qpatchbench.suite.file.source import KeyPath, Problem, Source, read_source
-from qpatchbench.suite.file.stored_patches import stored_patches
+from qpatchbench.suite.named.places import beside, placed
+from qpatchbench.suite.named.stored_patches import stored_patches
 
 
 def load_suite(path: Path, overrides: Sequence[str] = (), scale: str | None = None) -> Suite:
@@ -62,8 +62,10 @@ def _changed(source: Source, overrides: Sequence[str], scale: str | None) -> tup
     return _loaded(source), source
 
 
-def suite_from(resolved: Mapping[str, Any], name: str) -> Suite:
+def suite_from(resolved: Mapping[str, Any], name: str, folder: Path | None = None) -> Suite:
     """The suite that `Suite.resolved` wrote, for example into a manifest; `name` is how messages call it.
+
+    What its author wrote will do as well, with the `folder` that it lay in, to which its files are relative.
 
     Raises:
         SuiteError: it is none that this version, with the plugins at hand, can run.
@@ -76,7 +78,7 @@ def suite_from(resolved: Mapping[str, Any], name: str) -> Suite:
             holder = holder.get(part) if isinstance(holder, dict) else None
         if isinstance(holder, dict) and holder.get(last, "") is None:
             del holder[last]  # a component that is not there is left out of a suite, not written as nothing
-    return _loaded(Source(name, data))
+    return _loaded(Source(name, data, folder=folder))
 
 
 def _loaded(source: Source) -> Suite:

@@ -12,8 +12,8 @@ import yaml
 
 from qpatchbench.errors import SuiteError, suggestion
 from qpatchbench.runs.reading import read_whole
-from qpatchbench.suite.file.library import located, shipped
 from qpatchbench.suite.file.scalars import TAG, PlainLoader, is_number_or_truth, misread
+from qpatchbench.suite.named.library import located, shipped
 
 # Keys and list indices from the top of the file, for example ("attacks", 1, "size").
 KeyPath: TypeAlias = tuple[str | int, ...]

@@ -22,7 +22,7 @@ def plugins_of(value: object) -> list[dict[str, str]]:
     """
     components = [*_components(value, set())]
     rows = {_row(component) for component in components if is_outside(type(component))}
-    rows |= {_own_row(component) for component in components if component.code_beside[0]}
+    rows |= {_own_row(component) for component in components if component.runs_code}
     return [dict(row) for row in sorted(rows)]
 
 

@@ -62,6 +62,7 @@ def rebuilt(
     *,
     suite: Suite | None = None,
     decode: bool = False,
+    run_code: bool = False,
 ) -> Rebuilt:
     """What is needed to predict again.
 
@@ -73,6 +74,7 @@ def rebuilt(
         device: where to compute.
         suite: the one that the run has to have followed; None: the manifest's own.
         decode: whether its own suite may have images decoded.
+        run_code: whether source files that its own suite names may run.
 
     Raises:
         Unavailable: no checkpoint of the run is in the cache, its images are not there or are others, or its suite
@@ -83,7 +85,7 @@ def rebuilt(
     if not any(store.has(TrainJob.kind, key) for key in checkpoints if is_key(key)):
         raise Unavailable(f"none of the {len(checkpoints)} checkpoints is in {cache}")
     if suite is None:
-        suite = harmless(own_suite(manifest), data_dir, cache, decode=decode)
+        suite = harmless(own_suite(manifest), data_dir, cache, decode=decode, run_code=run_code)
     try:
         bench = Workbench(suite, store, data_dir, device)
         source = Source("manifest.json")

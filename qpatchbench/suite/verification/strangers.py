@@ -40,14 +40,15 @@ def expect_modest_suite(resolved: Mapping[str, Any]) -> None:
         raise Unavailable(f"the manifest's suite asks for about {cells:,} cells, expected at most {MOST_CELLS:,}")
 
 
-def harmless(suite: Suite, data_dir: Path, cache_dir: Path, *, decode: bool) -> Suite:
-    """The suite, of which nothing is downloaded, nothing outside of the data folder is read, nothing new is decoded.
+def harmless(suite: Suite, data_dir: Path, cache_dir: Path, *, decode: bool, run_code: bool) -> Suite:
+    """The suite, of which nothing is downloaded or run, nothing outside of the data folder read, nothing new decoded.
 
     Args:
         suite: of a manifest.
         data_dir: where datasets lie.
         cache_dir: where decoded images are kept.
         decode: whether the person at the keyboard allows to decode images that were never decoded here.
+        run_code: whether that person allows to run the source files that it names.
 
     Raises:
         Unavailable: it asks for more than that.
@@ -59,9 +60,12 @@ def harmless(suite: Suite, data_dir: Path, cache_dir: Path, *, decode: bool) -> 
             f"the manifest's images lie in {path}, outside of the data folder {data_dir}: say with --data-dir that "
             "they may be read"
         )
-    code = [model.title for model in suite.models if model.ready is not None and model.ready.code]
-    if code:
-        raise Unavailable(f"the manifest's model {code[0]} is code, which is not run because a manifest names it")
+    code = [model.title for model in suite.models if model.runs_code or (model.ready is not None and model.ready.code)]
+    if code and not run_code:
+        raise Unavailable(
+            f"the manifest's model {code[0]} is code, which is not run because a manifest names it: allow it with "
+            "--run-code, of a run that you trust"
+        )
     if "download" in type(dataset).model_fields:
         suite = suite.model_copy(update={"dataset": dataset.model_copy(update={"download": False})})
     if not decode and remembered_data_keys(suite, data_dir, cache_dir) is None:

@@ -28,6 +28,7 @@ class Setup:
     Attributes:
         name: how messages call the suite file.
         typed: the suite as its author wrote it, overrides included.
+        folder: where its file lies, to which the files that it names are relative; None: it has none.
         plugins: modules and files that register components, in order.
         data_keys: model title -> hashes of the images.
         weights: model title -> hash of the weights it starts from.
@@ -41,6 +42,7 @@ class Setup:
 
     name: str
     typed: Mapping[str, Any]
+    folder: Path | None
     plugins: tuple[str, ...]
     data_keys: Mapping[str, DataKeys]
     weights: Mapping[str, str]
@@ -67,6 +69,7 @@ class Setup:
         return cls(
             name=source.name,
             typed=source.data,
+            folder=source.folder.absolute() if source.folder is not None else None,
             plugins=loaded_plugins(),
             data_keys=data_keys,
             weights=weights,
@@ -90,7 +93,7 @@ class Setup:
         """
         for plugin in self.plugins:
             load_plugin(plugin)
-        suite = suite_from(self.typed, self.name)
+        suite = suite_from(self.typed, self.name, self.folder)
         plan = make_plan(suite, self.data_keys, self.weights)
         if plan.key != self.plan_key:
             raise QPatchBenchError(

@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from qpatchbench.component import Component, create
 from qpatchbench.errors import ArtifactError
 from qpatchbench.labels import LONGEST, is_label
@@ -31,7 +33,11 @@ def stored_patches(folder: str) -> list[Component]:
         runs = sorted(each.parent.name for each in path.parent.glob(f"*/{MANIFEST}"))
         hint = f" Runs there: {', '.join(runs[:10])}." if runs else ""
         raise ArtifactError(f"expected the folder of a finished run, found no {path.absolute() / MANIFEST}.{hint}")
-    found = [*_attacks(path, read_manifest(path / MANIFEST))]
+    try:
+        found = [*_attacks(path, read_manifest(path / MANIFEST))]
+    except (KeyError, TypeError, AttributeError, ValidationError) as error:
+        damage = f"{type(error).__name__}: {error}"
+        raise ArtifactError(f"{path / MANIFEST}: expected the patches of a run, found others: {damage}") from None
     if not found:
         raise ArtifactError(f"{path}: expected a run with universal patches, found none that is no control")
     return found
