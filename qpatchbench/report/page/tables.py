@@ -15,6 +15,9 @@ READ_COLUMNS = (
     *("asr [95 %]", "asr_targeted", "asr_common", "asr_control", "clean", "rank", "checks"),
 )
 RIGHT = {"target", "asr [95 %]", "asr_targeted", "asr_common", "asr_control", "clean", "rank"}
+# Names of networks and lists of checks may be long: they go on below.
+_WIDE = {"model": 1.3, "defense": 1.75, "quantization": 1.35, "attack": 1.3, "source": 1.95, "checks": 1.5}  # cm
+_WIDTHS = "".join(f"p{{{_WIDE[name]}cm}}" if name in _WIDE else "r" if name in RIGHT else "l" for name in READ_COLUMNS)
 _DEFINED = ("asr", "asr_targeted", "asr_common", "asr_control", "intervals", "rank")
 
 
@@ -37,10 +40,12 @@ def markdown(rows: Sequence[Row], heading: str, stamps: Sequence[str]) -> str:
 
 
 def latex(rows: Sequence[Row], heading: str, stamps: Sequence[str]) -> str:
-    r"""A booktabs tabular for \input; the definitions are comments above it, the stamps are rows."""
-    lines = [f"% {one_line(heading)}; needs \\usepackage{{booktabs}}"]
+    r"""A booktabs longtable for \input, which breaks over pages; definitions are comments, stamps lines above."""
+    lines = [f"% {one_line(heading)}; needs \\usepackage{{booktabs,longtable}} and 19 cm between the margins"]
     lines += [f"% {one_line(text)}" for text in definitions_text(_DEFINED)]
-    return "\n".join([*lines, readable_grid(rows).latex(above=stamps)]) + "\n"
+    table = readable_grid(rows).latex_long(_WIDTHS, above=stamps)
+    breaking = r"\renewcommand{\_}{\textunderscore\allowbreak{}}"  # names of defenses may be long
+    return "\n".join([*lines, r"{\tiny\setlength{\tabcolsep}{2pt}" + breaking, table, "}"]) + "\n"
 
 
 def stamps(manifest: Mapping[str, Any], rows: Sequence[Row]) -> list[str]:
