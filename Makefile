@@ -4,8 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 CACHE ?= $(HOME)/.cache/qpatchbench
 
-.PHONY: help demo test test-portable test-faults test-web lint gpu-check bench bench-scale quantizer-table \
-	verify-entries clean
+.PHONY: help demo test test-portable test-faults test-web test-latex docs lint gpu-check bench bench-scale \
+	quantizer-table verify-entries clean
 
 help:            ## show the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1: /p' $(MAKEFILE_LIST)
@@ -27,6 +27,15 @@ test-faults: $(VENV)/test.done    ## kills, damaged and forged files, fuzzed one
 # Chromium and pdftotext come from the system: apt-get install chromium poppler-utils
 test-web: $(VENV)/web.done        ## the report page in headless Chromium; screenshots in build/web
 	$(BIN)/python -m pytest tests/web/page.py
+
+test-latex: $(VENV)/test.done     ## every LaTeX export, typeset within its page
+	@command -v pdflatex >/dev/null || { echo "expected pdflatex, found none: apt-get install texlive-latex-recommended"; exit 1; }
+	$(BIN)/python -m pytest -k "latex or typeset" tests/report tests/papers tests/cli/test_claims.py
+
+docs: $(VENV)/demo.done $(VENV)/docs/done  ## the site in build/site, with a reference from the code; links are checked
+	rm -rf build/site-source build/site
+	$(BIN)/python docs/site.py build/site-source
+	NO_MKDOCS_2_WARNING=1 $(VENV)/docs/bin/mkdocs build --quiet
 
 lint: $(VENV)/dev.done   ## lint, format and types, as continuous integration checks them
 	$(BIN)/ruff check .
@@ -71,4 +80,9 @@ $(VENV)/dev.done: pyproject.toml constraints.txt $(VENV)/test.done | $(VENV)/bin
 
 $(VENV)/web.done: pyproject.toml constraints.txt $(VENV)/test.done | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test,web]'
+	@touch $@
+
+$(VENV)/docs/done: constraints.txt | $(VENV)/bin/python
+	$(PYTHON) -m venv $(VENV)/docs
+	$(VENV)/docs/bin/python -m pip install --quiet --constraint constraints.txt mkdocs-material
 	@touch $@

@@ -82,6 +82,29 @@ class Grid:
             ]
         )
 
+    def latex_long(self, columns: str = "", *, above: Sequence[str] = ()) -> str:
+        r"""A longtable, which breaks over pages and repeats its heading; it needs booktabs and longtable.
+
+        Args:
+            columns: its specification; from `right` if it is "".
+            above: lines over the first heading, as wide as the table.
+        """
+        given = columns or "".join("r" if self._is_right(name) else "l" for name in self.names)
+        lines = [rf"\multicolumn{{{len(self.names)}}}{{l}}{{{tex(text)}}} \\" for text in above]
+        heading = [r"\toprule", _plain(self.names), r"\midrule"]
+        return "\n".join(
+            [
+                rf"\begin{{longtable}}{{{given}}}",
+                *([*lines, *heading, r"\endfirsthead"] if lines else []),
+                *heading,
+                r"\endhead",
+                r"\bottomrule",
+                r"\endfoot",
+                *map(_plain, self.rows),
+                r"\end{longtable}",
+            ]
+        )
+
     def html(self, failed: Collection[int] = ()) -> str:
         """A <table>; numbers have the class `number`, the rows in `failed` the class `failed`."""
         kinds = ["number" if self._is_right(name) else "text" for name in self.names]

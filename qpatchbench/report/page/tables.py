@@ -15,6 +15,8 @@ READ_COLUMNS = (
     *("asr [95 %]", "asr_targeted", "asr_common", "asr_control", "clean", "rank", "checks"),
 )
 RIGHT = {"target", "asr [95 %]", "asr_targeted", "asr_common", "asr_control", "clean", "rank"}
+# Names of networks and lists of checks may be long: in LaTeX they go on below.
+_WIDE = {"model": 1.3, "defense": 1.75, "quantization": 1.35, "attack": 1.3, "source": 1.95, "checks": 1.5}  # cm
 
 
 class _Scaled(NamedTuple):
@@ -58,10 +60,13 @@ def markdown(rows: Sequence[Row], heading: str, stamps: Sequence[str]) -> str:
 
 
 def latex(rows: Sequence[Row], heading: str, stamps: Sequence[str]) -> str:
-    r"""A booktabs tabular for \input; the definitions are comments above it, the stamps are rows."""
-    lines = [f"% {one_line(heading)}; needs \\usepackage{{booktabs}}"]
+    r"""A booktabs longtable for \input, which breaks over pages; definitions are comments, stamps lines above."""
+    lines = [f"% {one_line(heading)}; needs \\usepackage{{booktabs,longtable}} and 19 cm between the margins"]
     lines += [f"% {one_line(text)}" for text in definitions_text(_defined(rows))]
-    return "\n".join([*lines, readable_grid(rows).latex(above=stamps)]) + "\n"
+    grid = readable_grid(rows)
+    table = grid.latex_long("".join(map(_width, grid.columns)), above=stamps)
+    breaking = r"\renewcommand{\_}{\textunderscore\allowbreak{}}"  # names of defenses may be long
+    return "\n".join([*lines, r"{\tiny\setlength{\tabcolsep}{2pt}" + breaking, table, "}"]) + "\n"
 
 
 def stamps(manifest: Mapping[str, Any], rows: Sequence[Row]) -> list[str]:
@@ -111,6 +116,11 @@ def _measured(rows: Sequence[Row]) -> list[str]:
     if not any(row.measured("latency_ms") for row in rows):
         return []
     return [column for column, scaled in RUNTIME_COLUMNS.items() if any(row.measured(scaled.name) for row in rows)]
+
+
+def _width(column: str) -> str:
+    """Of a column in LaTeX."""
+    return f"p{{{_WIDE[column]}cm}}" if column in _WIDE else "r" if column in RIGHT | set(RUNTIME_COLUMNS) else "l"
 
 
 def _scaled(row: Row, column: _Scaled) -> str:

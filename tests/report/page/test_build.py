@@ -169,12 +169,13 @@ def test_latex_is_balanced_and_escaped(report: Path, frame: pd.DataFrame) -> Non
 
 def _check_latex(text: str, rows: int) -> None:
     body = [line for line in text.splitlines() if not line.startswith("%")]
-    assert body[0].startswith(r"\begin{tabular}{")
-    assert body[-1] == r"\end{tabular}"
-    columns = len(body[0].removeprefix(r"\begin{tabular}{").removesuffix("}"))
-    assert columns == len(READ_COLUMNS)
-    assert [line for line in body if line.endswith("rule")] == [r"\toprule", r"\midrule", r"\bottomrule"]
-    data = body[body.index(r"\midrule") + 1 : body.index(r"\bottomrule")]
+    assert body[0].startswith(r"{\tiny\setlength{\tabcolsep}{2pt}")
+    assert body[1].startswith(r"\begin{longtable}{")
+    assert body[-2:] == [r"\end{longtable}", "}"]
+    given = re.sub(r"p\{[\d.]+cm\}", "p", body[1].removeprefix(r"\begin{longtable}{").removesuffix("}"))
+    columns = len(READ_COLUMNS)
+    assert len(given) == columns
+    data = body[body.index(r"\endfoot") + 1 : -2]
     assert len(data) == rows
     for line in data:
         assert line.endswith(r" \\")
@@ -201,7 +202,8 @@ def test_latex_survives_every_special_character(new_folder: Callable[..., Any]) 
 
 def latex_document(report: Path) -> str:
     return (
-        "\\documentclass{article}\\usepackage[T1]{fontenc}\\usepackage{booktabs}\\begin{document}\\tiny\n"
+        "\\documentclass{article}\\usepackage[T1]{fontenc}\\usepackage[margin=1cm]{geometry}"
+        "\\usepackage{booktabs,longtable}\\begin{document}\n"
         f"{(report / 'leaderboard.tex').read_text(encoding='utf-8')}\\end{{document}}\n"
     )
 
@@ -214,7 +216,10 @@ def test_latex_is_closed(report: Path) -> None:
 @pytest.mark.skipif(ENGINE is None, reason="no LaTeX engine: found neither " + ", nor ".join(ENGINES))
 def test_latex_compiles(report: Path, tmp_path: Path) -> None:
     (tmp_path / "document.tex").write_text(latex_document(report), encoding="utf-8")
-    subprocess.run([str(ENGINE), "-interaction=batchmode", "-halt-on-error", "document.tex"], check=True, cwd=tmp_path)
+    command = [str(ENGINE), "-interaction=nonstopmode", "-halt-on-error", "document.tex"]
+    done = subprocess.run(command, check=False, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-2000:]
+    assert re.findall(r"Overfull \\[hv]box \((?:\d{2,}|[2-9])\.\d+pt", done.stdout) == []
 
 
 def test_escaping_is_one_to_one() -> None:
