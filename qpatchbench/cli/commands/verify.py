@@ -74,8 +74,8 @@ def verify(
     Predictions: where checkpoints are in the cache and the images are found, every stored patch is pasted again, every
     prediction compared, and every check made again. Nothing is trained, and nothing crafted but for --recraft. On the
     same device with the same torch nothing may differ; elsewhere nearly tied classes may change sides, within a
-    tolerance that is printed. A manifest alone does not decide what is downloaded, run, read outside of the data folder,
-    or decoded for the first time: the last is allowed by --decode, source files of networks by --run-code.
+    tolerance that is printed. A manifest alone does not decide what is downloaded, run, read outside of the data
+    folder, or decoded for the first time: the last is allowed by --decode, source files of networks by --run-code.
 
     What nothing can compute again (times, devices, versions, revision, what happened while a patch was crafted) is
     compared with this machine and with what its cache remembers.

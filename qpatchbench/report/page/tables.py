@@ -64,7 +64,7 @@ def latex(rows: Sequence[Row], heading: str, stamps: Sequence[str]) -> str:
     lines = [f"% {one_line(heading)}; needs \\usepackage{{booktabs,longtable}} and 19 cm between the margins"]
     lines += [f"% {one_line(text)}" for text in definitions_text(_defined(rows))]
     grid = readable_grid(rows)
-    table = grid.latex_long("".join(map(_width, grid.columns)), above=stamps)
+    table = grid.latex_long("".join(_width(str(name)) for name in grid.names), above=stamps)
     breaking = r"\renewcommand{\_}{\textunderscore\allowbreak{}}"  # names of defenses may be long
     return "\n".join([*lines, r"{\tiny\setlength{\tabcolsep}{2pt}" + breaking, table, "}"]) + "\n"
 
