@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,15 @@ from qpatchbench.errors import ArtifactError
 from qpatchbench.labels import shown
 from qpatchbench.runs.reading import MEGABYTE, read_whole
 
-# Of the fields that other code looks into: an object, or a list of objects.
-OBJECTS = frozenset({"files", "resolved", "versions", "git", "ran_on", "dataset_fingerprint", "images"})
-LISTS = frozenset({"checkpoints", "networks", "jobs", "patches"})
+# Of the fields that other code looks into, which may be missing but not of another kind.
+KINDS: Mapping[str, type] = {
+    **dict.fromkeys(("suite", "description", "plan", "dataset_note", "device", "mixed"), str),
+    **dict.fromkeys(("partial", "complete"), bool),
+    **dict.fromkeys(("files", "resolved", "typed", "versions", "git", "ran_on", "dataset_fingerprint", "images"), dict),
+    **dict.fromkeys(("seeds", "class_names", "plugins", "checkpoints", "networks", "jobs", "patches"), list),
+}
+OBJECTS = frozenset({"checkpoints", "networks", "jobs", "patches"})  # what these are lists of
+WORDS = {str: "a text", bool: "true or false", dict: "a JSON object", list: "a list"}
 MOST_BYTES = 30 * MEGABYTE  # a run of 10,000 jobs has a tenth of it
 
 
@@ -23,10 +30,12 @@ def read_manifest(path: Path) -> dict[str, Any]:
         ArtifactError: it holds something else, or is larger than any run writes it.
     """
     manifest = {name: value for name, value in read_object(path).items() if value is not None}
-    for name, value in manifest.items():
-        if name in OBJECTS and not isinstance(value, dict):
-            raise ArtifactError(f"{path}: {name}: expected a JSON object, found {type(value).__name__}")
-        if name in LISTS and not (isinstance(value, list) and all(isinstance(item, dict) for item in value)):
+    for name, kind in KINDS.items():
+        value: Any = manifest.get(name, kind())
+        if not isinstance(value, kind):
+            raise ArtifactError(f"{path}: {name}: expected {WORDS[kind]}, found {type(value).__name__}")
+    for name in OBJECTS & manifest.keys():
+        if not all(isinstance(item, dict) for item in manifest[name]):
             raise ArtifactError(f"{path}: {name}: expected a list of JSON objects, found something else")
     return manifest
 

@@ -205,9 +205,7 @@ def test_no_pipe_and_no_folder_is_waited_for(
     assert result.exception is None or isinstance(result.exception, QPatchBenchError), result.exception
 
 
-@pytest.mark.parametrize(
-    "field", ["files", "jobs", "networks", "checkpoints", "patches", "resolved", "versions", "git"]
-)
+@pytest.mark.parametrize("field", ["files", "jobs", "resolved", "versions", "seeds", "class_names", "suite"])
 @pytest.mark.parametrize("value", [7, [[]], {"a": 1}])
 def test_fields_of_a_manifest_are_of_their_kind(
     field: str, value: object, tiny_runs: TinyRuns, copy_of: CopyOf

@@ -88,7 +88,7 @@ def _patch(run: Run, cell: CellRecord) -> Iterator[str]:
     if entry is None:
         yield "  the manifest says nothing of it: an earlier version wrote this folder; run the suite again"
         return
-    labels = {each["network"]: each["label"] for each in run.manifest.get("networks", ())}
+    labels = {str(each.get("network")): str(each.get("label")) for each in run.manifest.get("networks", ())}
     fields = dict(entry["attack"])
     yield f"  {fields.pop('class')}, version {fields.pop('version')}, seed {entry['seed']}"
     yield f"  {_fields(fields)}"

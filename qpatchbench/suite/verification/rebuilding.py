@@ -103,7 +103,7 @@ def rebuilt(
 
 def same_machine(run: Rebuilt, keys: list[str]) -> bool:
     """Whether jobs were done by this torch on a device like this one."""
-    devices = {job["key"]: job.get("device") for job in run.manifest.get("jobs", ())}
+    devices = {str(job.get("key")): job.get("device") for job in run.manifest.get("jobs", ())}
     here = device_name(run.bench.device)
     same = run.manifest.get("versions", {}).get("torch") == versions()["torch"]
     return same and all(devices.get(key) == here for key in keys)

@@ -136,7 +136,7 @@ def _repredicted(
 
 def _checkpoints(run: Rebuilt, jobs: list[TrainJob]) -> tuple[list[str], list[str]]:
     """What is wrong with checkpoints, and which of them are not at hand."""
-    named = {entry["key"]: entry for entry in run.manifest.get("checkpoints", ())}
+    named = {str(entry.get("key")): entry for entry in run.manifest.get("checkpoints", ())}
     findings, notes = [], []
     for job in jobs:
         if not run.bench.store.has(job.kind, job.key):

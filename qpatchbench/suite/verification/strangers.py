@@ -33,8 +33,9 @@ def expect_modest_suite(resolved: Mapping[str, Any]) -> None:
     """
     lists = ("seeds", "models", "defenses", "quantizers", "preprocessors", "attacks")
     cells = math.prod(max(1, len(found)) for name in lists if isinstance(found := resolved.get(name), list))
-    quantizers = [each for each in resolved.get("quantizers") or () if isinstance(each, dict)]
-    bits = [each["bits"] for each in quantizers if isinstance(each.get("bits"), list)]
+    quantizers = resolved.get("quantizers")
+    each_of = [each for each in quantizers if isinstance(each, dict)] if isinstance(quantizers, list) else []
+    bits = [each["bits"] for each in each_of if isinstance(each.get("bits"), list)]
     cells *= max((len(each) for each in bits), default=1) ** 2  # those of the source, and those of the target
     if cells > MOST_CELLS:
         raise Unavailable(f"the manifest's suite asks for about {cells:,} cells, expected at most {MOST_CELLS:,}")
