@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 
 LEAST, MOST = -8, 7  # of 4 signed bits
-COARSE = 64  # beyond the codes of weights of 7 bits
 
 
 def narrow(proto: Any, quantized: list[str]) -> None:  # noqa: ANN401 (onnx leaves its protos untyped)
@@ -38,47 +37,6 @@ def narrow(proto: Any, quantized: list[str]) -> None:  # noqa: ANN401 (onnx leav
                 packed = _packed(codes.flatten())
                 kind = onnx.TensorProto.INT4
                 stored.CopyFrom(onnx.helper.make_tensor(stored.name, kind, stored.dims, packed, raw=True))
-
-
-def separate_biases(proto: Any, quantized: list[str]) -> None:  # noqa: ANN401 (as above)
-    """Add biases apart from operators with an operand of fewer than 8 bits, in place.
-
-    onnxruntime rounds a bias to whole steps of input scale times weight scale, as its integer kernels want it. With 8
-    bits such a step is small. With 4 it is so large that one prediction in ten changed.
-
-    Args:
-        proto: the model.
-        quantized: outputs of its QuantizeLinear operators whose grid has fewer than 8 bits.
-    """
-    import onnx
-
-    wanted = set(quantized)
-    constants = {entry.name: entry for entry in proto.graph.initializer}
-    made_by = {node.output[0]: node for node in proto.graph.node}
-
-    def coarse(name: str) -> bool:
-        node = made_by.get(name)
-        if node is None or node.op_type != "DequantizeLinear":
-            return False
-        if node.input[0] not in constants:
-            return node.input[0] in wanted
-        return bool(np.abs(onnx.numpy_helper.to_array(constants[node.input[0]]).astype(np.int16)).max() < COARSE)
-
-    for number, node in enumerate([*proto.graph.node]):
-        if node.op_type not in ("Conv", "Gemm") or len(node.input) < 3 or not any(map(coarse, node.input[:2])):
-            continue
-        bias = onnx.numpy_helper.to_array(constants[node.input[2]])
-        shaped = bias.reshape(-1, 1, 1) if node.op_type == "Conv" else bias
-        own, without = f"bias_{number}", f"without_bias_{number}"
-        proto.graph.initializer.append(onnx.numpy_helper.from_array(shaped, own))
-        added = onnx.helper.make_node("Add", [without, own], [node.output[0]], name=f"add_bias_{number}")
-        node.output[0] = without
-        del node.input[2]
-        proto.graph.node.insert([*proto.graph.node].index(node) + 1, added)
-    used = {name for node in proto.graph.node for name in node.input}
-    kept = [entry for entry in proto.graph.initializer if entry.name in used]
-    del proto.graph.initializer[:]
-    proto.graph.initializer.extend(kept)
 
 
 def _packed(codes: np.ndarray[Any, Any]) -> bytes:

@@ -158,3 +158,23 @@ def test_packed_codes_are_read_as_they_were() -> None:
     assert packed.data_type == onnx.TensorProto.INT4
     assert len(packed.raw_data) == 3
     assert onnx.numpy_helper.to_array(packed).astype(int).tolist() == codes.tolist()
+
+
+def test_the_bias_of_a_channel_without_weights_fits_into_32_bits() -> None:
+    from qpatchbench.models.deployed.onnx_model import CPU, answers, open_session
+
+    def dead() -> nn.Module:
+        network = built()
+        with torch.no_grad():
+            network.get_submodule("outer").get_parameter("weight")[0] *= 1e-12
+            network.get_submodule("outer").get_parameter("bias")[0] = 3.0
+        return network
+
+    eight = Bits(8, 8)
+    quantizer = Ptq(name="ptq", bits=(eight,))
+    network = quantizer.deploy(Checkpoint(dead, dead().state_dict(), None, (FLOAT,)), eight, images(32))
+    proto = write_onnx(network, SIDE).proto
+    session = open_session(proto.SerializeToString(), CPU, "block")
+    (logits,) = answers(session, ["logits"], {"images": images().numpy()}, "block")
+    # Cut off at the largest integer, the bias would be a thousandth of what it is.
+    torch.testing.assert_close(torch.from_numpy(logits), network(images()), rtol=0.02, atol=0.01)

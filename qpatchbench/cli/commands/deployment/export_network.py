@@ -122,7 +122,8 @@ def _network(rebuilt: Rebuilt, checkpoint: str, quantizer: str, bits: str) -> De
 
 
 def _named(job: DeployJob, key: str, text: str) -> bool:
-    return key.startswith(text) or job.checkpoint.label == text or job.checkpoint.label.startswith(f"{text}, seed")
+    label = job.checkpoint.label
+    return key.startswith(text) or label == text or label.startswith((f"{text}, seed", f"{text} "))
 
 
 def _quantizer(rebuilt: Rebuilt, name: str, bits: Bits) -> Quantizer:
