@@ -32,7 +32,7 @@ def print_leaderboard(output: Path) -> None:
     from qpatchbench.report.standings.standing import standings
 
     # No colour: a number is as good in a log. Nothing is cut: what is too long goes on below.
-    console = Console(width=None if sys.stdout.isatty() else PIPED_WIDTH, highlight=False)
+    console = Console(width=None if sys.stdout.isatty() else PIPED_WIDTH, highlight=False, markup=False, emoji=False)
     experiments = read_experiments([output])
     rows = [members[0].row for members in experiments[0].rows]
     found = standings(experiments)

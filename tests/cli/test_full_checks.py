@@ -99,7 +99,7 @@ def test_the_manifest_says_what_was_computed_with(runs: dict[str, Path]) -> None
 
 def test_the_report_counts_and_explains_all_checks(runs: dict[str, Path]) -> None:
     page = (runs["full"] / "report.html").read_text()
-    assert "<h2>All checks</h2>" in page
+    assert "<h3>All checks</h3>" in page
     for text in ("V11: A larger budget never hurts the attack", "simulated only: no integer runtime was run"):
         assert text in page
 

@@ -18,6 +18,7 @@ from qpatchbench.report.standings.standing import standings
 from qpatchbench.report.standings.transfer_matrix import is_significant, transfer_matrices
 from tests.cli.conftest import TinyRuns
 from tests.cli.test_commands import ROOT
+from tests.report.made_up_runs import row, write_run
 
 TRANSFER = ROOT / "results/cifar_transfer_small"
 TITLE = "craft lavan_per_image 10x10 on resnet20 triqdef_without_penalties qat@4, seed 0"
@@ -65,8 +66,18 @@ def test_the_matrix_has_every_cell(capsys: pytest.CaptureFixture[str]) -> None:
     text = capsys.readouterr().out
     matrix = max(transfer_matrices(read_folder(TRANSFER).rows), key=lambda each: len(each.sources))
     assert matrix.title in text
-    for row in matrix.cells.values():
-        assert f"{row.number('asr'):.1f}{'*' if is_significant(row) else ''}" in text
+    for cell in matrix.cells.values():
+        assert f"{cell.number('asr'):.1f}{'*' if is_significant(cell) else ''}" in text
+
+
+def test_names_are_printed_as_they_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Brackets are no colour, and colons no picture."""
+    name = "mine [red]:smile:[/red]"
+    rows = [row(target_bits="4", defense=name), row(target_bits="4", defense=name, source_bits="32", asr="20")]
+    shown.print_leaderboard(write_run(tmp_path / "run", rows))
+    text = capsys.readouterr().out
+    assert name in text
+    assert f"gap 6x6 on resnet20 {name}: ASR" in text
 
 
 def test_failed_checks_are_said_with_what_they_mean() -> None:

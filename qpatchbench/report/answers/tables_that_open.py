@@ -127,7 +127,8 @@ def log_table(rows: Sequence[Row], checks: Sequence[Sequence[Check]], cells: Seq
         )
         verdict = "fail" if row.failed_checks or row.status != "ok" else "warn" if "warn" in row.checks else "pass"
         filters = {"bits": row.target_bits, "attack": row.attack, "defense": row.defended}
-        facts = _log_facts(row, own, patches[row.key])
+        images = [("images", f"qpatchbench explain RUN {number}", "")] if cells else []  # a whole run knows them
+        facts = (*_log_facts(row, own, patches[row.key]), *images)
         found.append(OpenRow(f"log-{number}", verdict, shown, filters, facts))
     return OpenTable("log", columns, tuple(found))
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from qpatchbench.errors import UnknownNameError
+from qpatchbench.report.leaderboard.keys import bits_order
 from qpatchbench.report.standings.standing import Standing
-from qpatchbench.report.standings.threats import THREATS
+from qpatchbench.report.standings.threats import ACCURACIES, THREATS
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,7 @@ class BoardSelection:
     rank_by: str = ""
 
     def rows(self, found: Sequence[Standing]) -> tuple[Standing, ...]:
-        """The chosen rows, in the order of `found`.
+        """The chosen rows, in the order of `found`; at the same bits by `rank_by`, best first, if that is given.
 
         Raises:
             UnknownNameError: a name that no row has.
@@ -40,13 +42,20 @@ class BoardSelection:
             for name in wanted:
                 if name not in known:
                     raise UnknownNameError(what, name, known)
-        return tuple(
+        kept = [
             each
             for each in found
             if (not self.bits or each.bits in self.bits)
             and (not self.models or each.model in self.models)
             and (not self.defenses or {each.defense, each.defended} & set(self.defenses))
-        )
+        ]
+        return tuple(sorted(kept, key=self._order) if self.rank_by else kept)
+
+    def _order(self, each: Standing) -> tuple[object, ...]:
+        rate = each.rates.get(self.rank_by)
+        value = math.inf if rate is None or math.isnan(rate.value) else rate.value
+        order = -value if self.rank_by in ACCURACIES and value < math.inf else value
+        return each.dataset, each.model, bits_order(each.bits), order
 
     def columns(self, rows: Sequence[Standing]) -> tuple[str, ...]:
         """The chosen threats; of all, those that some row has.

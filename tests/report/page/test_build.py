@@ -281,6 +281,8 @@ def test_html_answers_before_it_explains(report: Path, frame: pd.DataFrame) -> N
     assert headings[-1] == "Manifest"
     assert len(re.findall(r'id="log-\d', text)) == 2 * len(frame)  # a row, and what it opens to
     assert "a patch made on the float network fools" in text
+    last = text[text.index(f'id="log-{len(frame)}-more"') :]
+    assert f"<dd>qpatchbench explain RUN {len(frame)}</dd>" in last[: last.index("</dl>")]
     for name in ("data of lavan 5x5 on resnet20 qat as CSV", "data of resnet20 at 4 bits as CSV"):
         data = re.search(rf'href="data:text/csv;base64,([^"]+)" aria-label="{name}"', text)
         assert data is not None

@@ -42,6 +42,16 @@ def test_markdown_has_every_row_and_says_what_its_columns_are(found: tuple[Stand
     assert "PARTIAL" not in text
 
 
+@pytest.mark.parametrize(("threat", "first"), [("unseen", "pbat"), ("clean", "empir"), ("", "pbat")])
+def test_rows_are_ordered_by_what_ranks_them(threat: str, first: str, found: tuple[Standing, ...]) -> None:
+    chosen = BoardSelection(bits=("4", "2"), rank_by=threat)
+    rows = chosen.rows(found)
+    assert [each.bits for each in rows] == ["4"] * 11 + ["2"] * 11
+    assert rows[0].defense == first
+    values = [each.rates[threat or "white_box"].value for each in rows[:11]]
+    assert values == sorted(values, reverse=threat == "clean")
+
+
 def test_a_mark_is_about_the_columns_shown(found: tuple[Standing, ...]) -> None:
     each = next(each for each in found if each.label == "resnet20 qat qat@4")
     assert mark(each) == "! V1 of unseen"

@@ -28,12 +28,16 @@ def _names(context: click.Context, parameter: click.Parameter, value: str) -> tu
 )
 @click.option("--format", "form", type=click.Choice(FORMATS), default="md", show_default=True, help="Of the output.")
 @click.option("--output", type=click.Path(path_type=Path), help="File [default: standard output].")
-@click.option("--columns", default="", callback=_names, help="Threats to show, comma-separated [default: all].")
+@click.option(
+    "--columns", default="", callback=_names, help="Threats to show in md and tex, comma-separated [default: all]."
+)
 @click.option("--bits", default="", callback=_names, help="Bits to show, comma-separated [default: all].")
 @click.option("--models", default="", callback=_names, help="Models to show, comma-separated [default: all].")
 @click.option("--defenses", default="", callback=_names, help="Defenses to show, comma-separated [default: all].")
 @click.option("--size", default="", help="Patch size that is compared, such as 6x6 [default: of most white-box rows].")
-@click.option("--rank-by", default="", help="Threat that ranks the rows [default: white_box, or the next strongest].")
+@click.option(
+    "--rank-by", default="", help="Threat that ranks and orders the rows [default: white_box, or the next strongest]."
+)
 @click.option("--long", "long", is_flag=True, help="LaTeX as one longtable with intervals and counts.")
 @click.option("--cells", is_flag=True, help="The log instead: one row per attack, source and target.")
 @click.option(
