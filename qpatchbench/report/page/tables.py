@@ -17,7 +17,6 @@ READ_COLUMNS = (
 RIGHT = {"target", "asr [95 %]", "asr_targeted", "asr_common", "asr_control", "clean", "rank"}
 # Names of networks and lists of checks may be long: they go on below.
 _WIDE = {"model": 1.3, "defense": 1.75, "quantization": 1.35, "attack": 1.3, "source": 1.95, "checks": 1.5}  # cm
-_WIDTHS = "".join(f"p{{{_WIDE[name]}cm}}" if name in _WIDE else "r" if name in RIGHT else "l" for name in READ_COLUMNS)
 _DEFINED = ("asr", "asr_targeted", "asr_common", "asr_control", "intervals", "rank")
 
 
@@ -43,7 +42,9 @@ def latex(rows: Sequence[Row], heading: str, stamps: Sequence[str]) -> str:
     r"""A booktabs longtable for \input, which breaks over pages; definitions are comments, stamps lines above."""
     lines = [f"% {one_line(heading)}; needs \\usepackage{{booktabs,longtable}} and 19 cm between the margins"]
     lines += [f"% {one_line(text)}" for text in definitions_text(_DEFINED)]
-    table = readable_grid(rows).latex_long(_WIDTHS, above=stamps)
+    grid = readable_grid(rows)
+    widths = (f"p{{{_WIDE[name]}cm}}" if name in _WIDE else "r" if name in grid.right else "l" for name in grid.names)
+    table = grid.latex_long("".join(widths), above=stamps)
     breaking = r"\renewcommand{\_}{\textunderscore\allowbreak{}}"  # names of defenses may be long
     return "\n".join([*lines, r"{\tiny\setlength{\tabcolsep}{2pt}" + breaking, table, "}"]) + "\n"
 
