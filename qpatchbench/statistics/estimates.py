@@ -60,9 +60,16 @@ def compare(rows: Estimate, baseline: Estimate, statistic: Statistic) -> Estimat
     return _resampled(value, drawn) or apart
 
 
-def widened(found: Estimate, count: int, statistic: Statistic) -> Estimate:
-    """The interval that holds together with `count` of its kind (Bonferroni), scaled as a normal one."""
-    scale = float(ndtri(1 - (1 - CONFIDENCE) / 2 / count) / ndtri((1 + CONFIDENCE) / 2))
+def widened(found: Estimate, count: int, statistic: Statistic, already: int = 1) -> Estimate:
+    """The interval that holds together with `count` of its kind (Bonferroni), scaled as a normal one.
+
+    Args:
+        found: its interval holds together with `already` of its kind.
+        count: of all intervals that have to hold together.
+        statistic: ratios are scaled on the logarithm.
+        already: 1 for an interval that holds alone.
+    """
+    scale = _normal_bound(count) / _normal_bound(already)
     bounds = (found.low, found.high)
     if statistic == "ratio" and found.value > 0:
         low, high = (found.value * (bound / found.value) ** scale for bound in bounds)
@@ -71,6 +78,10 @@ def widened(found: Estimate, count: int, statistic: Statistic) -> Estimate:
     if statistic == "level":
         low, high = max(0.0, low), min(100.0, high)
     return Estimate(found.value, low, high, found.replicates)
+
+
+def _normal_bound(count: int) -> float:
+    return float(ndtri(1 - (1 - CONFIDENCE) / 2 / count))
 
 
 def _resampled(value: float, drawn: Array) -> Estimate | None:

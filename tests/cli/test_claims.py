@@ -22,10 +22,10 @@ def test_claims_on_a_published_run() -> None:
     begun = time.process_time()
     text = invoke("claims", "--run", str(PUBLISHED)).output
     assert time.process_time() - begun < 10
-    assert text.startswith(f"# Claims\n\nOf {len(claims())} claims: ")
+    assert text.startswith(f"# Claims\n\nOf {len(claims())} claims, as published: ")
     assert all(f"\n## {claim.id}\n" in text for claim in claims())
     assert "- because: architecture: alexnet instead of resnet20" in text
-    assert "- points: does not hold" in text
+    assert "- under the protocol of these runs: does not hold" in text
 
 
 def test_claims_of_one_paper_as_a_file(tmp_path: Path) -> None:
@@ -43,7 +43,10 @@ def test_a_run_that_is_named_twice_counts_once() -> None:
 
 def test_the_help_explains_verdicts() -> None:
     text = " ".join(invoke("claims", "--help").output.split())
-    for verdict in ("holds, the whole interval", "does not hold, it lies", "cannot tell, it", "not measured, with"):
+    for verdict in (
+        *("holds, the whole interval", "does not hold, it lies", "cannot tell, it", "not measured, with"),
+        "Verdicts under the protocol of these runs: holds, does not hold or too close",
+    ):
         assert verdict in text
 
 

@@ -19,6 +19,8 @@ from click.testing import CliRunner, Result
 from qpatchbench.cli import COMMANDS, cli
 from qpatchbench.errors import SuiteError
 from qpatchbench.registry import REGISTRIES
+from qpatchbench.suite.file.load import scales_of
+from tests.cli.conftest import TinyRuns
 from tests.cli.running import ended
 
 ROOT = Path(__file__).parents[2]
@@ -225,7 +227,41 @@ def test_a_plan_shows_jobs_and_cost(suite: Path) -> None:
     assert "craft: 4 jobs" in text
     assert "evaluate: 7 jobs" in text
     assert text.count("to do") == 14
+    assert "\ntime: not known on " in text
+    assert text.endswith("before something ran here; --measure finds out in seconds\n")
     assert untouched(suite)
+
+
+def test_a_plan_is_told_in_time_once_the_device_was_measured(suite: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("qpatchbench.suite.plan.calibration.SECONDS", 0.0)
+    told = invoke("plan", "small.yaml", "--device", "cpu", "--measure").output
+    assert re.search(r"\ntime: about \d+:\d\d on .+ thread.*, one job after the other\n  about \d+:\d\d  ", told)
+    assert re.search(r"\ntrain: 1 jobs, 0 done, .* image passes to go, about \d+:\d\d\n", told)
+    found = json.loads(invoke("plan", "small.yaml", "--json").output)
+    assert found["schema"] == 1
+    assert len(found["jobs"]) == 14
+    assert found["passes_of_unknown_pace"] == 0
+    assert found["seconds"] == pytest.approx(sum(job["seconds"] for job in found["jobs"]))
+    assert {job["done"] for job in found["jobs"]} == {False}
+
+
+def test_a_run_tells_the_next_plan_its_pace(tiny_runs: TinyRuns) -> None:
+    file = str(tiny_runs.root / "tiny.yaml")
+    assert "time:" not in tiny_runs.invoke("plan", file).output  # nothing is missing
+    more = tiny_runs.invoke("plan", file, "--seeds", "7").output
+    assert re.search(r"\ntime: about \d+:\d\d on ", more), more
+    assert "of unknown pace" not in more
+
+
+def test_a_plan_tells_what_the_other_scales_cost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QPATCHBENCH_CACHE", str(tmp_path))
+    text = invoke("plan", str(ROOT / "suites/protocol/cifar.yaml")).output
+    scales = scales_of(ROOT / "suites/protocol/cifar.yaml")
+    assert (
+        [line.split(":")[0] for line in text.splitlines() if line.startswith("--scale")]
+        == [f"--scale {name}" for name in scales]
+        != []
+    )
 
 
 def test_shorthands_are_overrides(suite: Path) -> None:

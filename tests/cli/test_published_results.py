@@ -18,9 +18,9 @@ FORMATS = ("csv", "md")
 MOST_PICTURES, MOST_BYTES = 6, 150_000
 
 
-def command() -> list[str]:
-    """The arguments that the README gives for all tables."""
-    (found,) = re.findall(r"^qpatchbench (table all (?:.*\\\n)*.*)$", README, re.MULTILINE)
+def command(start: str = "table all") -> list[str]:
+    """The arguments that the README gives for all tables, or for all claims."""
+    (found,) = re.findall(rf"^qpatchbench ({start} (?:.*\\\n)*.*)$", README, re.MULTILINE)
     return shlex.split(found.replace("\\\n", " "))
 
 
@@ -36,6 +36,20 @@ def test_the_committed_tables_are_those_of_the_committed_runs(
     assert sorted(written) == sorted(committed)
     stale = [name for name, text in written.items() if text != committed[name]]
     assert not stale, "run the command of results/papers/README.md again"
+
+
+def test_the_committed_claims_are_those_of_the_committed_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    asked = command("claims")
+    done = invoke(*[part for part in asked if part not in ("--output", "results/papers/claims.md")])
+    assert done.output == (PAPERS / "claims.md").read_text(encoding="utf-8"), "run the command of the README again"
+    assert {run for run in asked if run.startswith("results/")} == {
+        *(run for run in command() if run.startswith("results/") and run != "results/papers/tables"),
+        "results/papers/claims.md",
+    }
+    small = ROOT / "results/cifar_defenses_small"
+    alone = invoke("claims", "--run", small.relative_to(ROOT).as_posix()).output
+    assert alone == (small / "claims.md").read_text(encoding="utf-8")
 
 
 def test_every_run_there_is_read_and_came_from_a_clean_checkout() -> None:

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from qpatchbench.cli.display import clock
 from qpatchbench.cli.options import DATA_DIR, LIMIT, SCALE, SEEDS, SET, SUITE, cache_dir, data_dir, with_shorthands
 from qpatchbench.suite.file.schema import Suite
 from qpatchbench.suite.file.source import Source
+
+if TYPE_CHECKING:
+    from qpatchbench.data.base import Survey as DatasetSurvey
+    from qpatchbench.suite.plan.time_needed import PlanTime
 
 _data_dir = data_dir
 CLASSES_SHOWN = 12
@@ -23,6 +31,9 @@ CLASSES_SHOWN = 12
 @LIMIT
 @SEEDS
 @click.option("--all", "everything", is_flag=True, help="Show every job, not only the first ones of each kind.")
+@click.option("--device", default="auto", show_default=True, help="Whose time: auto, cpu, cuda, cuda:N or mps.")
+@click.option("--measure", is_flag=True, help="Measure for some seconds how fast the device is, and remember it.")
+@click.option("--json", "as_json", is_flag=True, help="All jobs with their passes and seconds, for programs.")
 def plan(
     suite: Path,
     scale: str | None,
@@ -31,78 +42,169 @@ def plan(
     limit: int | None,
     seeds: str | None,
     everything: bool,
+    device: str,
+    measure: bool,
+    as_json: bool,
 ) -> None:
     """Show what running SUITE would do: its jobs, which are done, and the cost of the rest.
 
-    Reads no images beyond their hashes, builds every network to see that weights, images and attacks fit it, and
-    computes nothing else.
+    Cost is in passes of one image, a backward pass counted as two, and in time where it is known how fast this device
+    is: from runs that ended here, or from --measure. Reads no images beyond their hashes, builds every network to see
+    that weights, images and attacks fit it, and computes nothing else.
     """
     from qpatchbench.suite.file.load import load_with_source
 
     loaded, source = load_with_source(suite, with_shorthands(overrides, limit, seeds), scale)
-    show_plan(loaded, source, data_dir, everything=everything)
+    made = planned(loaded, source, data_dir, device, measure=measure)
+    if as_json:
+        click.echo(json.dumps(as_data(made), indent=1, ensure_ascii=False))
+        return
+    show_plan(made, everything=everything)
+    for line in _scale_lines(suite, scale, made):
+        click.echo(line)
 
 
-def show_plan(suite: Suite, source: Source, data: Path | None, *, everything: bool = False) -> None:
-    """Print the plan of a loaded suite."""
-    from qpatchbench.suite.plan.fingerprints import (
-        UNREAD,
-        remembered_data_keys,
-        unread_data_keys,
-        weights_keys,
-    )
+@dataclass(frozen=True)
+class ShownPlan:
+    """A plan with what it costs here.
+
+    Attributes:
+        remarks: what a person should know of images and weights before any work.
+        place: whose time is told: device and threads.
+    """
+
+    suite: Suite
+    cache: Path
+    time: PlanTime
+    remarks: tuple[str, ...]
+    place: str
+    survey: DatasetSurvey | None
+
+
+def planned(suite: Suite, source: Source, data: Path | None, device: str, *, measure: bool = False) -> ShownPlan:
+    """Plan a loaded suite."""
+    from qpatchbench.data.looking import DatasetAbsent
+    from qpatchbench.suite.execution.device import device_named
+    from qpatchbench.suite.plan.fingerprints import UNREAD, remembered_data_keys, unread_data_keys, weights_keys
     from qpatchbench.suite.plan.network_fit import require_networks
+    from qpatchbench.suite.plan.paces import place_of, read_paces, remember
     from qpatchbench.suite.plan.plan import make_plan
     from qpatchbench.suite.plan.sizes import estimated_sizes
+    from qpatchbench.suite.plan.time_needed import time_needed
+    from qpatchbench.suite.store.provenance import ran_on
     from qpatchbench.suite.store.store import Store
 
     cache = cache_dir()
     remembered = remembered_data_keys(suite, _data_dir(data), cache)
-    keys = remembered or unread_data_keys(suite)
     weights = weights_keys(suite, source, cache)
     require_networks(suite, source)
-    made = make_plan(suite, keys, weights)
-    store, sizes = Store(cache), estimated_sizes(made)
-    click.echo(f"{suite.suite}: {len(made.jobs)} jobs in {cache}")
+    made = make_plan(suite, remembered or unread_data_keys(suite), weights)
+    where = device_named(device)
+    place = place_of(ran_on(where))
+    if measure:
+        from qpatchbench.suite.plan.calibration import measured
+
+        remember(cache, place, measured(suite, where, lambda title: click.echo(f"measuring {title}", err=True)))
+    remarks = []
     if remembered is None:
-        click.echo(f"{suite.dataset.title} has not been read yet, so nothing of this suite can be done already")
-    for title, key in weights.items():
-        if key.endswith(UNREAD):
-            click.echo(f"the published weights of {title} have not been read yet, so nothing made of them is done")
-    for line in dataset_lines(suite, _data_dir(data), everything=everything):
+        remarks.append(f"{suite.dataset.title} has not been read yet, so nothing of this suite can be done already")
+    remarks += [
+        f"the published weights of {title} have not been read yet, so nothing made of them is done"
+        for title, key in weights.items()
+        if key.endswith(UNREAD)
+    ]
+    try:
+        survey = suite.dataset.survey(_data_dir(data))
+    except DatasetAbsent:
+        survey = None
+    found = time_needed(made, Store(cache), estimated_sizes(made), read_paces(cache, place))
+    return ShownPlan(suite, cache, found, tuple(remarks), place, survey)
+
+
+def show_plan(made: ShownPlan, *, everything: bool = False) -> None:
+    """Print a plan."""
+    click.echo(f"{made.suite.suite}: {len(made.time.jobs)} jobs in {made.cache}")
+    for line in (*made.remarks, *dataset_lines(made, everything=everything)):
         click.echo(line)
-    for kind in dict.fromkeys(job.kind for job in made.jobs):
-        jobs = [job for job in made.jobs if job.kind == kind]
-        missing = [job for job in jobs if not store.has(job.kind, job.key)]
-        cost = sum(job.cost(sizes) for job in missing)
-        click.echo(f"\n{kind}: {len(jobs)} jobs, {len(jobs) - len(missing)} done, {_passes(cost)} to go")
+    for kind, part in made.time.kinds():
+        jobs, told = part.jobs, f", {_duration(part)}" if part.seconds else ""
+        done = len(jobs) - len(part.missing)
+        click.echo(f"\n{kind}: {len(jobs)} jobs, {done} done, {_passes(part.passes)} to go{told}")
         shown = jobs if everything else jobs[:8]
-        for job in shown:
-            state = "done" if job not in missing else "to do"
-            click.echo(f"  {state:5}  {job.key[:12]}  {job.label}")
+        for each in shown:
+            click.echo(f"  {'done' if each.done else 'to do':5}  {each.job.key[:12]}  {each.job.label}")
         if len(shown) < len(jobs):
             click.echo(f"  ... {len(jobs) - len(shown)} more (--all shows them)")
+    for line in _time_lines(made):
+        click.echo(line)
 
 
-def dataset_lines(suite: Suite, data: Path, *, everything: bool) -> Iterator[str]:
-    """Which label is which class, and what a person should know of the files; nothing of a dataset that is not there.
-
-    Raises:
-        DataError: it is there and cannot be used.
-    """
-    from qpatchbench.data.looking import DatasetAbsent
-
-    try:
-        survey = suite.dataset.survey(data)
-    except DatasetAbsent:
+def _time_lines(made: ShownPlan) -> Iterator[str]:
+    """How long the missing jobs take, and which of them longest."""
+    found = made.time
+    if not found.passes:
         return
-    if survey is None:
+    yield ""
+    if found.seconds is None:
+        yield f"time: not known on {made.place} before something ran here; --measure finds out in seconds"
         return
-    names = [f"{label} {name}" for label, name in enumerate(survey.class_names)]
+    rest = f", and {_passes(found.unknown)} of unknown pace" if found.unknown else ""
+    yield f"time: {_duration(found)} on {made.place}, one job after the other{rest}"
+    for each in found.longest(3):
+        if each.seconds:
+            yield f"  about {clock(each.seconds)}  {each.job.title}"
+
+
+def _scale_lines(file: Path, scale: str | None, made: ShownPlan) -> Iterator[str]:
+    """What the suite's other scales cost from the start, in passes."""
+    from qpatchbench.suite.file.load import load_with_source, scales_of
+    from qpatchbench.suite.plan.fingerprints import unread_data_keys, weights_keys
+    from qpatchbench.suite.plan.plan import make_plan
+    from qpatchbench.suite.plan.sizes import estimated_sizes
+
+    for name in scales_of(file):
+        if name == scale:
+            continue
+        other, source = load_with_source(file, (), name)
+        plan = make_plan(other, unread_data_keys(other), weights_keys(other, source, made.cache))
+        sizes = estimated_sizes(plan)
+        whole = sum(job.cost(sizes) for job in plan.jobs)
+        yield f"--scale {name}: {len(plan.jobs)} jobs, {_passes(whole)}"
+
+
+def as_data(made: ShownPlan) -> dict[str, Any]:
+    """A plan as JSON-ready data; seconds are null where the pace is not known."""
+    found = made.time
+    return {
+        "schema": 1,
+        "suite": made.suite.suite,
+        "cache": str(made.cache),
+        "place": made.place,
+        "passes": found.passes,
+        "passes_of_unknown_pace": found.unknown,
+        "seconds": found.seconds,
+        "remarks": list(made.remarks),
+        "jobs": [
+            {"kind": each.job.kind, "key": each.job.key, "label": each.job.label, "done": each.done,
+             "passes": each.passes, "seconds": each.seconds}
+            for each in found.jobs
+        ],
+    }  # fmt: skip
+
+
+def dataset_lines(made: ShownPlan, *, everything: bool) -> Iterator[str]:
+    """The class of each label, and what a person should know of the files; nothing of a dataset that is not there."""
+    if made.survey is None:
+        return
+    names = [f"{label} {name}" for label, name in enumerate(made.survey.class_names)]
     shown = names if everything or len(names) <= CLASSES_SHOWN + 1 else [*names[:CLASSES_SHOWN], "...", names[-1]]
     if names:
-        yield f"classes of {suite.dataset.title}: {', '.join(shown)}"
-    yield from survey.remarks
+        yield f"classes of {made.suite.dataset.title}: {', '.join(shown)}"
+    yield from made.survey.remarks
+
+
+def _duration(found: PlanTime) -> str:
+    return f"about {clock(found.seconds or 0.0)}"
 
 
 def _passes(cost: float) -> str:

@@ -88,9 +88,9 @@ def run(
     extra = [] if checks is None else [f"evaluation.checks={checks}"]
     loaded, source = load_with_source(suite, [*with_shorthands(overrides, limit, seeds), *extra], scale)
     if dry_run:
-        from qpatchbench.cli.commands.plan import show_plan
+        from qpatchbench.cli.commands.plan import planned, show_plan
 
-        show_plan(loaded, source, data_dir)
+        show_plan(planned(loaded, source, data_dir, device))
         return 0
     folder = output or Path("results") / loaded.suite
     if not overwrite:
@@ -207,7 +207,9 @@ def _compute(
     from qpatchbench.suite.execution.export import export
     from qpatchbench.suite.execution.passing import passing
     from qpatchbench.suite.plan.network_fit import require_networks
+    from qpatchbench.suite.plan.paces import remember_jobs
     from qpatchbench.suite.plan.plan import make_plan
+    from qpatchbench.suite.plan.sizes import estimated_sizes
     from qpatchbench.suite.store.plugin_facts import unidentified
     from qpatchbench.suite.store.store import Store
     from qpatchbench.suite.work.workbench import Workbench, loaded_data_keys
@@ -241,6 +243,8 @@ def _compute(
 
                 setup = Setup.of(execution, bench, source, keys, weights, device)
                 Dispatcher(execution, crew.hired(setup)).run()
+            ran = set(execution.ran)
+            remember_jobs(cache, (job for job in plan.jobs if job.key in ran), bench.store, estimated_sizes(plan))
             export(execution, bench, output, source.data)
         from qpatchbench.report.page.build import build
 

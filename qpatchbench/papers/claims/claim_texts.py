@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from qpatchbench.papers.claims.examine import UNITS, VERDICTS, Finding, effect_text
+from qpatchbench.papers.claims.examine import UNDER_PROTOCOL, UNITS, VERDICTS, Finding, effect_text
 from qpatchbench.papers.tables.table_texts import without_formulas
 from qpatchbench.report.page.definitions import definitions_text
 from qpatchbench.report.page.escaping import tex
@@ -14,11 +14,24 @@ from qpatchbench.report.page.grid import ENDING, PREAMBLE, Grid
 
 COLUMNS = (
     *("claim", "paper", "where", "tables", "says", "hypothesis", "statistic", "quantity", "direction"),
-    *("threshold", "quantifier", "verdict", "points", "reason", "effect", "low", "high", "unit", "groups", "rows"),
+    *(
+        "threshold",
+        "quantifier",
+        "verdict",
+        "under_protocol",
+        "leans",
+        "reason",
+        "effect",
+        "low",
+        "high",
+        "unit",
+        "groups",
+        "rows",
+    ),
     *("decisive", "method", "here", "contradictions", "note", "runs"),
 )
-_WIDTHS = r"p{0.2\linewidth}p{0.4\linewidth}p{0.19\linewidth}p{0.1\linewidth}"
-_HEADING = ("claim", "says", "effect [95 %]", "verdict")
+_WIDTHS = r"p{0.18\linewidth}p{0.36\linewidth}p{0.17\linewidth}p{0.09\linewidth}p{0.09\linewidth}"
+_HEADING = ("claim", "says", "effect [95 %]", "as published", "under this protocol")
 
 
 def as_csv(found: Sequence[Finding]) -> str:
@@ -57,21 +70,34 @@ def as_latex(found: Sequence[Finding]) -> str:
 
 
 def _counted(found: Sequence[Finding]) -> str:
-    given = Counter(each.verdict for each in found)
     runs = dict.fromkeys(run for each in found for run in each.runs)
-    counts = ", ".join(f"{given[verdict]} {verdict}" for verdict, _ in VERDICTS if given[verdict])
-    return f"Of {len(found)} claims: {counts}. Runs: {', '.join(runs) or 'none measured any'}."
+    published = _counts([each.verdict for each in found], [verdict for verdict, _ in VERDICTS])
+    under = _counts([each.under for each in found], ["holds", "does not hold", "too close"])
+    return (
+        f"Of {len(found)} claims, as published: {published}. Under the protocol of these runs: "
+        f"{under or 'none decided'}. Runs: {', '.join(runs) or 'none measured any'}."
+    )
+
+
+def _counts(given: Sequence[str], order: Sequence[str]) -> str:
+    counted = Counter(given)
+    return ", ".join(f"{counted[verdict]} {verdict}" for verdict in order if counted[verdict])
 
 
 def _definitions(found: Sequence[Finding]) -> Iterator[str]:
     yield from (f"{verdict}: {text}" for verdict, text in VERDICTS)
+    yield UNDER_PROTOCOL
     used = {each.claim.hypothesis.quantity for each in found if each.claim.hypothesis is not None}
     yield from definitions_text(tuple(used))
 
 
 def _short(each: Finding) -> tuple[str, ...]:
-    points = f" (here: {each.points})" if each.points else ""
-    return each.claim.id, each.claim.says, _effect(each), each.verdict + points
+    return each.claim.id, each.claim.says, _effect(each), each.verdict, under_text(each) or "-"
+
+
+def under_text(found: Finding) -> str:
+    """The verdict under the runs' protocol; what is too close, with the side on which it lies."""
+    return f"{found.under} ({found.leans})" if found.under == "too close" else found.under
 
 
 def _effect(each: Finding) -> str:
@@ -87,8 +113,9 @@ def _told(each: Finding) -> Iterator[tuple[str, str]]:
     lines = (
         ("says", claim.says),
         ("tested", hypothesis),
-        ("verdict", each.verdict),
-        ("points", each.points),
+        ("as published", each.verdict),
+        ("under the protocol of these runs", under_text(each)),
+        ("to decide it", each.wanting),
         ("here", each.here),
         ("because", each.reason),
         ("method", each.method),
@@ -112,7 +139,7 @@ def _record(each: Finding) -> tuple[object, ...]:
     return (
         *(claim.id, claim.paper, claim.where, " ".join(claim.tables), claim.says, hypothesis or ""),
         *tested,
-        *(each.verdict, each.points, each.reason, *numbers, unit),
+        *(each.verdict, each.under, each.leans, each.reason, *numbers, unit),
         *(len(each.groups), sum(group.n_rows for group in each.groups)),
         " / ".join(each.decisive.name) if each.decisive is not None else "",
         *(each.method, each.here, " ".join(found.id for found in claim.contradictions), claim.note),

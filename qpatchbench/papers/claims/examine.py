@@ -1,28 +1,40 @@
-"""Claims of the papers, tested on what runs measured."""
+"""Claims of the papers, tested on what runs measured: as published, and under the protocol of those runs.
+
+As published, a claim is decided only by rows of its paper's own protocol. Under the protocol of the runs it is decided
+by what was measured, with intervals that hold together for all claims (Holm 1979): see `decided`.
+"""
 
 from __future__ import annotations
 
 import math
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 from qpatchbench.papers.claims.hypotheses import Claim, Hypothesis
 from qpatchbench.papers.claims.sampler import estimate
 from qpatchbench.papers.claims.select import ClaimSource, Stand, departures, group_of, stands
 from qpatchbench.papers.matching import Missing, Record
+from qpatchbench.report.leaderboard.row import Row
 from qpatchbench.statistics.estimates import Estimate, Statistic, compare, mean, widened
 
 ClaimVerdict: TypeAlias = Literal["holds", "does not hold", "cannot tell", "not measured"]
+ProtocolVerdict: TypeAlias = Literal["holds", "does not hold", "too close", ""]
 UNITS = {"level": "%", "difference": "points", "ratio": "times"}
 VERDICTS: tuple[tuple[ClaimVerdict, str], ...] = (
     ("holds", "the whole 95 % interval lies on the claimed side of the threshold"),
     ("does not hold", "the whole interval lies on the other side"),
-    ("cannot tell", "the interval covers the threshold, the protocol is not the paper's or a check failed (then "
-     "`points` says what the interval alone would), or runs cannot test it"),
+    ("cannot tell", "the interval covers the threshold, the protocol is not the paper's, a check failed, or runs "
+     "cannot test it"),
     ("not measured", "no row, or no row to compare it with; the reason names what is missing"),
 )  # fmt: skip
+UNDER_PROTOCOL = (
+    "under the protocol of these runs, the same with intervals that hold together for all claims (Holm), or too close: "
+    "the interval covers the threshold, and the value lies on the side of the claim (towards it) or not (against it); "
+    "rows that fail one of the checks V1, V6, V7, V8, V9, V10 and V15 decide nothing"
+)
+MEANINGLESS = {"V1", "V6", "V7", "V8", "V9", "V10", "V15"}  # results/CHECKS.md: such a row is no measurement
 _SIGN = {"above": 1, "below": -1}
 
 
@@ -53,10 +65,11 @@ class Finding:
     Attributes:
         groups: in the order of their names; none where nothing was measured.
         decisive: the group that decides: the worst where every group has to agree, the best where some has to.
-        verdict, reason: the reason is "" where the interval alone decides.
-        points: what the interval alone says, where the protocol is not the paper's; "" elsewhere.
-        method: how intervals were made.
+        verdict, reason: as published; the reason is "" where the interval alone decides.
         here: what was measured, in words.
+        sound: whether rows that pass the checks are among those measured; only they decide under the runs' protocol.
+        under: the verdict under the protocol of the runs, from `decided`; "" where there is none.
+        method: how intervals were made.
         runs: folders that rows are from.
     """
 
@@ -65,25 +78,50 @@ class Finding:
     reason: str
     groups: tuple[RowGroup, ...] = ()
     decisive: RowGroup | None = None
-    points: str = ""
     method: str = ""
     here: str = "nothing was measured"
     runs: tuple[str, ...] = ()
+    sound: bool = False
+    under: ProtocolVerdict = ""
+
+    @property
+    def leans(self) -> str:
+        """On which side of the threshold the value lies: "towards it" or "against it"."""
+        if self.decisive is None or self.claim.hypothesis is None:
+            return ""
+        return "towards it" if _margins(self.claim.hypothesis, self.decisive.effect)[0] > 0 else "against it"
+
+    @property
+    def wanting(self) -> str:
+        """What is too close: by how much more its interval would have to rest on, if its value stays."""
+        if self.under != "too close" or self.decisive is None or self.claim.hypothesis is None:
+            return ""
+        value, worse, better = _margins(self.claim.hypothesis, self.decisive.effect)
+        reach = abs((worse if value > 0 else better) - value)
+        if not math.isfinite(reach) or not value:
+            return "repetitions: no interval was measured"
+        return f"at least {max(2, math.ceil((reach / value) ** 2))} times the images and seeds"
+
+
+def examine_all(claims: Sequence[Claim], sources: Sequence[ClaimSource]) -> list[Finding]:
+    """Test claims on all rows of all runs that they are about."""
+    return decided([examine(claim, sources) for claim in claims])
 
 
 def examine(claim: Claim, sources: Sequence[ClaimSource]) -> Finding:
-    """Test a claim on all rows of all runs that it is about."""
+    """Test one claim, as published."""
     hypothesis = claim.hypothesis
     if hypothesis is None:
         return Finding(claim, "cannot tell", f"needs {claim.needs}")
     answers = [(source, stands(hypothesis, source)) for source in sources]
-    found = [stand for _, answer in answers if not isinstance(answer, Missing) for stand in answer]
-    if not found:
+    measured = [stand for _, answer in answers if not isinstance(answer, Missing) for stand in answer]
+    if not measured:
         return Finding(claim, "not measured", _missing(answers))
-    groups = _groups(hypothesis, found)
-    alone = _alone(hypothesis, groups)
+    sound = [stand for stand in measured if not any(map(_meaningless, (*stand.rows, *stand.baseline)))]
+    groups = _groups(hypothesis, sound or measured)
     decisive = _decisive(hypothesis, groups)
-    told = departures(claim, found)
+    alone = _alone(hypothesis, groups)
+    told = departures(claim, measured)
     wide = _covers(hypothesis, decisive) if alone == "cannot tell" else ""
     return Finding(
         claim,
@@ -91,11 +129,45 @@ def examine(claim: Claim, sources: Sequence[ClaimSource]) -> Finding:
         "; ".join([*told, *filter(None, [wide])]),
         tuple(groups),
         decisive,
-        _points(hypothesis, decisive, alone) if told or alone == "cannot tell" else "",
         _method(hypothesis, groups),
         _here(hypothesis, groups, decisive),
-        tuple(dict.fromkeys(stand.source.folder.name for stand in found)),
+        tuple(dict.fromkeys(stand.source.folder.name for stand in measured)),
+        bool(sound),
     )
+
+
+def decided(found: Sequence[Finding]) -> list[Finding]:
+    """The same with verdicts under the protocol of the runs, which hold together at 95 % (Holm 1979).
+
+    What is decided with intervals for all claims is set aside, and the others are asked again with intervals for those
+    that are left, until none is decided.
+    """
+    waiting = {each.claim.id: each for each in found if each.sound}
+    verdicts: dict[str, ProtocolVerdict] = dict.fromkeys(waiting, "too close")
+    while waiting:
+        now = {name: _together(each, len(waiting)) for name, each in waiting.items()}
+        settled = {name: verdict for name, verdict in now.items() if verdict != "too close"}
+        if not settled:
+            break
+        verdicts |= settled
+        waiting = {name: each for name, each in waiting.items() if name not in settled}
+    return [replace(each, under=verdicts.get(each.claim.id, "")) for each in found]
+
+
+def _together(found: Finding, count: int) -> ProtocolVerdict:
+    """What intervals say that hold together for `count` claims."""
+    hypothesis, alike = found.claim.hypothesis, len(found.groups)
+    assert hypothesis is not None, "a sound finding has a hypothesis"
+    wide = [
+        replace(group, effect=widened(group.effect, alike * count, hypothesis.statistic, alike))
+        for group in found.groups
+    ]
+    alone = _alone(hypothesis, wide)
+    return alone if alone in ("holds", "does not hold") else "too close"
+
+
+def _meaningless(row: Record) -> bool:
+    return isinstance(row, Row) and bool(MEANINGLESS & set(row.failed_checks.split()[1:]))
 
 
 def _missing(answers: Sequence[tuple[ClaimSource, list[Stand] | Missing]]) -> str:
@@ -164,12 +236,6 @@ def _covers(hypothesis: Hypothesis, group: RowGroup) -> str:
     if math.isnan(low) or math.isnan(high):
         return "no interval was measured"
     return f"the interval covers {hypothesis.threshold:g}"
-
-
-def _points(hypothesis: Hypothesis, group: RowGroup, alone: ClaimVerdict) -> str:
-    if alone != "cannot tell":
-        return alone
-    return "towards it" if _margins(hypothesis, group.effect)[0] > 0 else "against it"
 
 
 def _method(hypothesis: Hypothesis, groups: Sequence[RowGroup]) -> str:

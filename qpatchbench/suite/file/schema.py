@@ -127,6 +127,7 @@ class Filter(Section):
     source_bits: tuple[Bits | Literal["ensemble"], ...] | Bits | Literal["ensemble"] | None = Field(
         default=None, description="source bit-widths, or ensemble for patches crafted on several networks"
     )
+    seed: tuple[int, ...] | int | None = Field(default=None, description="seed of training and crafting")
 
     def agrees(self, facts: dict[str, object], *, unknown: bool) -> bool:
         """Whether `facts` agree with every key given; a key that `facts` lacks counts as `unknown`."""

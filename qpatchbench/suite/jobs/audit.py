@@ -83,6 +83,11 @@ class AuditJob(Job):
         """Jobs that must be finished first."""
         return (self.cell,)
 
+    @property
+    def network(self) -> tuple[str, bool]:
+        """The source of the patch."""
+        return self.cell.patch.network
+
     def cost(self, sizes: Sizes) -> float:
         """Forward passes of one image, a backward pass counted as two."""
         few = replace(sizes, evaluation=min(sizes.evaluation, AUDITED_IMAGES))

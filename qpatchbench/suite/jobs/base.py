@@ -61,6 +61,11 @@ class Job(ABC):
     def cost(self, sizes: Sizes) -> float:
         """Forward passes of one image, a backward pass counted as two."""
 
+    @property
+    def network(self) -> tuple[str, bool]:
+        """Title of the model that most of its passes go through, and whether through fake quantizers; "" for none."""
+        return "", False
+
     @cached_property
     def key(self) -> str:
         """Hash of the identity, 32 hex digits."""

@@ -50,6 +50,11 @@ class CostJob(Job):
         """What the trainings start from; not the trainings themselves."""
         return distinct([earlier for training in self.trainings for earlier in training.upstream])
 
+    @property
+    def network(self) -> tuple[str, bool]:
+        """Of the first training."""
+        return self.trainings[0].network
+
     def cost(self, sizes: Sizes) -> float:
         """Forward passes of one image, a backward pass counted as two."""
         measured = (*self.trainings, *self.narrowed)

@@ -53,6 +53,11 @@ class EvaluateJob(Job):
         return (self.patch, self.target)
 
     @property
+    def network(self) -> tuple[str, bool]:
+        """The target."""
+        return self.target.network
+
+    @property
     def lineage(self) -> Lineage | Literal[""]:
         """How the weights of source and target are related; for an ensemble, the closest of its members."""
         found = [_relation(source, self.target) for source in self.patch.sources]

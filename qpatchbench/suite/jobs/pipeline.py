@@ -76,6 +76,11 @@ class TrainJob(Job):
         return (*((self.initial,) if self.initial else ()), *self.pool)
 
     @property
+    def network(self) -> tuple[str, bool]:
+        """The model that learns, and whether through fake quantizers."""
+        return self.model.title, self.quantizer is not None
+
+    @property
     def trains(self) -> bool:
         """Whether anything is learned; weights from a file are only copied."""
         return self.model.weights == "train" or self.initial is not None
@@ -139,6 +144,11 @@ class DeployJob(Job):
     def identity(self) -> dict[str, Any]:
         """The network and the images it is measured on."""
         return {"network": self.network_key, **{name: self.facts[name] for name in ("evaluation", "checked")}}
+
+    @property
+    def network(self) -> tuple[str, bool]:
+        """The model, and whether it is quantized."""
+        return self.checkpoint.model.title, not self.bits.is_float
 
     @property
     def bare(self) -> DeployJob:
@@ -217,6 +227,11 @@ class CraftJob(Job):
         if not self.attack.follows_float:
             return []
         return [shadow.network_key if shadow else None for shadow in map(float_deployment, self.sources)]
+
+    @property
+    def network(self) -> tuple[str, bool]:
+        """The first source."""
+        return self.sources[0].network if self.sources else ("", False)
 
     @property
     def side(self) -> int:

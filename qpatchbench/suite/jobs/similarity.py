@@ -50,6 +50,11 @@ class SimilarityJob(Job):
         """Jobs that must be finished first."""
         return (*self.networks, *((self.patch,) if self.patch else ()))
 
+    @property
+    def network(self) -> tuple[str, bool]:
+        """The narrowest of them."""
+        return self.networks[-1].network
+
     def cost(self, sizes: Sizes) -> float:
         """Forward passes of one image, a backward pass counted as two."""
         return 3.0 * min(self.images, sizes.evaluation) * len(self.networks) * (2 if self.patch else 1)

@@ -146,6 +146,7 @@ class _Planner:
                 source_model=checkpoint.model.title,
                 source_defense=UNDEFENDED,
                 source_bits=patch.sources[0].bits,
+                seed=checkpoint.seed,
             )
         ]
 
@@ -162,7 +163,8 @@ class _Planner:
                     for bits in quantizer.bits:
                         facts = {"model": model.title, "defense": defense.title, "quantizer": names_of(quantizer)}
                         for preprocessor in self.networks.preprocessors:
-                            if self.suite.keeps(**facts, target_bits=bits, preprocessor=preprocessor.title):
+                            place = {"target_bits": bits, "preprocessor": preprocessor.title, "seed": seed}
+                            if self.suite.keeps(**facts, **place):
                                 bare = self.networks.network(model, defense, quantizer, bits, seed)
                                 yield self.networks.behind(preprocessor, bare)
 
@@ -189,6 +191,7 @@ class _Planner:
                 source_model=tuple(network.checkpoint.model.title for network in networks),
                 source_defense=tuple(network.checkpoint.defense.title for network in networks),
                 source_bits=networks[0].bits if len(networks) == 1 else ENSEMBLE,
+                seed=target.checkpoint.seed,
             ):
                 yield networks
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import math
+from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from qpatchbench.papers.claims.claim_texts import COLUMNS, as_csv, as_latex, as_markdown
-from qpatchbench.papers.claims.examine import Finding, examine
+from qpatchbench.papers.claims.examine import Finding, decided, examine, examine_all
 from qpatchbench.papers.claims.hypotheses import claims
 from qpatchbench.papers.claims.select import ClaimSource
 from qpatchbench.report.leaderboard.board import Leaderboard
@@ -69,15 +71,15 @@ def effect(found: Finding) -> Estimate:
 
 
 @pytest.mark.parametrize(
-    ("fooled", "verdict", "points"),
-    [(180, "holds", ""), (100, "does not hold", ""), (142, "cannot tell", "towards it"),
+    ("fooled", "verdict", "leans"),
+    [(180, "holds", "towards it"), (100, "does not hold", "against it"), (142, "cannot tell", "towards it"),
      (138, "cannot tell", "against it")],
 )  # fmt: skip
-def test_a_level_has_wilsons_interval(tmp_path: Path, fooled: int, verdict: str, points: str) -> None:
+def test_a_level_has_wilsons_interval(tmp_path: Path, fooled: int, verdict: str, leans: str) -> None:
     folder = new(tmp_path)
     add(folder, fooled, target_bits="2", **OWN_32)
     found = result(folder, "qadtr-transfer")
-    assert (found.verdict, found.points) == (verdict, points)
+    assert (found.verdict, found.leans) == (verdict, leans)
     assert found.reason == ("the interval covers 70" if verdict == "cannot tell" else "")
     low, high = (100 * bound for bound in wilson(fooled, N))
     assert (effect(found).value, effect(found).low, effect(found).high) == pytest.approx(
@@ -243,11 +245,11 @@ def test_fewer_bits_are_compared_on_common_images(tmp_path: Path) -> None:
     assert [effect(found).low, effect(found).high] == pytest.approx(expected)
 
 
-def test_another_protocol_cannot_tell_but_points(tmp_path: Path) -> None:
+def test_another_protocol_cannot_tell_as_published_but_decides_for_itself(tmp_path: Path) -> None:
     folder = new(tmp_path, images={"evaluation": 500}, dataset_note="cifar10 (jpeg)")
     add(folder, 180, target_bits="2", model="alexnet", **OWN_32)
-    found = result(folder, "triqdef-transfer")
-    assert (found.verdict, found.points) == ("cannot tell", "holds")
+    (found,) = decided([result(folder, "triqdef-transfer")])
+    assert (found.verdict, found.under) == ("cannot tell", "holds")
     assert found.reason == (
         "architecture: alexnet instead of resnet20 or resnet56 or vgg16 or vgg19; images: cifar10 (jpeg); "
         "500 of 10,000 test images"
@@ -259,7 +261,47 @@ def test_a_failed_check_cannot_tell(tmp_path: Path) -> None:
     add(folder, 180, target_bits="2", **OWN_32)
     (cell,) = folder.cells
     folder.cells[0] = cell.model_copy(update={"checks": (Check(id="V6", verdict="fail"),)})
-    assert result(folder, "triqdef-transfer").reason == "checks: fail V6"
+    (found,) = decided([result(folder, "triqdef-transfer")])
+    assert (found.reason, found.under) == ("checks: fail V6", "")
+
+
+def test_a_row_that_fails_a_check_decides_nothing_beside_one_that_passes(tmp_path: Path) -> None:
+    """V2 says that a patch is no better than noise: a finding; V6 that the network is: none."""
+    for check, name, verdict in (("V6", "lavan", "holds"), ("V2", None, "does not hold")):
+        folder = new(tmp_path / check)
+        add(folder, 180, target_bits="2", **OWN_32)
+        add(folder, 20, target_bits="2", attack="gap", **OWN_32)
+        folder.cells[1] = folder.cells[1].model_copy(update={"checks": (Check(id=check, verdict="fail"),)})
+        (found,) = decided([result(folder, "triqdef-transfer")])
+        assert (found.verdict, found.under) == ("cannot tell", verdict)
+        assert found.decisive is not None
+        assert found.decisive.name[-1] == (name or "gap")
+
+
+def test_verdicts_under_the_protocol_hold_together(tmp_path: Path) -> None:
+    """Holm 1979: what is decided for all is set aside, and makes room for the next."""
+    folder = new(tmp_path)
+    add(folder, 180, target_bits="2", **OWN_32)
+    finding = result(folder, "qadtr-transfer")
+    assert finding.decisive is not None
+
+    def with_bound(name: str, low: float) -> Finding:
+        group = replace(finding.groups[0], effect=Estimate(90, low, 100))
+        claim = finding.claim.model_copy(update={"id": name})
+        return replace(finding, claim=claim, groups=(group,), decisive=group)
+
+    # Margins of 20 points to the threshold 70; half an interval for one of m is 1, 1.1436, 1.2214 times that for one.
+    first, second, third = 20 / 1.25, 20 / 1.16, 20 / 0.99
+    found = decided([with_bound(str(reach), 90 - reach) for reach in (first, second, third)])
+    assert [each.under for each in found] == ["holds", "holds", "too close"]
+    assert found[2].leans == "towards it"
+    assert found[2].wanting == "at least 2 times the images and seeds"
+    alone = decided([with_bound("alone", 90 - second), with_bound("other", 90 - 20 / 1.1)])
+    assert [each.under for each in alone] == ["holds", "holds"]
+    assert [each.under for each in decided([with_bound("a", 90 - 20 / 1.1), with_bound("b", 90 - 20 / 1.1)])] == [
+        "too close", "too close",
+    ]  # fmt: skip
+    assert decided([]) == []
 
 
 def test_what_is_missing_is_named(tmp_path: Path) -> None:
@@ -299,7 +341,7 @@ def test_costs_are_ratios_of_timed_steps(tmp_path: Path) -> None:
     assert result(folder, "triqdef-cost").verdict == "does not hold"
     assert result(folder, "triqdef-cost-pbat").verdict == "holds"
     found = result(folder, "triqdef-cost-dwq")
-    assert (found.verdict, found.points) == ("cannot tell", "towards it")
+    assert (found.verdict, found.leans) == ("cannot tell", "towards it")
     # Beside the reference itself, its quartiles are the interval.
     assert (effect(found).value, effect(found).low, effect(found).high) == pytest.approx((1.05, 1.0, 1.2))
     assert found.method == "quartiles of the timed rounds, side by side with the reference"
@@ -376,15 +418,17 @@ def test_texts(tmp_path: Path) -> None:
     folder = new(tmp_path)
     add(folder, 180, target_bits="2", **OWN_32)
     sources = [ClaimSource(read_folder(folder.write()))]
-    found = [examine(claim, sources) for claim in claims()]
+    found = examine_all(claims(), sources)
     rows = list(csv.DictReader(io.StringIO(as_csv(found))))
     assert [row["claim"] for row in rows] == list(CLAIMS)
     assert tuple(rows[0]) == COLUMNS
     first = rows[0]
     assert (first["verdict"], first["effect"], first["unit"], first["contradictions"]) == ("holds", "90", "%", "T02")
     assert {row["verdict"] for row in rows} == {"holds", "cannot tell", "not measured"}
+    assert Counter(row["under_protocol"] for row in rows) == {"holds": 2, "": len(CLAIMS) - 2}
     text = as_markdown(found)
-    assert f"Of {len(CLAIMS)} claims: 2 holds, 3 cannot tell, {len(CLAIMS) - 5} not measured. Runs: " in text
+    assert f"Of {len(CLAIMS)} claims, as published: 2 holds, 3 cannot tell, {len(CLAIMS) - 5} not measured. " in text
+    assert "Under the protocol of these runs: 2 holds. Runs: " in text
     assert "| triqdef-transfer | a 32-bit patch fools the undefended 2-bit network in more than 73 % of its" in text
     assert "- T02: qadtr text" in text
     assert as_latex(found).count(r"\begin{table}") == math.ceil(len(CLAIMS) / 15)

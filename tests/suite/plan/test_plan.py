@@ -145,6 +145,16 @@ def test_seeds_multiply_everything(plan_of: MakePlan) -> None:
     assert {job.key for job in one.jobs} < {job.key for job in three.jobs}
 
 
+def test_a_seed_is_left_out_of_some_defenses(plan_of: MakePlan) -> None:
+    plan = plan_of(
+        defenses=["qat", {"name": "qat", "label": "again", "joint": False}],
+        seeds=[0, 1],
+        exclude=[{"defense": "again", "seed": 1}],
+    )
+    trained = {(job.defense.title, job.seed) for job in plan.jobs if isinstance(job, TrainJob)}
+    assert trained == {("qat", 0), ("qat", 1), ("again", 0)}
+
+
 def test_controls_are_one_per_size_and_goals(plan_of: MakePlan) -> None:
     lavan: dict[str, Any] = {"name": "lavan", "size": 4}
     attacks = [

@@ -25,13 +25,16 @@ def claims(runs: tuple[Path, ...], paper: str | None, form: str, output: Path | 
     holds outcomes.parquet, otherwise computed from counts as if independent; intervals of several groups hold together
     at 95 %.
 
-    Verdicts: holds, the whole interval lies on the claimed side of the threshold; does not hold, it lies on the other
-    side; cannot tell, it covers the threshold, or the protocol is not the paper's (other images, fewer of them, less
-    training, another architecture, a failed check: then it is told where this run points), or the claim needs what runs
-    do not measure; not measured, with the first facet that no row has.
+    Verdicts as published: holds, the whole interval lies on the claimed side of the threshold; does not hold, it lies
+    on the other side; cannot tell, it covers the threshold, or the protocol is not the paper's (other images, fewer of
+    them, less training, another architecture, a failed check), or the claim needs what runs do not measure; not
+    measured, with the first facet that no row has.
+
+    Verdicts under the protocol of these runs: holds, does not hold or too close, by intervals that hold together for
+    all claims; rows that fail a check that makes them meaningless decide nothing.
     """
     from qpatchbench.papers.claims.claim_texts import as_csv, as_latex, as_markdown
-    from qpatchbench.papers.claims.examine import Finding, examine
+    from qpatchbench.papers.claims.examine import Finding, examine_all
     from qpatchbench.papers.claims.hypotheses import claims_of
     from qpatchbench.papers.claims.select import ClaimSource
     from qpatchbench.report.leaderboard.published import read_folder
@@ -40,7 +43,7 @@ def claims(runs: tuple[Path, ...], paper: str | None, form: str, output: Path | 
     wanted = claims_of(paper)
     sources = [ClaimSource(read_folder(run)) for run in dict.fromkeys(runs)]
     write: Callable[[Sequence[Finding]], str] = {"csv": as_csv, "md": as_markdown, "tex": as_latex}[form]
-    text = write([examine(claim, sources) for claim in wanted])
+    text = write(examine_all(wanted, sources))
     if output is None:
         click.echo(text, nl=False)
     else:

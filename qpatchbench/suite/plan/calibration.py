@@ -1,0 +1,66 @@
+"""A few seconds of passes of every model of a suite, which tell how fast a device is."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+
+import torch
+
+from qpatchbench.models.base import ModelSource
+from qpatchbench.ops.devices import finish
+from qpatchbench.quantizers.trained.switchable import initialize, prepare, set_bits
+from qpatchbench.suite.file.schema import Suite
+from qpatchbench.suite.plan.paces import MEASURED, Load
+
+PASSES = 3  # of one image: a forward, and a backward that counts as two
+SECONDS = 1.0  # for each network, at least two steps
+_PIXELS = 128 * 32 * 32  # of a batch: 128 images of CIFAR-10, two of ImageNet
+
+
+def measured(suite: Suite, device: torch.device, told: Callable[[str], None]) -> dict[Load, float]:
+    """Seconds per pass of every model, in float and, where the suite trains quantizers, with fake quantizers.
+
+    Args:
+        suite: its models are built with random weights.
+        device: where to compute.
+        told: called with the title of each network before it is measured.
+    """
+    found = {}
+    for model in suite.models:
+        for quantized, network in _networks(suite, model, device):
+            told(f"{model.title}, {'fake quantizers' if quantized else 'float'}")
+            found[Load(MEASURED, model.title, quantized)] = _pace(network, suite.dataset.side, device)
+    return found
+
+
+def _networks(suite: Suite, model: ModelSource, device: torch.device) -> Iterator[tuple[bool, torch.nn.Module]]:
+    side = suite.dataset.side
+    with torch.random.fork_rng(devices=[]):
+        network = model.build(suite.dataset.num_classes, side).to(device)
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's annotations
+    yield False, network
+    trained = [quantizer for quantizer in suite.quantizers if quantizer.trained]
+    widths = [bits for quantizer in trained[:1] for bits in quantizer.bits if not bits.is_float]
+    if widths:
+        prepare(network, tuple(widths[:1]), trained[0])
+        initialize(network, torch.rand(2, 3, side, side, device=device))
+        set_bits(network, widths[0])
+        yield True, network
+
+
+def _pace(network: torch.nn.Module, side: int, device: torch.device) -> float:
+    batch = max(2, _PIXELS // side**2)
+    images = torch.rand(batch, 3, side, side, device=device)
+    network.train()
+    steps, seconds = 0, 0.0
+    while seconds < SECONDS or steps < 2:
+        started = time.perf_counter()
+        network(images).float().logsumexp(1).sum().backward()
+        finish(device)
+        if steps or seconds:  # the first step also compiles and allocates
+            seconds += time.perf_counter() - started
+            steps += 1
+        else:
+            seconds = 1e-9
+    return seconds / (steps * batch * PASSES)
