@@ -30,13 +30,13 @@ from qpatchbench.runs.records import SCHEMA_VERSION, CellRecord
 from qpatchbench.suite.file.schema import Suite
 
 ROOT = Path(__file__).parents[1]
-COPIED = (".md", ".csv", ".png", ".svg", ".json")
+COPIED = (".md", ".csv", ".png", ".svg", ".json", ".yaml")
 
 
 def assemble(folder: Path) -> None:
     """Write the whole source: the repository's documents where they lie in it, so that their links hold."""
     shutil.copytree(ROOT / "docs", folder / "docs", ignore=shutil.ignore_patterns("*.py", "__pycache__"))
-    for path in sorted((ROOT / "results").rglob("*")):
+    for path in sorted([*(ROOT / "results").rglob("*"), *(ROOT / "suites").rglob("*")]):
         if path.suffix in COPIED:
             target = folder / path.relative_to(ROOT)
             target.parent.mkdir(parents=True, exist_ok=True)

@@ -71,7 +71,7 @@ def test_verify_runs_no_code_because_a_manifest_names_it(folder: Path) -> None:
     cache = {"QPATCHBENCH_CACHE": str(folder / "cache")}
     assert ended("run", "suite/mine.yaml", "--display", "none", folder=folder, **cache).returncode == 0
     refused = ended("verify", "results/mine", folder=folder, **cache)
-    assert refused.returncode == 3
+    assert refused.returncode == 3, refused.stdout
     assert (
         "predictions: not made again: the manifest's model module is code, which is not run because a manifest names "
         "it: allow it with --run-code, of a run that you trust"

@@ -38,6 +38,7 @@ class DeployedModel(ModelSource):
     """A file that a runtime answers from, float or int8: it gives logits and no gradient, and nothing trains it."""
 
     trial: ClassVar[Mapping[str, Any]] = {"file": "model.onnx", "bits": 8}
+    files: ClassVar[tuple[str, ...]] = ("file",)
 
     weights: str = Field(default="file", pattern="^file$", description="file: they are in it")
     file: Annotated[str, AfterValidator(checked_line)] = Field(

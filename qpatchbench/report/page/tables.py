@@ -64,7 +64,8 @@ def latex(rows: Sequence[Row], heading: str, stamps: Sequence[str]) -> str:
     lines = [f"% {one_line(heading)}; needs \\usepackage{{booktabs,longtable}} and 19 cm between the margins"]
     lines += [f"% {one_line(text)}" for text in definitions_text(_defined(rows))]
     grid = readable_grid(rows)
-    table = grid.latex_long("".join(_width(str(name)) for name in grid.names), above=stamps)
+    widths = (f"p{{{_WIDE[name]}cm}}" if name in _WIDE else "r" if name in grid.right else "l" for name in grid.names)
+    table = grid.latex_long("".join(widths), above=stamps)
     breaking = r"\renewcommand{\_}{\textunderscore\allowbreak{}}"  # names of defenses may be long
     return "\n".join([*lines, r"{\tiny\setlength{\tabcolsep}{2pt}" + breaking, table, "}"]) + "\n"
 
@@ -116,11 +117,6 @@ def _measured(rows: Sequence[Row]) -> list[str]:
     if not any(row.measured("latency_ms") for row in rows):
         return []
     return [column for column, scaled in RUNTIME_COLUMNS.items() if any(row.measured(scaled.name) for row in rows)]
-
-
-def _width(column: str) -> str:
-    """Of a column in LaTeX."""
-    return f"p{{{_WIDE[column]}cm}}" if column in _WIDE else "r" if column in RIGHT | set(RUNTIME_COLUMNS) else "l"
 
 
 def _scaled(row: Row, column: _Scaled) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
@@ -11,7 +12,7 @@ from typing import Any
 from qpatchbench.errors import QPatchBenchError
 from qpatchbench.runs.integrity import Unchecked
 from qpatchbench.suite.file.load import suite_from
-from qpatchbench.suite.file.schema import Suite
+from qpatchbench.suite.file.schema import COMPONENT_PLACES, Suite
 from qpatchbench.suite.file.source import Source
 from qpatchbench.suite.jobs.base import DataKeys
 from qpatchbench.suite.jobs.decoding import decoding_for
@@ -76,13 +77,35 @@ def typed_findings(suite: Suite, manifest: Mapping[str, Any]) -> Iterator[str]:
     """Whether the suite as its author typed it is the one that the manifest spells out."""
     typed = manifest.get("typed")
     try:
-        spelt = suite_from(typed if isinstance(typed, dict) else {}, "manifest.json, typed").resolved()
+        spelt = suite_from(_placed(typed, suite) if isinstance(typed, dict) else {}, "manifest.json, typed").resolved()
     except QPatchBenchError as error:
         yield f"manifest.json, typed: expected the suite as it was typed, found one that is none: {error}"
         return
     difference = first_difference(suite.resolved(), spelt, "")
     if difference is not None:
         yield f"manifest.json, typed: expected what resolved spells out, found another suite: {difference.lstrip('.')}"
+
+
+def _placed(typed: Mapping[str, Any], suite: Suite) -> dict[str, Any]:
+    """The suite as it was typed, with its files, which it names from its own folder, where `suite` has them."""
+    placed = copy.deepcopy(dict(typed))
+    for place, (_, is_list) in COMPONENT_PLACES.items():
+        written: Any = placed
+        meant: Any = suite
+        for part in place:
+            written, meant = written.get(part) if isinstance(written, dict) else None, getattr(meant, part, None)
+        both = zip(written, meant, strict=False) if is_list and isinstance(written, list) else [(written, meant)]
+        for own, component in both:
+            for name in getattr(component, "files", ()) if isinstance(own, dict) else ():
+                if isinstance(own.get(name), str) and _ends_with(str(getattr(component, name)), own[name]):
+                    own[name] = getattr(component, name)
+    return placed
+
+
+def _ends_with(path: str, end: str) -> bool:
+    """Whether a path ends with all parts of another."""
+    parts = Path(end).parts
+    return bool(parts) and Path(path).parts[-len(parts) :] == parts
 
 
 def first_difference(expected: object, found: object, path: str) -> str | None:
