@@ -21,10 +21,10 @@ from qpatchbench.labels import checked_line
 from qpatchbench.runs.files import sha256_of
 from qpatchbench.runs.foreign.foreign_patch import ForeignPatch, expect_there, read_foreign
 from qpatchbench.runs.reading import identity_of
-from qpatchbench.types import Announced, CraftTask, Goal, Patch, Targeted
+from qpatchbench.types import Announced, CraftTask, Goal, Patch, Size, Targeted
 
 Line = Annotated[str, AfterValidator(checked_line)]
-UNTARGETED = "untargeted"
+UNTARGETED: Literal["untargeted"] = "untargeted"
 PLACES = ("file", "mask", "origin", "licence")  # what says where it is from, not what it is
 
 
@@ -36,9 +36,7 @@ def _without_required_size(schema: dict[str, Any]) -> None:
 class FilePatch(Attack):
     """Finished patches from a file: .png, .npy, .npz, .safetensors, or the .gz of ImageNet-Patch.
 
-    Args:
-        size: by default that of the file, a patch that is no square in the middle of one that it does not fill.
-        targets: by default those that the file names, else untargeted; several patches need a class each, in order.
+    A patch that is no square lies in the middle of one that it does not cover.
     """
 
     model_config = ConfigDict(json_schema_extra=_without_required_size)
@@ -49,6 +47,12 @@ class FilePatch(Attack):
     trial: ClassVar[Mapping[str, Any]] = {"file": "patch.png", "size": 4, "targets": UNTARGETED}
     expected_failures: ClassVar[Mapping[str, str]] = {"another_seed_gives_another_patch": "it is what the file holds"}
 
+    size: Size = Field(description="side in pixels, or the share of the image it covers: 4%; by default the file's own")
+    targets: Literal["all", "untargeted"] | tuple[int, ...] = Field(
+        default=UNTARGETED,
+        description="the class of each patch, in the order of the file; by default those that the file names, of which "
+        "some can be chosen here, else untargeted",
+    )
     file: Line = Field(description="of the patches; read as data, nothing in it is run")
     mask: Line | None = Field(
         default=None,

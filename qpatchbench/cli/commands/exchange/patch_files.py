@@ -33,7 +33,7 @@ def patches(run_dir: Path, kind: str, out: Path | None, attacks: tuple[str, ...]
     found = travelling(run_dir, attacks, licence)
     written = export_patches(found, out or run_dir / f"patches-{kind}", kind, overwrite=force)
     count = sum(len(each.stored.textures) for each in found)
-    click.echo(f"{count} patches of {len(found)} attacks and sources: {written[0].parent}")
+    click.echo(f"{count} patches, a contact sheet and their passports: {written[0].parent}")
 
 
 COMMANDS = {"patches": patches}
