@@ -66,7 +66,16 @@ def test_pt2e_and_torchao_modules_answer(tmp_path: Path) -> None:
     prepared(images(64))
     expected = tiny()(images())
     converted = convert_pt2e(prepared)
-    assert (opened(exported(tmp_path / "pt2e.pt2", converted))(images()) - expected).abs().max() < 0.3
+    found = opened(exported(tmp_path / "pt2e.pt2", converted))
+    assert (found(images()) - expected).abs().max() < 0.3
+    layers = found.stated_layers(images())
+    assert layers is not None
+    assert [(layer.weight_bits, layer.activation_bits) for layer in layers] == [(8, 8)] * 3
+    assert [layer.multiplications for layer in layers] == [7 * 7 * 8 * 27, 5 * 5 * 12 * 72, 36]
+    assert all(2 < layer.weight_levels <= 256 for layer in layers)
+    plain = opened(exported(tmp_path / "plain.pt2", tiny())).stated_layers(images())
+    assert plain is not None
+    assert {(layer.weight_bits, layer.activation_bits) for layer in plain} == {(32, 32)}
 
     packed = tiny()
     quantize_(packed, Int8DynamicActivationInt8WeightConfig())
