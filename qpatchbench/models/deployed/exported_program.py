@@ -49,7 +49,6 @@ def open_program(path: Path) -> Opened:
         )
     shape = tuple(size if isinstance(size, int) else None for size in inputs[0].shape)
     layers = program_layers(program)
-    # torchao packs weights into operators of its own, which are no layers here: then the program does not tell.
     return Opened(program.module(), shape, inputs[0].dtype, (lambda _: layers) if layers else None)
 
 

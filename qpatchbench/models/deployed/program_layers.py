@@ -11,13 +11,19 @@ import torch
 from qpatchbench.types import FLOAT_BITS, StatedLayer
 
 MULTIPLYING = ("conv1d", "conv2d", "conv3d", "linear", "convolution", "conv_transpose2d")
+PACKED = ("mm", "addmm", "_int_mm", "int_matmul", "int_scaled_matmul", "_weight_int8pack_mm", "_weight_int4pack_mm")
 # They move values about, so that what comes out lies on the grid of what went in.
 MOVING = ("view", "reshape", "flatten", "permute", "transpose", "unsqueeze", "squeeze", "relu", "max_pool2d", "clone")
 
 
 def program_layers(program: Any) -> tuple[StatedLayer, ...]:  # noqa: ANN401 (torch's ExportedProgram)
-    """Every convolution and linear layer whose weights the program holds, in its order."""
-    return tuple(_layers(program))
+    """Every convolution and linear layer whose weights the program holds, in its order; none where others multiply.
+
+    torchao packs weights and multiplies by operators of its own, of which this cannot tell the bits.
+    """
+    nodes = [node for node in program.graph.nodes if node.op == "call_function"]
+    packed = any(_kind(node) in PACKED or str(node.target).startswith("torchao") for node in nodes)
+    return () if packed else tuple(_layers(program))
 
 
 def _layers(program: Any) -> Iterator[StatedLayer]:  # noqa: ANN401 (as above)

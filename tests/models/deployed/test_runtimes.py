@@ -82,7 +82,9 @@ def test_pt2e_and_torchao_modules_answer(tmp_path: Path) -> None:
     raw = exported(tmp_path / "raw.pt2", packed)
     with pytest.raises(Exception, match=r"found a pickle.*unwrap_tensor_subclass"):
         opened(raw)
-    assert (opened(exported(tmp_path / "ao.pt2", unwrap_tensor_subclass(packed)))(images()) - expected).abs().max() < 1
+    found = opened(exported(tmp_path / "ao.pt2", unwrap_tensor_subclass(packed)))
+    assert (found(images()) - expected).abs().max() < 1
+    assert found.stated_layers(images()) is None
 
 
 def test_images_become_what_the_file_takes(tmp_path: Path) -> None:
