@@ -14,6 +14,7 @@ import torch
 from qpatchbench.errors import WeightsError
 from qpatchbench.models.deployed.disguises import require_kind
 from qpatchbench.models.deployed.opened import Opened
+from qpatchbench.models.deployed.program_layers import program_layers
 
 
 def open_program(path: Path) -> Opened:
@@ -47,7 +48,8 @@ def open_program(path: Path) -> Opened:
             "module whose forward takes images alone"
         )
     shape = tuple(size if isinstance(size, int) else None for size in inputs[0].shape)
-    return Opened(program.module(), shape, inputs[0].dtype)
+    layers = program_layers(program)
+    return Opened(program.module(), shape, inputs[0].dtype, (lambda _: layers) if layers else None)
 
 
 def _pickled(path: Path) -> Iterator[str]:

@@ -66,14 +66,25 @@ def test_pt2e_and_torchao_modules_answer(tmp_path: Path) -> None:
     prepared(images(64))
     expected = tiny()(images())
     converted = convert_pt2e(prepared)
-    assert (opened(exported(tmp_path / "pt2e.pt2", converted))(images()) - expected).abs().max() < 0.3
+    found = opened(exported(tmp_path / "pt2e.pt2", converted))
+    assert (found(images()) - expected).abs().max() < 0.3
+    layers = found.stated_layers(images())
+    assert layers is not None
+    assert [(layer.weight_bits, layer.activation_bits) for layer in layers] == [(8, 8)] * 3
+    assert [layer.multiplications for layer in layers] == [7 * 7 * 8 * 27, 5 * 5 * 12 * 72, 36]
+    assert all(2 < layer.weight_levels <= 256 for layer in layers)
+    plain = opened(exported(tmp_path / "plain.pt2", tiny())).stated_layers(images())
+    assert plain is not None
+    assert {(layer.weight_bits, layer.activation_bits) for layer in plain} == {(32, 32)}
 
     packed = tiny()
     quantize_(packed, Int8DynamicActivationInt8WeightConfig())
     raw = exported(tmp_path / "raw.pt2", packed)
     with pytest.raises(Exception, match=r"found a pickle.*unwrap_tensor_subclass"):
         opened(raw)
-    assert (opened(exported(tmp_path / "ao.pt2", unwrap_tensor_subclass(packed)))(images()) - expected).abs().max() < 1
+    found = opened(exported(tmp_path / "ao.pt2", unwrap_tensor_subclass(packed)))
+    assert (found(images()) - expected).abs().max() < 1
+    assert found.stated_layers(images()) is None
 
 
 def test_images_become_what_the_file_takes(tmp_path: Path) -> None:
