@@ -38,9 +38,7 @@ class DeployedModel(ModelSource):
     """A file that a runtime answers from, float or int8: it gives logits and no gradient, and nothing trains it."""
 
     trial: ClassVar[Mapping[str, Any]] = {"file": "model.onnx", "bits": 8}
-    expected_failures: ClassVar[Mapping[str, str]] = {
-        "a_source_is_named": "the file has one, which nobody knows here"
-    }
+    expected_failures: ClassVar[Mapping[str, str]] = {"a_source_is_named": "the file has one, which nobody knows here"}
 
     weights: str = Field(default="file", pattern="^file$", description="file: they are in it")
     file: Annotated[str, AfterValidator(checked_line)] = Field(
