@@ -39,6 +39,7 @@ class DeployedModel(ModelSource):
 
     trial: ClassVar[Mapping[str, Any]] = {"file": "model.onnx", "bits": 8}
     files: ClassVar[tuple[str, ...]] = ("file",)
+    expected_failures: ClassVar[Mapping[str, str]] = {"a_source_is_named": "the file has one, which nobody knows here"}
 
     weights: str = Field(default="file", pattern="^file$", description="file: they are in it")
     file: Annotated[str, AfterValidator(checked_line)] = Field(

@@ -15,7 +15,7 @@ from qpatchbench.models.base import ModelSource
 from qpatchbench.ops.randomness import derive_generator
 from qpatchbench.testing.fixtures.networks_and_images import CLASSES, seeded
 from qpatchbench.testing.fixtures.once import once
-from qpatchbench.testing.require import fail, require, same_state
+from qpatchbench.testing.require import DoesNotApplyError, fail, require, same_state
 
 SMALL_SIDE, LARGE_SIDE = 32, 224
 
@@ -111,6 +111,8 @@ def its_state_round_trips(model: ModelSource, seed: int) -> None:
 
 
 def _built(model: ModelSource, seed: int) -> nn.Module:
+    if model.ready is not None:
+        raise DoesNotApplyError("it is what its file is, which nothing trains and which has no gradient")
     return seeded(lambda: model.build(CLASSES, _side(model)), seed)
 
 
