@@ -156,7 +156,8 @@ def failed_without_a_trace(folder: Path) -> None:
     worst = max(rows, key=lambda row: row["n_fooled"])
     worst |= {"status": "error", "error": "out of memory", "counts": "[]", "checks": "[]", "queries": "[]"}
     worst |= dict.fromkeys(("n_images", "n_clean_correct", "n_eligible", "n_fooled", "n_hit", "n_robust"), 0)
-    worst |= {"forward_passes": None, "backward_passes": None}
+    found = ("forward_passes", "backward_passes", "parameters", "multiplications", "model_bytes", "latency_ms")
+    worst |= dict.fromkeys(found)
     written(folder, rows)
     written(folder, [row for row in rows_of(folder, OUTCOMES) if row["cell"] != worst["cell"]], OUTCOMES)
 

@@ -283,7 +283,7 @@ def test_adding_a_built_in_component_touches_two_files(tmp_path: Path) -> None:
         "list attacks": "\nblack            a black square\n",
         "describe attack black": "\nblack (attack, built-in): a black square\n",
         "validate outside.yaml": "\noutside.yaml: valid\n",
-        "run outside.yaml --display none": "\nblack 2x2  ",
+        "run outside.yaml --display none": "\nnone     32    ",
     }
     code = f"""
 from qpatchbench.cli import cli

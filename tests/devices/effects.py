@@ -110,7 +110,8 @@ def _answered(network: nn.Module, images: torch.Tensor) -> tuple[torch.Tensor, t
 
 
 KINDS: Mapping[str, tuple[Compared, tuple[str, ...]]] = {
-    "attack": (attack_is_alike, tuple(ATTACKS.entries)),
+    # A finished patch is read, and computed on no device.
+    "attack": (attack_is_alike, tuple(name for name in ATTACKS.entries if not ATTACKS.get(name).external)),
     "defense": (defense_is_alike, tuple(DEFENSES.entries)),
     "quantizer": (quantizer_is_alike, tuple(QUANTIZERS.entries)),
     "preprocessor": (preprocessor_is_alike, tuple(PREPROCESSORS.entries)),
