@@ -29,7 +29,7 @@ attacks: [{name: lavan, size: 2, steps: 4, batch_size: 4}]
 transfer: {sources: [32, same]}
 evaluation: {images: 30}
 """
-KILLS = 4
+KILLS = 3
 
 
 @dataclass(frozen=True)

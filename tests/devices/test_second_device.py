@@ -45,12 +45,13 @@ dataset: {name: fake, image_size: 16, classes: 3, train_pool: 40, test_pool: 20,
 models: [resnet20]
 training: {epochs: 1, batch_size: 8, learning_rate: 0.05, augmentation: crop_flip}
 defenses: [qat]
-quantizers: [{name: qat, bits: [32, 4]}, {name: dynamic, bits: [8]}]
+quantizers: [{name: qat, bits: [32, 4]}]
 preprocessors: [none, {name: smoothing}]
 attacks:
   - {name: lavan, size: 4, targets: [1], steps: 2, batch_size: 4}
   - {name: sparse_rs, size: 4, queries: 3, targets: untargeted}
 transfer: {sources: [32, same]}
+exclude: [{preprocessor: smoothing, target_bits: 32}]
 analysis: {costs: qat, fewer_bits: true, similarity: true, maps: 2, images: 6}
 evaluation: {images: 8, checks: full}
 """

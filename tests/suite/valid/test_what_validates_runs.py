@@ -32,7 +32,7 @@ def test_every_suite_that_validates_reaches_its_leaderboard(tmp_path: Path) -> N
     outcomes: Counter[str] = Counter()
 
     @settings(
-        max_examples=MANY or 50,
+        max_examples=MANY or 30,
         derandomize=not MANY,
         database=None,
         deadline=None,
