@@ -16,9 +16,9 @@ import click
 def entry(run_dir: Path, output: Path, authors: tuple[str, ...], title: str | None, url: str) -> None:
     """Write a leaderboard entry from a finished run: manifest, patches, outcomes of single images, leaderboard, BibTeX.
 
-    An entry is a complete run of a committed suite by committed code: a partial run, one with failed jobs, one from a
-    checkout with uncommitted changes and one whose numbers do not follow from its outcomes are refused. Failed checks
-    are no reason to refuse; they stay in the rows and are listed.
+    An entry is a complete run by committed code: a partial run, one with failed jobs, one from a checkout with
+    uncommitted changes and one whose numbers do not follow from its outcomes are refused. Failed checks are no reason
+    to refuse; they stay in the rows and are listed. That its suite is the committed one, `verify --suite FILE` says.
     """
     import datetime
 
