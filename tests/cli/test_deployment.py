@@ -72,8 +72,8 @@ def test_every_cell_that_a_model_is_written_of_is_evaluated_twice(tmp_path: Path
     forged = ended(*verify, folder=tmp_path, QPATCHBENCH_CACHE=str(tmp_path / "cache"))
     assert forged.returncode == 1
     wrong = [line for line in forged.stdout.partition("claimed, ")[0].splitlines() if line.startswith("  - ")]
-    (found,) = [line for line in wrong if line.startswith("  - manifest.json, network ")]
-    assert found.startswith(f"  - manifest.json, network {manifest['networks'][1]['network']}: size: expected ")
+    (told,) = [line for line in wrong if line.startswith("  - manifest.json, network ")]
+    assert told.startswith(f"  - manifest.json, network {manifest['networks'][1]['network']}: size: expected ")
     assert "the latency in 9 cells, which another run measures otherwise" in forged.stdout
 
 
