@@ -15,6 +15,7 @@ import torch
 import qpatchbench
 from qpatchbench.api.progress_bar import progress_bar
 from qpatchbench.errors import QPatchBenchError, SuiteError
+from qpatchbench.evaluation.measure import count_outcomes, eligible_images, fooled_images
 from qpatchbench.suite.store.store import Store
 from qpatchbench.types import Targeted, Untargeted
 
@@ -146,6 +147,23 @@ def test_craft_measure_and_transfer_on_networks_at_hand() -> None:
     assert list(table["target"]) == ["float", "8 bits"]
     assert network.training
     assert all(torch.equal(state[name], tensor) for name, tensor in network.state_dict().items())
+
+
+def test_goals_that_share_images_are_no_further_images() -> None:
+    """Twice the same outcomes say no more than once; counted as independent the interval would be 0.7 as wide."""
+    labels = np.zeros(200, np.int32)
+    once = np.where(np.arange(200) % 4, 0, 1)[None]
+
+    def measured(patched: np.ndarray) -> qpatchbench.Measurement:
+        goals = (Untargeted(),) * len(patched)
+        fooled, eligible = fooled_images(labels, labels, patched, goals), eligible_images(labels, labels, goals)
+        counts = count_outcomes(labels, labels, patched, goals)
+        return qpatchbench.Measurement(labels, labels, patched, fooled, eligible, counts, counts)
+
+    one, two = measured(once), measured(np.repeat(once, 2, axis=0))
+    assert one.asr == two.asr == 25
+    widths = [each.asr_interval.high - each.asr_interval.low for each in (one, two)]
+    assert widths[1] == pytest.approx(widths[0], rel=0.1)
 
 
 def test_places_and_counts_are_those_of_a_suite(finished: qpatchbench.Run) -> None:

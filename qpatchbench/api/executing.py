@@ -83,22 +83,8 @@ def executed(
     plan = None if keys is None else make_plan(suite, keys, weights)
     if plan is not None and not fresh and not unidentified(suite) and is_complete(output, plan):
         return Executed(plan, True, {})
-    return _computed(suite, source, weights, output, data_dir, cache, device, fresh, display, time_limit, crew)
 
-
-def _computed(
-    suite: Suite,
-    source: Source,
-    weights: Mapping[str, str],
-    output: Path,
-    data_dir: Path,
-    cache: Path,
-    device: str,
-    fresh: bool,
-    display: DisplayOf,
-    time_limit: float | None,
-    crew: CrewChoice | None,
-) -> Executed:
+    # They load torch, for which a run that has nothing to do does not wait.
     from qpatchbench.report.page.build import FORMATS, build
     from qpatchbench.suite.execution.device import device_named
     from qpatchbench.suite.execution.export import export
@@ -106,7 +92,6 @@ def _computed(
     from qpatchbench.suite.plan.network_fit import require_networks
     from qpatchbench.suite.plan.paces import remember_jobs
     from qpatchbench.suite.plan.sizes import estimated_sizes
-    from qpatchbench.suite.store.plugin_facts import unidentified
     from qpatchbench.suite.work.workbench import Workbench, loaded_data_keys
     from qpatchbench.suite.work.worker import BenchWorker
 
@@ -114,8 +99,8 @@ def _computed(
     bench = Workbench(suite, Store(cache), data_dir, device_named(here))
     require_networks(suite, source, fetch=True)
     # From the images themselves: what an earlier run remembers of them may have been edited since.
-    keys = loaded_data_keys(bench, source)
-    plan = make_plan(suite, keys, weights)
+    seen = loaded_data_keys(bench, source)
+    plan = make_plan(suite, seen, weights)
     if fresh:
         for job in plan.jobs:
             bench.store.remove(job.kind, job.key)
@@ -136,7 +121,7 @@ def _computed(
                 from qpatchbench.suite.execution.workers.dispatcher import Dispatcher
                 from qpatchbench.suite.execution.workers.setup import Setup
 
-                setup = Setup.of(execution, bench, source, keys, weights, device)
+                setup = Setup.of(execution, bench, source, seen, weights, device)
                 Dispatcher(execution, crew.hired(setup)).run()
             ran = set(execution.ran)
             remember_jobs(cache, (job for job in plan.jobs if job.key in ran), bench.store, estimated_sizes(plan))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from qpatchbench.runs.records import GoalCounts
-from qpatchbench.statistics.intervals import Array, Interval, wilson
+from qpatchbench.statistics.intervals import Array, Interval, bootstrap_rates, percentile_interval, wilson
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -22,6 +22,7 @@ class Measurement:
         labels: (N,) class ids.
         clean: (N,) predictions without a patch.
         patched: (goals, N) predictions under each goal's patch.
+        fooled, eligible: (goals, N) boolean, what `counts` counts.
         counts: one per goal; eligible are images right without a patch whose label is not the target.
         control: the same for uniform noise of the same square at the same places.
     """
@@ -29,6 +30,8 @@ class Measurement:
     labels: Array
     clean: Array
     patched: Array
+    fooled: Array
+    eligible: Array
     counts: tuple[GoalCounts, ...]
     control: tuple[GoalCounts, ...]
 
@@ -39,9 +42,11 @@ class Measurement:
 
     @property
     def asr_interval(self) -> Interval:
-        """Wilson's 95 % interval of `asr`, in percent, over images alone."""
-        eligible, fooled = (sum(getattr(each, name) for each in self.counts) for name in ("n_eligible", "n_fooled"))
-        low, high = wilson(fooled, eligible)
+        """95 % interval of `asr`, in percent: Wilson's for one goal; the bootstrap for several, which share images."""
+        if len(self.counts) == 1:
+            low, high = wilson(int(self.fooled.sum()), int(self.eligible.sum()))
+        else:
+            low, high = percentile_interval(bootstrap_rates(self.fooled[None], self.eligible[None]))
         return Interval(100 * low, 100 * high)
 
     @property

@@ -20,7 +20,13 @@ from qpatchbench.api.measurement import Measurement
 from qpatchbench.attacks.base import Attack
 from qpatchbench.component import create
 from qpatchbench.errors import AttackError, QPatchBenchError
-from qpatchbench.evaluation.measure import clean_predictions, count_outcomes, patched_predictions
+from qpatchbench.evaluation.measure import (
+    clean_predictions,
+    count_outcomes,
+    eligible_images,
+    fooled_images,
+    patched_predictions,
+)
 from qpatchbench.ops.crafting.score_access import Scores
 from qpatchbench.ops.patches.pasting import to_float, to_uint8
 from qpatchbench.ops.patches.placing import sample_placement
@@ -189,8 +195,11 @@ def measure(
     control = replace(found, textures=noise, masks=torch.ones_like(found.masks))
     labels, clean = own.labels.cpu().numpy(), clean_predictions(target, own, batch_size).numpy()
     each = [_predicted(target, own, which, places, batch_size) for which in (found, control)]
-    counts = [count_outcomes(labels, clean, predictions, found.goals) for predictions in each]
-    return Measurement(labels, clean, each[0], counts[0], counts[1])
+    attacked = None if found.attacked is None else found.attacked.cpu().numpy().reshape(each[0].shape)
+    counts = [count_outcomes(labels, clean, predictions, found.goals, attacked) for predictions in each]
+    fooled = fooled_images(labels, clean, each[0], found.goals, attacked)
+    eligible = eligible_images(labels, clean, found.goals) & (True if attacked is None else attacked)
+    return Measurement(labels, clean, each[0], fooled, eligible, counts[0], counts[1])
 
 
 def transfer(

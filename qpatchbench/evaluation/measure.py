@@ -114,7 +114,12 @@ def fooled_images(
     attacked: np.ndarray | None = None,
 ) -> np.ndarray:
     """(goals, N) boolean: eligible, and the patched prediction is wrong."""
-    targets = np.array([goal.class_id if isinstance(goal, Targeted) else -1 for goal in goals])
-    eligible = (clean == labels) & (labels != targets[:, None])
-    fooled: np.ndarray = eligible & (patched != labels)
+    fooled: np.ndarray = eligible_images(labels, clean, goals) & (patched != labels)
     return fooled if attacked is None else fooled & attacked
+
+
+def eligible_images(labels: np.ndarray, clean: np.ndarray, goals: tuple[Goal, ...]) -> np.ndarray:
+    """(goals, N) boolean: right without a patch, and not of the target class."""
+    targets = np.array([goal.class_id if isinstance(goal, Targeted) else -1 for goal in goals])
+    eligible: np.ndarray = (clean == labels) & (labels != targets[:, None])
+    return eligible

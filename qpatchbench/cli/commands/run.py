@@ -14,9 +14,9 @@ from qpatchbench.runs.manifest import read_manifest
 from qpatchbench.runs.ownership import refuse_foreign
 
 if TYPE_CHECKING:
+    from qpatchbench.api.executing import Executed
     from qpatchbench.suite.execution.workers.choice import CrewChoice
     from qpatchbench.suite.file.schema import Suite
-    from qpatchbench.suite.file.source import Source
 
 EXECUTORS = ("serial", "process", "ray")
 
@@ -91,7 +91,12 @@ def run(
     folder = output or Path("results") / loaded.suite
     if not overwrite:
         refuse_foreign(folder, loaded.suite, loaded.limit is not None)
-    return execute_suite(
+    crew = _crew(executor, workers, ray_address, device)
+
+    from qpatchbench.api.executing import executed
+    from qpatchbench.cli.display import make_display
+
+    done = executed(
         loaded,
         source,
         output=folder,
@@ -99,10 +104,11 @@ def run(
         cache=cache_dir().absolute(),  # a plugin may change the working folder
         device=device,
         fresh=fresh,
-        display=display,
+        display=partial(make_display, display),
         time_limit=time_limit,
-        crew=_crew(executor, workers, ray_address, device),
+        crew=crew,
     )
+    return _told(loaded, folder, done)
 
 
 def _crew(executor: str, workers: int | None, ray_address: str | None, device: str) -> CrewChoice | None:
@@ -121,41 +127,10 @@ def _crew(executor: str, workers: int | None, ray_address: str | None, device: s
 _data_dir = data_dir
 
 
-def execute_suite(
-    suite: Suite,
-    source: Source,
-    *,
-    output: Path,
-    data_dir: Path,
-    cache: Path,
-    device: str,
-    fresh: bool,
-    display: str | None,
-    time_limit: float | None = None,
-    crew: CrewChoice | None = None,
-) -> int:
-    """Run a suite, say on the terminal what became of it, and return the exit code.
-
-    Raises:
-        SuiteError: its dataset or weights are not there.
-        StorageError: a disk refuses; what was finished is kept.
-    """
-    from qpatchbench.api.executing import executed
-    from qpatchbench.cli.display import make_display
+def _told(suite: Suite, output: Path, done: Executed) -> int:
+    """Say on the terminal what became of a run; the exit code."""
     from qpatchbench.cli.print_leaderboard import print_leaderboard
 
-    done = executed(
-        suite,
-        source,
-        output=output,
-        data_dir=data_dir,
-        cache=cache,
-        device=device,
-        fresh=fresh,
-        display=partial(make_display, display),
-        time_limit=time_limit,
-        crew=crew,
-    )
     if done.nothing_to_do:
         click.echo(f"{suite.suite}: nothing to do, all {len(done.plan.jobs)} jobs and the report are done")
     print_leaderboard(output)

@@ -53,14 +53,15 @@ def _pace(network: torch.nn.Module, side: int, device: torch.device) -> float:
     batch = max(2, _PIXELS // side**2)
     images = torch.rand(batch, 3, side, side, device=device)
     network.train()
-    steps, seconds = 0, 0.0
-    while seconds < SECONDS or steps < 2:
+
+    def step() -> float:
         started = time.perf_counter()
         network(images).float().logsumexp(1).sum().backward()
         finish(device)
-        if steps or seconds:  # the first step also compiles and allocates
-            seconds += time.perf_counter() - started
-            steps += 1
-        else:
-            seconds = 1e-9
-    return seconds / (steps * batch * PASSES)
+        return time.perf_counter() - started
+
+    step()  # the first one also compiles and allocates
+    taken = [step(), step()]
+    while sum(taken) < SECONDS:
+        taken.append(step())
+    return sum(taken) / (len(taken) * batch * PASSES)
