@@ -258,6 +258,7 @@ FORGERIES: dict[str, Forgery] = {
     ),
     "a weaker suite": manifest_changed(lambda m: m["resolved"]["attacks"][0].update(steps=1)),
     "another suite as typed": manifest_changed(lambda m: m["typed"]["attacks"][0].update(steps=1000)),
+    "smaller networks": all_cells(model_bytes=1),
     "another plan": manifest_with(plan="0" * 32),
     "another suite's name": manifest_with(suite="cifar_transfer"),
     "another description": manifest_with(description="the whole of ImageNet"),

@@ -197,7 +197,7 @@ def _predictions(run: Run, again: Rebuilt, recraft: int) -> Iterator[str]:
     """Predict everything again, and tell; what is wrong and what was not checked."""
     from qpatchbench.evaluation.repeatability import tolerance
     from qpatchbench.runs.integrity import Unchecked
-    from qpatchbench.suite.verification.rechecking import check_findings, network_findings
+    from qpatchbench.suite.verification.rechecking import check_findings, network_findings, size_findings
     from qpatchbench.suite.verification.recrafting import control_findings, loss_findings, recrafted
     from qpatchbench.suite.verification.remembering import Remembered
     from qpatchbench.suite.verification.replay import repredictions
@@ -225,6 +225,7 @@ def _predictions(run: Run, again: Rebuilt, recraft: int) -> Iterator[str]:
     checks = [
         *check_findings(again, run.cells),
         *network_findings(again),
+        *size_findings(again, run.cells),
         *control_findings(again),
         *loss_findings(again),
         *remembered.weight_findings(),

@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from qpatchbench.evaluation.measure import fooled_images
+from qpatchbench.evaluation.measure import eligible_images, fooled_images
 from qpatchbench.evaluation.repeatability import FLIPS
 from qpatchbench.runs.records import Check
 from qpatchbench.statistics.intervals import wilson
-from qpatchbench.types import Goal, Targeted
+from qpatchbench.types import Goal
 
 _NAMED = 3  # layers that a message names
 
@@ -71,8 +71,6 @@ def _success(
     labels: np.ndarray, answers: Answers, goals: tuple[Goal, ...], attacked: np.ndarray | None
 ) -> tuple[int, int]:
     """Fooled and eligible images over all goals."""
-    targets = np.array([goal.class_id if isinstance(goal, Targeted) else -1 for goal in goals])
-    eligible = (answers.clean == labels) & (labels != targets[:, None])
-    eligible = eligible if attacked is None else eligible & attacked
+    eligible = eligible_images(labels, answers.clean, goals) & (True if attacked is None else attacked)
     fooled = fooled_images(labels, answers.clean, answers.patched, goals, attacked)
     return int(fooled.sum()), int(eligible.sum())

@@ -145,7 +145,7 @@ def read_source(path: Path) -> Source:
     try:
         text = read_whole(path, MOST_BYTES).decode()
     except FileNotFoundError:
-        nearby = sorted(str(other) for other in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
+        nearby = sorted(str(other) for other in path.parent.glob("[!.]*.yaml")) if path.parent.is_dir() else []
         hint = f" Suites there: {', '.join(nearby)}." if nearby else ""
         if not path.suffix:
             hint += f"{suggestion(path.as_posix(), shipped())}".replace("Available", "With the package come")

@@ -39,11 +39,6 @@ def check_findings(run: Rebuilt, cells: Sequence[CellRecord]) -> Iterator[str]:
         if not same_machine(run, [job.key]) or not _at_hand(run, (job.target, *job.patch.sources, *job.patch.siblings)):
             unmade += 1
             continue
-        size = run.network(job.target).facts.get("size", {})
-        for name in sorted({"parameters", "multiplications", "model_bytes"} & type(cell).model_fields.keys()):
-            if getattr(cell, name) != size.get(name):
-                found = f"expected {size.get(name)}, found {getattr(cell, name)}"
-                yield f"cells.parquet, cell {cell.cell}: {name}: {found}"
         whole = known.checks_of(job.patch)
         if job.patch.key not in patches:
             patches[job.patch.key] = whole if whole is not None else _of_patch(run, job.patch)
@@ -51,12 +46,32 @@ def check_findings(run: Rebuilt, cells: Sequence[CellRecord]) -> Iterator[str]:
         expected = _expected(run, job, patches[job.patch.key], audits or [])
         partly += whole is None or audits is None
         yield from _differing(cell, expected, everything=whole is not None and audits is not None)
-    if timed := sum(cell.latency_ms is not None for cell in cells):
-        yield Unchecked(f"the latency in {timed} cells, which another run measures otherwise")
     if unmade:
         yield Unchecked(f"the checks of {unmade} cells, of another machine or of networks that are not at hand")
     if partly:
         yield Unchecked(f"those checks of {partly} cells that are made while a patch is crafted")
+
+
+def size_findings(run: Rebuilt, cells: Sequence[CellRecord]) -> Iterator[str]:
+    """Sizes of networks in the records of cells that are others than the networks have, whatever checks were asked."""
+    jobs = {job.short_key: job.target for job in run.cells}
+    unmade = 0
+    for cell in cells:
+        target = jobs.get(cell.cell)
+        if target is None or cell.status != "ok":
+            continue
+        if not _at_hand(run, (target,)):
+            unmade += 1
+            continue
+        size = run.network(target).facts.get("size", {})
+        for name in ("parameters", "multiplications", "model_bytes"):
+            if getattr(cell, name) != size.get(name):
+                found = f"expected {size.get(name)}, found {getattr(cell, name)}"
+                yield f"cells.parquet, cell {cell.cell}: {name}: {found}"
+    if unmade:
+        yield Unchecked(f"the sizes of networks in {unmade} cells, which are not at hand")
+    if timed := sum(cell.latency_ms is not None for cell in cells):
+        yield Unchecked(f"the latency in {timed} cells, which another run measures otherwise")
 
 
 def network_findings(run: Rebuilt) -> Iterator[str]:
