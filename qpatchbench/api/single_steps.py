@@ -10,12 +10,23 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
+from qpatchbench.api.arguments import (
+    AnyPatch,
+    Goals,
+    Images,
+    classes_of,
+    expect_classes,
+    float_pixels,
+    frozen_copy,
+    image_set,
+    patch_from_elsewhere,
+    several_goals,
+)
 from qpatchbench.api.measurement import Measurement
 from qpatchbench.attacks.base import Attack
 from qpatchbench.component import create
@@ -28,36 +39,28 @@ from qpatchbench.evaluation.measure import (
     patched_predictions,
 )
 from qpatchbench.ops.crafting.score_access import Scores
-from qpatchbench.ops.patches.pasting import to_float, to_uint8
+from qpatchbench.ops.patches.pasting import to_float
 from qpatchbench.ops.patches.placing import sample_placement
 from qpatchbench.ops.randomness import derive_generator
 from qpatchbench.quantizers.base import Checkpoint, Quantizer
 from qpatchbench.quantizers.inspection.reach import require_reachable
 from qpatchbench.registry import ATTACKS, QUANTIZERS
-from qpatchbench.runs.foreign.foreign_patch import ForeignPatch, masks_of, read_foreign, textures_of
 from qpatchbench.suite.guards.returned_patch import require_patch
 from qpatchbench.types import (
     FLOAT,
     Bits,
     CraftTask,
-    Goal,
     ImageSet,
     Network,
     Patch,
     Placement,
     Progress,
-    Targeted,
-    Untargeted,
     silent,
 )
 
 if TYPE_CHECKING:
     import pandas as pd
 
-Images: TypeAlias = ImageSet | tuple[torch.Tensor | np.ndarray[Any, Any], torch.Tensor | np.ndarray[Any, Any]]
-Goals: TypeAlias = Literal["untargeted"] | int | Sequence[int]
-# A crafted patch; the file of one; or a texture, or texture and mask, as arrays.
-AnyPatch: TypeAlias = Patch | Path | str | np.ndarray[Any, Any] | torch.Tensor | tuple[Any, Any]
 PLACES = "evaluation placement"  # as the draws of a suite are called, so that places are the same
 SHOWN = 8  # images on which a network is tried before it is quantized
 
@@ -93,7 +96,7 @@ def quantize(
             )
         pixels = torch.zeros(0, 3, 1, 1)
     else:
-        pixels = _float(calibration.pixels if isinstance(calibration, ImageSet) else torch.as_tensor(calibration))
+        pixels = float_pixels(calibration.pixels if isinstance(calibration, ImageSet) else torch.as_tensor(calibration))
     if not wanted.is_float and len(pixels):
         require_reachable(copy.deepcopy(module).eval(), pixels[:1], type(module).__name__)
     checkpoint = Checkpoint(lambda: copy.deepcopy(module), dict(module.state_dict()), None, (FLOAT,))
@@ -127,15 +130,15 @@ def craft(
         AttackError: the attack gave up, or returned no patch.
         QPatchBenchError: the attack, a field or the network does not fit.
     """
-    named = {} if goals is None else {"targets": goals if goals == "untargeted" else _several(goals)}
+    named = {} if goals is None else {"targets": goals if goals == "untargeted" else several_goals(goals)}
     chosen: Attack = (
         attack.model_copy(update=named)
         if isinstance(attack, Attack)
         else create(ATTACKS, {"name": attack, **fields, **named})
     )
-    networks = [_frozen(each) for each in (network if isinstance(network, Sequence) else (network,))]
-    own = _images(images)
-    wanted = chosen.goals(_classes(networks[0], own))
+    networks = [frozen_copy(each) for each in (network if isinstance(network, Sequence) else (network,))]
+    own = image_set(images)
+    wanted = chosen.goals(classes_of(networks[0], own))
     if chosen.wants_siblings:
         raise AttackError(f"{chosen.title} also uses the network at its other bits: expected a suite for it")
     if isinstance(networks[0], torch.nn.Module):
@@ -183,13 +186,13 @@ def measure(
         PatchFileError: the file is no patch.
         QPatchBenchError: the patch is larger than the images, or goals and patches do not agree.
     """
-    own, target = _images(images), _frozen(network)
-    found = patch if isinstance(patch, Patch) else _from_elsewhere(patch, goals)
+    own, target = image_set(images), frozen_copy(network)
+    found = patch if isinstance(patch, Patch) else patch_from_elsewhere(patch, goals)
     if max(found.height, found.width) > own.side:
         raise QPatchBenchError(
             f"expected a patch that fits into {own.side}x{own.side} pixels, found {found.height}x{found.width}"
         )
-    _expect_classes(found, _classes(target, own))
+    expect_classes(found, classes_of(target, own))
     places = found.placement or _places(own, found.height, placement_seed)
     noise = torch.rand(found.textures.shape, generator=derive_generator(placement_seed, "craft", "random"))
     control = replace(found, textures=noise, masks=torch.ones_like(found.masks))
@@ -257,89 +260,6 @@ def _predicted(
     return found
 
 
-def _from_elsewhere(patch: object, goals: Goals | None) -> Patch:
-    """A patch from a file or from arrays, in a square."""
-    if isinstance(patch, str | Path):
-        found = read_foreign(Path(patch))
-    else:
-        pixels, mask = patch if isinstance(patch, tuple) else (patch, None)
-        try:
-            textures = textures_of(_array(pixels), None)
-            found = ForeignPatch(textures, masks_of(None if mask is None else _array(mask), textures.shape))
-        except ValueError as error:
-            raise QPatchBenchError(f"the patch: {error}") from None
-    named: tuple[Goal, ...] = tuple(map(Targeted, found.targets)) or (Untargeted(),)
-    if goals is not None:
-        named = (Untargeted(),) if goals == "untargeted" else tuple(map(Targeted, _several(goals)))
-    square = found.squared()
-    if len(named) != len(square.textures):
-        raise QPatchBenchError(f"expected a goal for each of {len(square.textures)} patches, found {len(named)}")
-    return Patch(torch.from_numpy(square.textures), torch.from_numpy(square.masks).float(), named)
-
-
-def _expect_classes(patch: Patch, classes: int) -> None:
-    for goal in patch.goals:
-        if isinstance(goal, Targeted) and not 0 <= goal.class_id < classes:
-            raise QPatchBenchError(f"expected class ids in 0..{classes - 1} of the network, found {goal}")
-
-
-def _images(images: Images) -> ImageSet:
-    """Images as every part of qpatchbench has them.
-
-    Raises:
-        QPatchBenchError: they are none.
-    """
-    if isinstance(images, ImageSet):
-        return images
-    pixels, labels = (torch.as_tensor(part) for part in images)
-    if (
-        pixels.ndim != 4
-        or pixels.shape[1] != 3
-        or pixels.shape[2] != pixels.shape[3]
-        or labels.shape != pixels.shape[:1]
-    ):
-        raise QPatchBenchError(
-            "expected square images (N, 3, H, W) and as many labels (N,), found "
-            f"{tuple(pixels.shape)} and {tuple(labels.shape)}"
-        )
-    stored = pixels if pixels.dtype == torch.uint8 else to_uint8(_float(pixels))
-    return ImageSet(stored, labels.long(), tuple(map(str, range(len(labels)))))
-
-
-def _float(pixels: torch.Tensor) -> torch.Tensor:
-    """Pixels as float32 in [0, 1].
-
-    Raises:
-        QPatchBenchError: they are not in that range.
-    """
-    if pixels.dtype == torch.uint8:
-        return to_float(pixels)
-    if len(pixels) and not (bool(pixels.min() >= 0) and bool(pixels.max() <= 1)):
-        low, high = float(pixels.min()), float(pixels.max())
-        raise QPatchBenchError(f"expected pixels in [0, 1], or uint8, found {low:.3g}..{high:.3g}")
-    return pixels.float()
-
-
-def _array(values: object) -> np.ndarray[Any, Any]:
-    return values.detach().cpu().numpy() if isinstance(values, torch.Tensor) else np.asarray(values)
-
-
-def _frozen(network: Network) -> Network:
-    """A copy in eval mode whose weights want no gradient; a function is itself."""
-    if not isinstance(network, torch.nn.Module):
-        return network
-    return copy.deepcopy(network).eval().requires_grad_(False)
-
-
 def _places(images: ImageSet, side: int, seed: int) -> Placement:
     size = (images.side, images.side)
     return sample_placement(len(images), size, (side, side), derive_generator(seed, PLACES))
-
-
-def _classes(network: Network, images: ImageSet) -> int:
-    with torch.no_grad():
-        return int(network(to_float(images.pixels[:1])).shape[-1])
-
-
-def _several(goals: int | Sequence[int]) -> tuple[int, ...]:
-    return (goals,) if isinstance(goals, int) else tuple(goals)
