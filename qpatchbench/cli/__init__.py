@@ -14,6 +14,7 @@ import click
 from qpatchbench import __version__
 from qpatchbench.cli.lazy_torch import defer
 from qpatchbench.errors import QPatchBenchError, SuiteError
+from qpatchbench.suite.execution.libraries import keep_memory, wait_asleep
 
 # command -> (module that defines it, what it does)
 COMMANDS = {
@@ -101,6 +102,8 @@ def cli(plugins: tuple[str, ...]) -> None:
 def main() -> None:
     """Entry point: errors of the user's making are printed, not traced; exit 2 for them, 130 for an interrupt."""
     defer("torch")
+    wait_asleep()
+    keep_memory()
     try:
         code: Any = cli.main(standalone_mode=False)
     except click.exceptions.Abort:

@@ -8,6 +8,7 @@ import socket
 from pathlib import Path
 from typing import Any
 
+from qpatchbench.suite.execution.libraries import keep_memory
 from qpatchbench.suite.execution.workers.messages import Message, Progressed, Started, Stopped, Telling
 from qpatchbench.suite.execution.workers.serve import told_if_stopped
 from qpatchbench.suite.execution.workers.setup import Setup
@@ -39,6 +40,7 @@ class RayWorker:
                     storage=False,
                 )
             ]
+        keep_memory()
         if self.folder.is_dir():
             os.chdir(self.folder)
         with told_if_stopped(self._tell):

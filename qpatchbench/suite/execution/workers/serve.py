@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 
 from qpatchbench.errors import QPatchBenchError, StorageError
+from qpatchbench.suite.execution.libraries import keep_memory
 from qpatchbench.suite.execution.workers.lifeline import die_with_the_run
 from qpatchbench.suite.execution.workers.messages import Idle, Message, Stopped, Telling
 from qpatchbench.suite.execution.workers.setup import Setup
@@ -23,6 +24,7 @@ def serve(connection: Connection, setup: Setup) -> None:
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the run hears it, and ends its workers
     die_with_the_run()
+    keep_memory()
     with told_if_stopped(connection.send), contextlib.suppress(EOFError, BrokenPipeError):  # where the run is gone
         execution = setup.execution(Telling(connection.send, {}))
         jobs = {job.key: job for job in execution.plan.jobs}
