@@ -30,6 +30,11 @@ CATALOGUE: dict[str, Entry] = {
         "the standard evaluation: worst case of a fixed set of attacks",
         AUTOPATCH,
     ),
+    "autopatch_scores": Entry(
+        "qpatchbench.attacks.staged.autopatch_scores:AutoPatchScores",
+        "from scores alone: the part of autopatch for networks without a gradient",
+        AUTOPATCH,
+    ),
     "dpr": Entry("qpatchbench.attacks.dpr:Dpr", "one patch per image, optimised in texture and shape", DPR),
     "ensemble": Entry(
         "qpatchbench.attacks.ensemble:Ensemble", "universal patch on several networks or bit-widths at once", MIN_MAX

@@ -24,6 +24,8 @@ class Attack(Component, ABC):
         covers: a square, or the whole image by small changes; the latter has no size to sweep and no random control.
         needs_attention: whether it works on vision transformers only.
         external: whether its patches were made elsewhere and are only read: no network of the suite is their source.
+        from_scores: name of the attack that is its part without gradients, for networks that give none. Empty: there is
+            none.
         second: module:Class of a second, independent implementation with the same fields, with which V14 compares this
             very class; not inherited. Empty: there is none.
     """
@@ -36,6 +38,7 @@ class Attack(Component, ABC):
     covers: ClassVar[Literal["square", "image"]] = "square"
     needs_attention: ClassVar[bool] = False
     external: ClassVar[bool] = False
+    from_scores: ClassVar[str] = ""
     second: ClassVar[str] = ""
 
     size: Size = Field(description="side of the square patch in pixels, or the share of the image it covers: 4%")

@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from qpatchbench.attacks import autopatch
 from qpatchbench.attacks.autopatch import AutoPatch
+from qpatchbench.attacks.staged import base
 from qpatchbench.component import create
 from qpatchbench.evaluation.checks.artifacts import scores_find_nothing_more
 from qpatchbench.ops.crafting.bpda import with_gradient_of
@@ -24,7 +24,7 @@ SIDE, SIZE, CLASSES = 10, 3, 4
 
 @pytest.fixture(autouse=True)
 def short_budgets(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(autopatch.BUDGETS, "quick", autopatch.Budget(20, 15, 1, 200))
+    monkeypatch.setitem(base.BUDGETS, "quick", base.Budget(20, 15, 1, 200))
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +89,7 @@ def test_without_other_bit_widths_there_is_no_ensemble(linear: torch.nn.Module) 
 def test_it_is_at_least_as_strong_as_each_of_its_parts(linear: torch.nn.Module, name: str) -> None:
     asked = task(linear)
     together = float(broken(linear, attack().craft(asked), asked).float().mean())
-    budget = autopatch.BUDGETS["quick"]
+    budget = base.BUDGETS["quick"]
     every: dict[str, dict[str, object]] = {
         "gap": {"steps": budget.universal_steps, "batch_size": 16},
         "patch_apgd": {"steps": budget.steps, "restarts": 1, "loss": "cross_entropy", "location": "given"},

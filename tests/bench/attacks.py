@@ -73,7 +73,7 @@ def together(subject: Subject) -> list[Row]:
         return patched_predictions(subject.deployed, images, patch, where, IMAGES)[0].long() != images.labels
 
     whole = broken(attack)
-    parts = torch.stack([broken(part) for part, _ in attack._stages(siblings=False)])
+    parts = torch.stack([broken(part) for part, _ in attack.stages(siblings=False)])
     each = ", ".join(str(int(part.sum())) for part in parts)
     union = int(parts.any(dim=0).sum())
     meaning = f"{int(whole.sum())} and {union} of {len(images)} images, {SMALL}x{SMALL}, quick; parts: {each}"

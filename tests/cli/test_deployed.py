@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from qpatchbench.models.timm_models import TimmModel
+from qpatchbench.runs.run import Run
 from tests.cli.running import ended
 from tests.models.deployed.made_files import int8_file, onnx_file
 
@@ -109,6 +110,47 @@ def test_an_attack_by_gradient_that_meets_the_file_nowhere_is_refused(folder: Pa
         assert "lavan follows a gradient, and int8 answers from a file that gives none" in text
         assert "sparse_rs follows" not in text
         assert "32 in transfer.sources" in text
+
+
+def test_autopatch_that_meets_the_file_nowhere_is_refused_with_its_part_from_scores(folder: Path) -> None:
+    old = "name: lavan, size: 5, targets: untargeted, steps: 3}"
+    for sources in ("", "transfer: {sources: [same]}\n"):
+        suite = (
+            SUITE.replace(", sibling: ours", "")
+            if not sources
+            else SUITE.replace("evaluation:", f"{sources}evaluation:")
+        )
+        (folder / "refused.yaml").write_text(suite.replace(old, "name: autopatch, size: 5, effort: trial}"))
+        for command in ("validate", "run"):
+            options = ("--output", "refused", "--display", "none") if command == "run" else ()
+            result = ended(command, "refused.yaml", *options, folder=folder, QPATCHBENCH_CACHE=str(folder / "none"))
+            assert result.returncode == 2, result.stdout
+            assert "autopatch follows a gradient, and int8 answers from a file that gives none" in result.stderr
+            assert "or autopatch_scores, its part that needs none" in result.stderr
+    assert not (folder / "none").exists(), "refused before any work"
+    assert not (folder / "refused").exists()
+
+
+def test_the_part_of_autopatch_from_scores_is_crafted_on_the_file(folder: Path) -> None:
+    suite = only("int8.onnx", "w8a8").replace(
+        "{name: sparse_rs, size: 5, targets: untargeted, queries: 3}",
+        "{name: autopatch_scores, size: 5, effort: trial}",
+    )
+    assert "autopatch_scores" in suite
+    (row,) = run(folder, "scores", suite)
+    assert (row["attack"], row["source_model"], row["lineage"]) == ("autopatch_scores", "int8", "same-network")
+    (cell,) = (cell for cell in Run(folder / "scores").cells if not cell.control)
+    assert (cell.access, cell.places) == ("scores", "chosen")
+    assert cell.backward_passes == 0
+    assert cell.forward_passes is not None
+    assert cell.forward_passes > 30
+    assert cell.queries_median is None or cell.queries_median > 1
+    checks = {check.id: check for check in cell.checks}
+    for name in ("V3", "V11", "V12", "V13"):
+        assert checks[name].verdict == "not-run"
+        assert checks[name].message == "int8 answers from a file, which gives no gradient"
+    told = ended("explain", "scores", "attack=autopatch_scores", folder=folder).stdout
+    assert "  not run: V3 V11 V12 (int8 answers from a file, which gives no gradient)\n" in told
 
 
 def test_siblings_and_files_are_looked_for(folder: Path) -> None:

@@ -114,6 +114,8 @@ def scores_find_nothing_more(stages: tuple[Stage, ...]) -> Check:
     Few means few of all that were attacked: of a handful of survivors, one more is no sign of masking.
     """
     total = max((stage.attacked for stage in stages), default=0)
+    if not any(stage.access == "gradient" for stage in stages):
+        return Check(id="V13", verdict="not-run", message="no part of the attack follows a gradient")
     if not any(stage.access == "scores" and stage.attacked for stage in stages):
         return Check(id="V13", verdict="not-run", message="no image was left for a search without gradients")
     figures = {f"{stage.attack}_broken": float(stage.broken) for stage in stages} | {"attacked": float(total)}
@@ -124,6 +126,12 @@ def scores_find_nothing_more(stages: tuple[Stage, ...]) -> Check:
         if stage.access == "scores" and wilson(stage.broken, total).low > MOST_FOUND
     ]
     return _verdict("V13", problems, figures)
+
+
+def nothing_to_follow(network: str) -> tuple[Check, ...]:
+    """V3, V11, V12 and V13 of a patch from the scores of a network that gives no gradient: not run, and why."""
+    why = f"{network} answers from a file, which gives no gradient"
+    return tuple(Check(id=name, verdict="not-run", message=why) for name in ("V3", "V11", "V12", "V13"))
 
 
 def accuracy_is_above_chance(correct: int, images: int, classes: int) -> Check:

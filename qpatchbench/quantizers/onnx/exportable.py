@@ -73,8 +73,9 @@ class OnGrid(nn.Module):
         zero = -codes.qmin if original.codes is not None else 0
         self.layer, self.four = layer, codes.qmax - codes.qmin < 16
         self.coarse = original.width < MOST_BITS
-        # A signed type has one code more than the mirrored grid, at its lower end, which runtimes use.
-        whole = codes.qmax - codes.qmin in (15, 255) or (original.codes is None and original.width in (4, 8))
+        # A signed type has one code more than the mirrored grid, at its lower end, which runtimes use. Of 8 bits it is
+        # one more of 127, and a limit would keep integer kernels away; of 4 bits it is one more of 7.
+        whole = codes.qmax - codes.qmin in (15, 255) or (original.codes is None and original.width == MOST_BITS)
         scale = float(original.scale)
         self.limits = [] if whole else [codes.qmin * scale, codes.qmax * scale]
         self.register_buffer("scale", original.scale.detach().float().clone())

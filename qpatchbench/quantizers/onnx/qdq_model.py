@@ -15,7 +15,7 @@ from torch import nn
 from qpatchbench.errors import QPatchBenchError
 from qpatchbench.quantizers.onnx.biases import fit_biases, separate_biases
 from qpatchbench.quantizers.onnx.exportable import OnGrid, exportable, from_codes, on_grid
-from qpatchbench.quantizers.onnx.storage import forget_notes, narrow, transpose_codes
+from qpatchbench.quantizers.onnx.storage import forget_notes, narrow, split_clips, transpose_codes
 
 OPSET = 21  # the first with 4-bit integers
 INSTALL = "pip install 'qpatchbench[deploy]'"
@@ -84,7 +84,10 @@ def write_onnx(network: nn.Module, side: int) -> QdqModel:
         forget_notes(proto)
         transpose_codes(proto)
         fit_biases(proto)
-        narrow(proto, [node.output[0] for node, grid in zip(nodes, order, strict=True) if grid.four])
+        four = [node.output[0] for node, grid in zip(nodes, order, strict=True) if grid.four]
+        narrow(proto, four)
+        if four:
+            split_clips(proto)
         separate_biases(proto, [node.output[0] for node, grid in zip(nodes, order, strict=True) if grid.coarse])
         onnx.checker.check_model(proto)
         return QdqModel(proto, {node.output[0]: grid.layer for node, grid in zip(nodes, order, strict=True)}, batch)

@@ -39,6 +39,29 @@ def narrow(proto: Any, quantized: list[str]) -> None:  # noqa: ANN401 (onnx leav
                 stored.CopyFrom(onnx.helper.make_tensor(stored.name, kind, stored.dims, packed, raw=True))
 
 
+def split_clips(proto: Any) -> None:  # noqa: ANN401 (as above)
+    """Write every Clip as Max and Min, in place.
+
+    Where a Clip stands before a QuantizeLinear, or ends up there because reshapings move, onnxruntime looks whether it
+    can leave it out, and refuses the model if codes have 4 bits. One stands behind every ReLU6, and before grids of
+    fewer than 4 bits.
+    """
+    import onnx
+
+    for clip in [node for node in proto.graph.node if node.op_type == "Clip"]:
+        values, *limits = clip.input
+        (output,) = clip.output
+        bounds = [(kind, limit) for kind, limit in zip(("Max", "Min"), limits, strict=False) if limit]
+        if not bounds:
+            continue
+        place = [*proto.graph.node].index(clip)
+        proto.graph.node.remove(clip)
+        for number, (kind, limit) in enumerate(bounds):
+            made = output if number + 1 == len(bounds) else f"{output}_{kind.lower()}"
+            proto.graph.node.insert(place + number, onnx.helper.make_node(kind, [values, limit], [made]))
+            values = made
+
+
 def _packed(codes: np.ndarray[Any, Any]) -> bytes:
     """Two codes a byte, the first in the lower half."""
     halves = np.append(codes, np.zeros(len(codes) % 2, codes.dtype)).astype(np.uint8) & 0xF

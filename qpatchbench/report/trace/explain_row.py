@@ -6,6 +6,7 @@ that are printed in the leaderboard.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -135,10 +136,15 @@ def _checks(run: Run, row: Row) -> Iterator[str]:
     for check in checks:
         if check.verdict in ("fail", "warn"):
             yield from _raised(check)
-    for verdict, words in (("pass", "passed"), ("not-run", "not run")):
-        names = [check.id for check in checks if check.verdict == verdict]
-        if names:
-            yield f"  {words}: {' '.join(names)}"
+    passed = [check.id for check in checks if check.verdict == "pass"]
+    if passed:
+        yield f"  passed: {' '.join(passed)}"
+    reasons: dict[str, list[str]] = defaultdict(list)
+    for check in checks:
+        if check.verdict == "not-run":
+            reasons[check.message].append(check.id)
+    for why, names in reasons.items():
+        yield f"  not run: {' '.join(names)}{f' ({why})' if why else ''}"
 
 
 def _raised(check: Check) -> Iterator[str]:

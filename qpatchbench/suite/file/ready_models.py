@@ -29,10 +29,11 @@ def ready_models(suite: Suite) -> Iterator[tuple[KeyPath, str]]:
         for number, attack in enumerate(suite.attacks):
             kept = suite.keeps(model=model.title, attack=attack.title, quantizer=model.ready.runtime)
             if attack.access == "gradient" and not reached and kept:
+                scores = f"{attack.from_scores}, its part that needs none; or another" if attack.from_scores else "an"
                 yield (
                     ("attacks", number),
                     f"{attack.title} follows a gradient, and {model.title} answers from a file that gives none: craft "
                     f"it on the float network that the file was made from. Expected that network in models, its name "
-                    f"as sibling: of {model.title}, and 32 in transfer.sources; or an attack "
+                    f"as sibling: of {model.title}, and 32 in transfer.sources; or {scores} attack "
                     "from scores alone (`qpatchbench list attacks` says which)",
                 )

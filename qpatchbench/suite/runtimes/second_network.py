@@ -14,10 +14,11 @@ from qpatchbench.models.deployed.written_network import written_network
 from qpatchbench.preprocessors.preprocessed import PreprocessedNetwork, preprocessed
 from qpatchbench.quantizers.onnx.qdq_model import write_onnx
 from qpatchbench.suite.jobs.pipeline import DeployJob
-from qpatchbench.suite.store.store import Artifact
+from qpatchbench.suite.store.store import Artifact, key_of
 from qpatchbench.suite.work.workbench import NETWORKS_IN_MEMORY, Workbench
 
 KIND = "onnx"
+WRITER = 2  # bumped when models are written otherwise
 LOOKED_AT = 8  # images on which codes are compared
 
 
@@ -77,7 +78,7 @@ def runtime_facts(bench: Workbench, job: DeployJob, network: torch.nn.Module, im
 
 def _written(bench: Workbench, job: DeployJob) -> tuple[bytes, dict[str, str]]:
     """The model of a bare network, and the layers of its quantizers; written once and kept in the store."""
-    key = job.network_key
+    key = key_of({"network": job.network_key, "writer": WRITER})
     if not bench.store.has(KIND, key):
         written = write_onnx(bench.network(job), bench.suite.dataset.side)
         content = np.frombuffer(written.proto.SerializeToString(), np.uint8)

@@ -148,7 +148,10 @@ def vetted(bench: Workbench, job: CraftJob, images: ImageSet, patch: Patch) -> l
         # Of the gradient that the attack followed: one that a stand-in replaced is known to be useless.
         followed = _as_seen(bench, job, job.sources[0])
         found.append(artifacts.gradients_are_useful(artifacts.patch_gradients(followed, few, own, places), reference))
-    if patch.stages:
+    model = job.sources[0].checkpoint.model
+    if model.ready is not None:
+        found += artifacts.nothing_to_follow(model.title)
+    elif patch.stages:
         found.append(artifacts.scores_find_nothing_more(patch.stages))
     return found
 

@@ -65,6 +65,8 @@ def deployed(quantizer: Quantizer, bits: Bits) -> nn.Module:
         ("4", {"recipe": "best", "rounding": "nearest"}),
         ("w4a8", {"calibration": "percentile"}),
         ("5", {}),
+        ("3", {"calibration": "percentile"}),
+        ("2", {"asymmetric": True, "calibration": "mse"}),
     ],
 )
 def test_the_runtime_has_the_codes_of_the_simulation(bits: str, fields: dict[str, Any]) -> None:
@@ -113,6 +115,31 @@ def test_weights_are_stored_in_as_few_bits_as_hold_them() -> None:
         layers = written_network(proto.SerializeToString(), SIDE, "block").stated_layers(images())
         assert layers is not None
         assert all(layer.weight_levels <= 2**bits - 1 for layer in layers)
+
+
+@pytest.mark.parametrize("bits", [8, 4, 3])
+def test_a_relu6_before_a_quantizer_is_written_too(bits: int) -> None:
+    def layers() -> nn.Module:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            first, last = nn.Conv2d(3, 6, 3, stride=2), nn.Linear(6 * 5 * 5, 4)
+            network = nn.Sequential(first, nn.ReLU6(), nn.Conv2d(6, 6, 1), nn.ReLU6(), nn.Flatten(), last)
+        with torch.no_grad():
+            first.weight.mul_(30)  # so that it cuts off
+        return network.eval()
+
+    checkpoint = Checkpoint(layers, layers().state_dict(), None, (FLOAT,))
+    network = Ptq(name="ptq", bits=(Bits(bits, bits),)).deploy(checkpoint, Bits(bits, bits), images(32))
+    written = write_onnx(network, SIDE)
+    model = written.proto.SerializeToString()
+    assert parity(network, written_network(model, SIDE, "layers"), images(64), batch_size=16).largest < 0.02
+    found = layer_differences(network, model, written.quantizers, images(), "layers")
+    assert [layer.layer for layer in found] == ["2", "5"]
+    assert not any(layer.exceeds for layer in found)
+    if bits == 4:
+        assert found[0].codes > found[0].differ == 0
+    kinds = [node.op_type for node in written.proto.graph.node]
+    assert ("Clip" in kinds, "Min" in kinds) == (bits == 8, bits < 8)
 
 
 def test_trained_quantizers_are_written_too() -> None:
