@@ -2,7 +2,7 @@
 
 import importlib.metadata
 
-WRITER = 1  # of models for a runtime
+WRITER = 2  # of models for a runtime: bumped when they are written otherwise
 JOB_VERSIONS = {
     "train": 1,
     "deploy": 1,

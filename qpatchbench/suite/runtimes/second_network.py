@@ -14,11 +14,11 @@ from qpatchbench.models.deployed.written_network import written_network
 from qpatchbench.preprocessors.preprocessed import PreprocessedNetwork, preprocessed
 from qpatchbench.quantizers.onnx.qdq_model import write_onnx
 from qpatchbench.suite.jobs.pipeline import DeployJob
+from qpatchbench.suite.jobs.versions import WRITER
 from qpatchbench.suite.store.store import Artifact, key_of
 from qpatchbench.suite.work.workbench import NETWORKS_IN_MEMORY, Workbench
 
 KIND = "onnx"
-WRITER = 2  # bumped when models are written otherwise
 LOOKED_AT = 8  # images on which codes are compared
 
 
@@ -44,9 +44,9 @@ def runtime_of(bench: Workbench, job: DeployJob) -> Runtime:
     if key not in bench.runtimes:
         try:
             model, _ = _written(bench, job.bare)
-        except QPatchBenchError as error:
+            network: torch.nn.Module = written_network(model, bench.suite.dataset.side, job.label)
+        except QPatchBenchError as error:  # no model can be written, or the runtime refuses it
             return Runtime(None, str(error))
-        network: torch.nn.Module = written_network(model, bench.suite.dataset.side, job.label)
         simulated = bench.network(job)
         if isinstance(simulated, PreprocessedNetwork) and job.preprocessor is not None:
             network = preprocessed(network, job.preprocessor, bench.preprocessor_state(job.preprocessor, job))
