@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 from qpatchbench.evaluation.checks.deployment_agreement import Answers, deployment_agrees
+from qpatchbench.evaluation.deployment.disturbance import disturbed
 from qpatchbench.models.cifar import CifarModel
 from qpatchbench.types import Untargeted
 from tests.cli.running import ended
@@ -98,6 +99,27 @@ def test_the_verdict_depends_on_what_changes(clean: int, patched: int, verdict: 
     assert (check.id, check.verdict) == ("V16", verdict)
     assert check.figures["changed"] == clean + patched
     assert "codes differ by more than one at the input of stem (2 %)" in check.message
+
+
+@pytest.mark.parametrize(("own", "verdict"), [(0, "fail"), (10, "fail"), (25, "warn"), (60, "warn")])
+def test_what_rounding_changes_in_the_simulation_is_no_fault_of_the_runtime(own: int, verdict: str) -> None:
+    labels = np.zeros(500, np.int32)
+    simulated = Answers(labels.copy(), labels[None].copy())
+    runtime, shaken = (Answers(labels.copy(), labels[None].copy()) for _ in range(2))
+    runtime.clean[:30] = 2
+    shaken.clean[100 : 100 + own] = 2  # others than those that the runtime changes
+    check = deployment_agrees(labels, simulated, runtime, (Untargeted(),), None, (), shaken)
+    assert (check.verdict, check.figures["changed_by_rounding"]) == (verdict, own)
+
+
+def test_noise_of_the_last_digit_is_the_same_every_time_and_small() -> None:
+    images = torch.rand(64, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+
+    found = disturbed(lambda pixels: pixels)(images)
+    assert 0 < float((found - images).abs().max()) < 1e-5
+    assert float(found.max()) <= 1
+    assert torch.equal(found, disturbed(lambda pixels: pixels)(images))
+    assert torch.equal((found > 0.5).float(), (images > 0.5).float())
 
 
 def test_an_asr_outside_of_the_interval_fails() -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from qpatchbench.evaluation.measure import eligible_images, fooled_images
 from qpatchbench.evaluation.repeatability import FLIPS
 from qpatchbench.runs.records import Check
-from qpatchbench.statistics.intervals import wilson
+from qpatchbench.statistics.intervals import CONFIDENCE, mcnemar_exact, wilson
 from qpatchbench.types import Goal
 
 _NAMED = 3  # layers that a message names
@@ -30,6 +30,7 @@ def deployment_agrees(
     goals: tuple[Goal, ...],
     attacked: np.ndarray | None,
     beyond: Sequence[Mapping[str, Any]],
+    disturbed: Answers | None = None,
 ) -> Check:
     """V16 on one cell.
 
@@ -40,13 +41,15 @@ def deployment_agrees(
         goals: of the patches.
         attacked: (goals, N) bool, where an attack left images alone.
         beyond: layers whose codes differ beyond rounding, in order of execution.
+        disturbed: the simulation on images whose last digits are off; None: where nothing has to be told apart.
 
     Returns:
-        `fail` where significantly more than 0.5 % of the predictions are others, or the runtime's ASR lies outside the
-        95 % interval of the simulation's; `warn` where 0.5 % are, on too few images to tell.
+        `fail` where the runtime's ASR lies outside the 95 % interval of the simulation's, or where significantly more
+        than 0.5 % of the predictions are others and significantly more (McNemar, p < 0.05) than `disturbed` has;
+        `warn` where 0.5 % are, on too few images to tell, or no more than rounding changes in the simulation itself.
     """
-    total = simulated.clean.size + simulated.patched.size
-    changed = int((simulated.clean != runtime.clean).sum() + (simulated.patched != runtime.patched).sum())
+    there = _changes(simulated, runtime)
+    changed, total = int(there.sum()), there.size
     ours, theirs = (_success(labels, answers, goals, attacked) for answers in (simulated, runtime))
     low, high = wilson(*ours)
     rates = [fooled / max(1, eligible) for fooled, eligible in (ours, theirs)]
@@ -60,11 +63,29 @@ def deployment_agrees(
     named = [f"{layer['layer']} ({100 * layer['beyond'] / layer['codes']:.2g} %)" for layer in beyond[:_NAMED]]
     if named:
         text += f"; codes differ by more than one at the input of {', '.join(named)}"
-    if outside or wilson(changed, total).low > FLIPS:
+    more = True
+    if disturbed is not None:
+        own = _changes(simulated, disturbed)
+        figures["changed_by_rounding"] = float(own.sum())
+        text += f"; rounding the images in the last digit changes {int(own.sum())} of the simulation's own predictions"
+        only = int((there & ~own).sum()), int((own & ~there).sum())
+        more = only[0] > only[1] and mcnemar_exact(*only) < 1 - CONFIDENCE
+    if outside or (more and wilson(changed, total).low > FLIPS):
         return Check(id="V16", verdict="fail", message=text, figures=figures)
-    if changed >= FLIPS * total and changed:
+    if differs(simulated, runtime):
         return Check(id="V16", verdict="warn", message=text, figures=figures)
     return Check(id="V16", verdict="pass", message=text, figures=figures)
+
+
+def differs(simulated: Answers, runtime: Answers) -> bool:
+    """Whether 0.5 % of the predictions are others, so that it has to be known what rounding alone changes."""
+    changes = _changes(simulated, runtime)
+    return bool(changes.any() and changes.mean() >= FLIPS)
+
+
+def _changes(first: Answers, second: Answers) -> np.ndarray[Any, Any]:
+    """Which predictions are others, all in one row."""
+    return np.concatenate([(ours != theirs).ravel() for ours, theirs in zip(first, second, strict=True)])
 
 
 def _success(

@@ -138,7 +138,8 @@ EXPLANATIONS: dict[str, Explanation] = {
     "V16": Explanation(
         "Deployment agrees with the simulation",
         "a runtime that computes with integers changes significantly more than 0.5 % of the predictions, clean and "
-        "patched, or its ASR leaves the 95 % interval of the simulated one; a warning at 0.5 % on too few images",
+        "patched, and more than the simulation changes itself where its images are off by a last digit; or its ASR "
+        "leaves the 95 % interval of the simulated one. A warning: 0.5 % on too few images, or no more than that",
         "simulated quantization does not describe the deployed network",
         "look at the first layer that the message names, whose codes differ by more than rounding: compare its scale, "
         "zero point and rounding with the runtime's (`qpatchbench export` writes the model)",

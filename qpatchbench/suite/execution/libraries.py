@@ -1,4 +1,4 @@
-"""What a process of its own asks of the libraries that compute: to wait asleep, and to keep the memory they got.
+"""Requests of a process of its own to the libraries that compute: to wait asleep, and to keep the memory they got.
 
 For the command line and its workers, never for a program that imports the package: both are settings of the process.
 """

@@ -8,8 +8,15 @@ import numpy as np
 import torch
 
 from qpatchbench.evaluation.checks import artifacts
-from qpatchbench.evaluation.checks.deployment_agreement import Answers, deployment_agrees
-from qpatchbench.evaluation.measure import count_outcomes, count_queries, fooled_images, patched_predictions
+from qpatchbench.evaluation.checks.deployment_agreement import Answers, deployment_agrees, differs
+from qpatchbench.evaluation.deployment.disturbance import disturbed
+from qpatchbench.evaluation.measure import (
+    clean_predictions,
+    count_outcomes,
+    count_queries,
+    fooled_images,
+    patched_predictions,
+)
 from qpatchbench.ops.patches.placing import moved
 from qpatchbench.runs.records import CellRecord, Check
 from qpatchbench.suite.file.consistency import BARE
@@ -21,7 +28,7 @@ from qpatchbench.suite.store.plugin_facts import plugins_text
 from qpatchbench.suite.store.store import Artifact
 from qpatchbench.suite.work.craft import patch_from
 from qpatchbench.suite.work.workbench import Workbench
-from qpatchbench.types import ImageSet, Patch, Placement, distinct
+from qpatchbench.types import ImageSet, Network, Patch, Placement, distinct
 
 
 def evaluated(bench: Workbench, job: EvaluateJob) -> Artifact:
@@ -97,13 +104,18 @@ def answered_twice(
         return SecondAnswer(None, told)
     second, _ = predicted(bench, job, patch, images, runtime.network)
     simulated, measured = Answers(target.arrays["predictions"], predictions), Answers(target.arrays["runtime"], second)
+    shaken = None
+    if differs(simulated, measured):
+        network = disturbed(bench.answering(job.target, "patched"))
+        clean = clean_predictions(network, images, bench.suite.evaluation.batch_size).numpy()
+        shaken = Answers(clean, predicted(bench, job, patch, images, network)[0])
     attacked = None if patch.attacked is None else patch.attacked.numpy().reshape(predictions.shape)
     labels, layers = images.labels.cpu().numpy(), facts["beyond_rounding"]
-    return SecondAnswer(second, deployment_agrees(labels, simulated, measured, patch.goals, attacked, layers))
+    return SecondAnswer(second, deployment_agrees(labels, simulated, measured, patch.goals, attacked, layers, shaken))
 
 
 def predicted(
-    bench: Workbench, job: EvaluateJob, patch: Patch, images: ImageSet, runtime: torch.nn.Module | None = None
+    bench: Workbench, job: EvaluateJob, patch: Patch, images: ImageSet, runtime: Network | None = None
 ) -> tuple[np.ndarray[Any, Any], list[Placement]]:
     """Predictions of the target under every goal's patch, (goals, N) int32, and where each of the patches lay.
 
