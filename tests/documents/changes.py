@@ -1,0 +1,123 @@
+"""Commands that a test cannot take as they are shown: what is typed instead, and those that it leaves alone, and why.
+
+A change is made wherever its pattern is found, whatever the command; the first lists are general, the last fills in
+names that a document leaves open. One that changes nothing any more is an error.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+from tests.documents.reading import ROOT, Shown
+
+
+class Change(NamedTuple):
+    """What is written instead of a pattern, and why; only in the document that is named, or in all."""
+
+    pattern: str
+    instead: str
+    why: str
+    document: str = ""
+
+
+FEWER = (
+    " --limit 20 --checks off --seeds 0 --set dataset.train_images=64 --set dataset.calibration_images=16"
+    " --set dataset.craft_images=16 --set training.epochs=1 --set finetuning.epochs=1"
+    " --set training.images_per_epoch=64 --set finetuning.images_per_epoch=64"
+)
+ATTACKS = " --set 'attacks=[{name: lavan, size: 6, steps: 2, targets: untargeted}]'"
+DEFENSES = (
+    " --set 'models=[resnet20]'"
+    " --set 'defenses=[qat, {name: triqdef, steps: 1}]' --set 'pool.seen=[{name: lavan, size: 4, steps: 2}]'"
+    " --set 'pool.unseen=[{name: gap, size: 5, steps: 2}]' --set exclude=[] --set include=[]"
+)
+TIME, IMAGES, GPU = "hours, or a GPU", "digits in the folders of CIFAR-10", "no GPU"
+SLURM = "no Slurm: one node, this machine"
+
+CHANGES = (
+    # A run of the same suite, by the same path, with less of everything.
+    Change(r"^qpatchbench run suites/(?=cifar_|protocol).*", r"\g<0>" + FEWER + ATTACKS, TIME),
+    Change(r"^qpatchbench run suites/(cifar_defenses|protocol).*", r"\g<0>" + DEFENSES, TIME),
+    Change(r"--data-dir DIR", '--data-dir "$DIGITS"', IMAGES),
+    Change(r" --device cuda", "", GPU),
+    Change(r"--workers \d+", "--workers 2", "two cores"),
+    Change(r" --ray-address 10\.0\.0\.1:6379", "", "no cluster but one of this machine"),
+    Change(r"(?m)^head=\$\(scontrol.*$", "head=127.0.0.1", SLURM),
+    Change(r"(?m)^srun .*(?=ray symmetric-run)", "", SLURM),
+    Change(r"--min-nodes 4", "--min-nodes 1", SLURM),
+    Change(r"QPATCHBENCH_CACHE=/shared/qpatchbench ", "", SLURM),
+    Change(r"--data-dir /shared/data", '--data-dir "$DIGITS"', SLURM),
+    Change(r"^qpatchbench run suite\.yaml .*--executor .*", r"\g<0> --fresh", "the serial run before made it all"),
+    Change(r"^(make test-portable)$", r"\1 TESTS=tests/ops/crafting/test_apgd.py", TIME),
+    Change(r"^(pytest -m numerical .*)$", r"\1 tests/ops/crafting/test_apgd.py", TIME),
+    # Only named, in a sentence about it: asked for its help.
+    Change(r"^(qpatchbench (list|validate|verify|report|table|figure)|ray symmetric-run)$", r"\1 --help", "only named"),
+    # Names that a document leaves open.
+    Change(r"\bRUN\.\.\.", "results/quickstart results/entries/quickstart-seed-1", "open"),
+    Change(r"\bRUN --defenses A B\b", "results/cifar_defenses_small --defenses qat pbat", "open"),
+    Change(r"\bRUN\b", "results/quickstart", "open"),
+    Change(r"\bROW\b", "1", "open"),
+    Change(r"\bcompare A B\b", "compare results/quickstart results/entries/quickstart-seed-1", "open"),
+    Change(r"--run A --run B\b", "--run results/cifar_defenses --run results/my_run", "open"),
+    Change(r"\bfigure NAME --run DIR\b", "figure all --run results/cifar_defenses", "open"),
+    Change(r"\bdescribe KIND NAME\b", "describe attack lavan", "open"),
+    Change(
+        r"(.*) KIND NAME\b",
+        r"for kind in attack dataset defense model preprocessor quantizer; do \1 $kind my_$kind || exit; done",
+        "open",
+    ),
+    Change(r"\bSUITE MODEL QUANTIZER BITS\b", "quickstart resnet20 ptq 8", "open"),
+    Change(r"\bSUITE\b", "my_network.yaml", "open"),
+    Change(r"\bFILE\b", "suites/quickstart.yaml", "open"),
+    Change(
+        r"\bPATCH\.safetensors IMAGE\.\.\. --out DIR\b",
+        "$(ls results/quickstart/patches/*.safetensors | head -n 1) docs/report.png docs/leaderboard.png --out patched",
+        "open",
+    ),
+    Change(r"\brun \.\.\.$", "run suite.yaml", "open"),
+)
+
+NOT_RUN = (
+    Change(r"^make (bench|test-faults|quantizer-table)$", "", "minutes to hours on quiet cores"),
+    Change(r"^python -m tests\.faults\.executors$", "", "an hour of kills"),
+    Change(r"^make gpu-check ", "", GPU),
+    Change(r"^pre-commit install$", "", "a tool that the extras do not bring"),
+)
+# Statuses that are not 0, as the document says there.
+STATUSES: dict[str, int] = {}
+
+
+def played_elsewhere() -> list[Change]:
+    """Targets that continuous integration makes as they are."""
+    checks = (ROOT / ".github/workflows/checks.yml").read_text("utf-8") + (ROOT / ".ci/run").read_text("utf-8")
+    targets = sorted(set(re.findall(r"\bmake ([a-z-]+)$", checks, re.MULTILINE)))
+    return [Change(rf"^make {target}$", "", "continuous integration makes it") for target in targets]
+
+
+def why_not(command: Shown) -> str:
+    """Why it is not run, or nothing."""
+    reasons = [change.why for change in (*NOT_RUN, *played_elsewhere()) if re.search(change.pattern, command.text)]
+    return reasons[0] if reasons else ""
+
+
+def typed(command: Shown) -> str:
+    """What is typed for a command."""
+    text = command.text
+    for change in CHANGES:
+        if change.document in ("", command.document):
+            text = re.sub(change.pattern, change.instead, text)
+    return text
+
+
+def unused(commands: list[Shown]) -> list[str]:
+    """Patterns that no command needs."""
+    left = {change.pattern for change in (*NOT_RUN, *CHANGES)}
+    for command in commands:
+        text = command.text
+        left -= {change.pattern for change in NOT_RUN if re.search(change.pattern, text)}
+        for change in CHANGES:
+            new = re.sub(change.pattern, change.instead, text) if change.document in ("", command.document) else text
+            left -= {change.pattern} if new != text else set()
+            text = new
+    return sorted(left)
