@@ -81,9 +81,7 @@ def read(document: str, place: Path, cache: Path) -> list[Line]:
     folder = place / document.replace("/", "-") / "qpatchbench"
     environment = clone(folder)
     given.files(document, folder)
-    shell = Shell(
-        folder, folder.parent / "state", {**environment.variables(cache), "DIGITS": str(place / "data")}
-    )
+    shell = Shell(folder, folder.parent / "state", {**environment.variables(cache), "DIGITS": str(place / "data")})
     before = [Shown(document, 0, text, -1) for text in given.BEFORE.get(document, ())]
     lines, section = [], -1
     log = LOGS / f"{document.replace('/', '-')}.txt"

@@ -31,6 +31,7 @@ DEFENSES = (
     " --set 'models=[resnet20]'"
     " --set 'defenses=[qat, {name: triqdef, steps: 1}]' --set 'pool.seen=[{name: lavan, size: 4, steps: 2}]'"
     " --set 'pool.unseen=[{name: gap, size: 5, steps: 2}]' --set exclude=[] --set include=[]"
+    " --set analysis.costs=null --set analysis.images=20"
 )
 TIME, IMAGES, GPU = "hours, or a GPU", "digits in the folders of CIFAR-10", "no GPU"
 SLURM = "no Slurm: one node, this machine"
@@ -49,8 +50,8 @@ CHANGES = (
     Change(r"QPATCHBENCH_CACHE=/shared/qpatchbench ", "", SLURM),
     Change(r"--data-dir /shared/data", '--data-dir "$DIGITS"', SLURM),
     Change(r"^qpatchbench run suite\.yaml .*--executor .*", r"\g<0> --fresh", "the serial run before made it all"),
-    Change(r"^(make test-portable)$", r"\1 TESTS=tests/ops/crafting/test_apgd.py", TIME),
-    Change(r"^(pytest -m numerical .*)$", r"\1 tests/ops/crafting/test_apgd.py", TIME),
+    Change(r"^(make test-portable)$", r"\1 TESTS=tests/ops/maps/test_similarity.py", TIME),
+    Change(r"^(pytest -m numerical .*)$", r"\1 tests/ops/maps/test_similarity.py", TIME),
     # Only named, in a sentence about it: asked for its help.
     Change(r"^(qpatchbench (list|validate|verify|report|table|figure)|ray symmetric-run)$", r"\1 --help", "only named"),
     # Names that a document leaves open.
@@ -84,6 +85,12 @@ NOT_RUN = (
     Change(r"^make gpu-check ", "", GPU),
     Change(r"^pre-commit install$", "", "a tool that the extras do not bring"),
 )
+# What takes a second or less and needs no run but that of the quick start: `make test` types it, too.
+QUICK = re.compile(
+    r"^qpatchbench (list|describe (?!network)|validate|schema|table|figure .*--help|leaderboard|compare|cite|explain"
+    r"|plugin new|suite new|verify --help|report --help)\b"
+)
+ABSENT = re.compile(r"results/(?!quickstart|entries|cifar_defenses_small|attack_ladder)|my_net")
 # Statuses that are not 0, as the document says there.
 STATUSES: dict[str, int] = {}
 
@@ -99,6 +106,12 @@ def why_not(command: Shown) -> str:
     """Why it is not run, or nothing."""
     reasons = [change.why for change in (*NOT_RUN, *played_elsewhere()) if re.search(change.pattern, command.text)]
     return reasons[0] if reasons else ""
+
+
+def quick(command: Shown) -> bool:
+    """Whether `make test` types it."""
+    text = typed(command)
+    return not why_not(command) and bool(QUICK.search(text)) and not ABSENT.search(text)
 
 
 def typed(command: Shown) -> str:

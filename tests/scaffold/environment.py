@@ -28,7 +28,8 @@ class Environment:
 
     def _script(self, name: str, code: str) -> None:
         path = self.bin / name
-        path.write_text(f"#!{self.bin / 'python'}\nimport sys; {code}\n")
+        # As pip writes them: a worker that is spawned imports this file, too.
+        path.write_text(f"#!{self.bin / 'python'}\nimport sys\nif __name__ == '__main__':\n    {code}\n")
         path.chmod(0o755)
 
     def variables(self, cache: Path) -> dict[str, str]:
