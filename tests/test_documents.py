@@ -93,6 +93,16 @@ def test_quick_commands_end_well(document: str, place: Path, tmp_path: Path) -> 
         assert done.returncode == 0, f"{document}:{command.line}: {typed(command)}\n{done.stderr}"
 
 
+def test_options_that_the_quick_start_lists_exist() -> None:
+    text = (ROOT / "docs/quick-start.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(--[^`]+)` \|", text, re.MULTILINE)
+    command = cli.get_command(click.Context(cli), "run")
+    assert command is not None
+    assert len(rows) >= 9
+    for row in rows:
+        command.make_context("run", [*shlex.split(row), "quickstart"])
+
+
 def test_every_change_of_a_command_is_needed() -> None:
     commands = [command for document in documents() for command in shown(document)]
     assert unused(commands) == []

@@ -28,10 +28,10 @@ FEWER = (
 )
 ATTACKS = " --set 'attacks=[{name: lavan, size: 6, steps: 2, targets: untargeted}]'"
 DEFENSES = (
-    " --set 'models=[resnet20]'"
+    " --set 'models=[resnet20]' --set 'quantizers=[{name: qat, bits: [32, 4]}]' --set 'transfer.sources=[32, same]'"
     " --set 'defenses=[qat, {name: triqdef, steps: 1}]' --set 'pool.seen=[{name: lavan, size: 4, steps: 2}]'"
     " --set 'pool.unseen=[{name: gap, size: 5, steps: 2}]' --set exclude=[] --set include=[]"
-    " --set analysis.costs=null --set analysis.images=20"
+    " --set 'pool.unseen_quantizer={name: ptq, bits: [4]}' --set analysis.costs=null --set analysis.images=20"
 )
 TIME, IMAGES, GPU = "hours, or a GPU", "digits in the folders of CIFAR-10", "no GPU"
 SLURM = "no Slurm: one node, this machine"
@@ -65,7 +65,7 @@ CHANGES = (
     Change(r"\bdescribe KIND NAME\b", "describe attack lavan", "open"),
     Change(
         r"(.*) KIND NAME\b",
-        r"for kind in attack dataset defense model preprocessor quantizer; do \1 $kind my_$kind || exit; done",
+        r"for kind in attack dataset defense model preprocessor quantizer; do \1 $kind my_own_$kind || exit; done",
         "open",
     ),
     Change(r"\bSUITE MODEL QUANTIZER BITS\b", "quickstart resnet20 ptq 8", "open"),
@@ -83,7 +83,7 @@ NOT_RUN = (
     Change(r"^make (bench|test-faults|quantizer-table)$", "", "minutes to hours on quiet cores"),
     Change(r"^python -m tests\.faults\.executors$", "", "an hour of kills"),
     Change(r"^make gpu-check ", "", GPU),
-    Change(r"^pre-commit install$", "", "a tool that the extras do not bring"),
+    Change(r"^(pip install pre-commit|pre-commit install)$", "", "a tool that the extras do not bring"),
 )
 # What takes a second or less and needs no run but that of the quick start: `make test` types it, too.
 QUICK = re.compile(
