@@ -13,7 +13,10 @@ AUTHOR = ("-c", "user.name=A reader", "-c", "user.email=reader@example.org")
 
 
 def clone(folder: Path) -> Environment:
-    """Into a new folder; the environment is `.venv` in it, and `make` has not installed anything there yet."""
+    """Into a new folder; the environment is `.venv` in it, and `make` has not installed anything there yet.
+
+    What pip installs in it is the clone itself, and plugins; libraries are those of the environment around.
+    """
     listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     names = subprocess.run(listed, cwd=ROOT, check=True, capture_output=True, text=True).stdout.split("\0")
     for name in filter(None, names):

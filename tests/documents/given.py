@@ -11,6 +11,7 @@ from sklearn.datasets import load_digits
 from qpatchbench.data.cifar import CIFAR10_CLASSES
 from tests.cli.own_networks import own_network
 from tests.distributions import SOFT
+from tests.documents.reading import Shown, shown
 
 QUICKSTART = ("qpatchbench run quickstart --display none",)
 MY_RUN = ("qpatchbench run quickstart --display none --output results/my_run",)
@@ -33,6 +34,17 @@ quantizers: [{name: ptq, bits: [32, 4]}]
 attacks: [{name: lavan, size: 4, steps: 2, targets: untargeted}]
 evaluation: {images: 20}
 """
+
+
+def before(document: str) -> list[Shown]:
+    """Commands that were typed before those of a document."""
+    return [Shown(document, 0, text, -1) for text in BEFORE.get(document, ())]
+
+
+def late(document: str) -> bool:
+    """Whether a document looks at the quick start that the README trains."""
+    words = " ".join(each.text for each in (*before(document), *shown(document)))
+    return document != "README.md" and ("quickstart" in words or "RUN" in words or "make demo" in words)
 
 
 def cifar10_of_digits(folder: Path) -> None:
