@@ -22,6 +22,7 @@ from qpatchbench.registry import REGISTRIES
 from tests.cli.running import ended
 from tests.documents.changes import quick, typed, unused
 from tests.documents.reading import documents, shown
+from tests.documents.said import missing, unsaid
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").glob("*.md")])
@@ -94,6 +95,7 @@ def test_quick_commands_end_well(document: str, place: Path, tmp_path: Path) -> 
         arguments = [path for word in words for path in (sorted(glob(word, root_dir=folder)) or [word])]
         done = ended(*arguments, folder=folder, QPATCHBENCH_CACHE=str(tmp_path / "cache"))
         assert done.returncode == 0, f"{document}:{command.line}: {typed(command)}\n{done.stderr}"
+        assert missing(command, done.stdout + done.stderr) == [], f"{document}:{command.line}: {typed(command)}"
 
 
 def test_options_that_the_quick_start_lists_exist() -> None:
@@ -109,6 +111,7 @@ def test_options_that_the_quick_start_lists_exist() -> None:
 def test_every_change_of_a_command_is_needed() -> None:
     commands = [command for document in documents() for command in shown(document)]
     assert unused(commands) == []
+    assert unsaid(commands) == []
     assert len([command for command in commands if quick(command)]) >= 30
 
 

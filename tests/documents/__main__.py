@@ -15,6 +15,7 @@ from pathlib import Path
 from tests.documents import changes, given
 from tests.documents.reader import LOGS, Line, read
 from tests.documents.reading import documents
+from tests.documents.said import unsaid
 
 LANES = 2  # readers at once; each computes with one thread
 
@@ -39,7 +40,8 @@ def main() -> int:
 
 def told(lines: Sequence[Line], seconds: float, whole: bool) -> int:
     """Print the sums, and what failed once more."""
-    unused = changes.unused([line.command for line in lines]) if whole else []
+    commands = [line.command for line in lines]
+    unused = [*changes.unused(commands), *unsaid(commands)] if whole else []
     failed, left = [line for line in lines if line.failed], [line for line in lines if line.why]
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     print(

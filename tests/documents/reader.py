@@ -8,6 +8,7 @@ from typing import NamedTuple
 from tests.documents import changes, given
 from tests.documents.clone import clone
 from tests.documents.reading import ROOT, Shown, shown
+from tests.documents.said import missing
 from tests.documents.shell import Ended, Shell
 
 LOGS = ROOT / "build/documents"
@@ -15,7 +16,7 @@ LONGEST = 1800  # seconds of one command
 
 
 class Line(NamedTuple):
-    """One line of the table: a command, what was typed for it, and how that ended, or why it was left alone."""
+    """One line of the table: a command, what was typed for it, how that ended, or why it was left alone."""
 
     command: Shown
     typed: str
@@ -24,8 +25,10 @@ class Line(NamedTuple):
 
     @property
     def failed(self) -> bool:
-        """Whether it ended with another status than its document says."""
-        return self.ended is not None and self.ended.status != changes.STATUSES.get(self.command.text, 0)
+        """Whether it ended with another status than its document says, or printed something else."""
+        return self.ended is not None and bool(
+            self.ended.status != changes.STATUSES.get(self.command.text, 0) or missing(self.command, self.ended.printed)
+        )
 
     def __str__(self) -> str:
         place = f"{self.command.document}:{self.command.line or 'before'}"
@@ -33,8 +36,9 @@ class Line(NamedTuple):
         if self.ended is None:
             return f"{place:28} {'-':>7}  not run  {first}\n{'':38}{'because':>7}  {self.why}"
         how = f"FAILED {self.ended.status}" if self.failed else "ok"
-        instead = "" if self.typed == self.command.text else f"\n{'':38}{'as':>7}  {self.typed}"
-        return f"{place:28} {self.ended.seconds:5.1f} s  {how:7}  {first}{instead}"
+        more = [] if self.typed == self.command.text else [f"{'':38}{'as':>7}  {self.typed}"]
+        more += [f"{'':38}{'without':>7}  {said}" for said in missing(self.command, self.ended.printed)]
+        return "\n".join([f"{place:28} {self.ended.seconds:5.1f} s  {how:7}  {first}", *more])
 
 
 def read(document: str, place: Path, cache: Path) -> list[Line]:
