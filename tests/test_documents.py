@@ -115,6 +115,14 @@ def test_every_change_of_a_command_is_needed() -> None:
     assert len([command for command in commands if quick(command)]) >= 30
 
 
+def test_targets_that_are_named_exist() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    commands = [command.text for document in documents() for command in shown(document)]
+    targets = {command.split()[1] for command in commands if command.startswith("make ")}
+    assert len(targets) >= 10
+    assert [target for target in sorted(targets) if f"\n{target}:" not in makefile] == []
+
+
 def test_suites_that_are_named_exist() -> None:
     named = {name for page in PAGES for name in re.findall(r"\bsuites/[\w/]+\.yaml", page.read_text(encoding="utf-8"))}
     named -= {"suites/papers/cifar_lavan_unseen.yaml"}  # the changelog says what it is called today

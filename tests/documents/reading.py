@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -34,11 +33,7 @@ class Shown(NamedTuple):
 
 def documents() -> list[str]:
     """README, CONTRIBUTING and the pages of docs/."""
-    return [
-        "README.md",
-        "CONTRIBUTING.md",
-        *sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob("docs/*.md")),
-    ]
+    return ["README.md", "CONTRIBUTING.md", *sorted(f"docs/{path.name}" for path in ROOT.glob("docs/*.md"))]
 
 
 def shown(document: str) -> list[Shown]:
@@ -49,10 +44,8 @@ def shown(document: str) -> list[Shown]:
         language, block, code = part.groups()
         line = text.count("\n", 0, part.start()) + 1
         if block is not None:
-            lines = (
-                enumerate(block.splitlines(), line + 1) if not language else [(line + 1, block)] * (language == "sh")
-            )
-            found += [Shown(document, at, COMMENT.sub("", each), section) for at, each in lines]
+            lines = {"": block.splitlines(), "sh": [block]}.get(language, [])
+            found += [Shown(document, at, COMMENT.sub("", each), section) for at, each in enumerate(lines, line + 1)]
         elif code is not None:
             command = " ".join(code.split())
             new = command not in {each.text for each in found}
@@ -66,10 +59,3 @@ def is_command(code: str) -> bool:
     """Whether code within a line is a command, and not a name, a file or Python."""
     program, _, rest = code.partition(" ")
     return program in PROGRAMS and bool(rest)
-
-
-def yaml_blocks(document: str) -> Iterator[str]:
-    """Of a document."""
-    for part in PARTS.finditer((ROOT / document).read_text(encoding="utf-8")):
-        if part.group(1) == "yaml":
-            yield part.group(2)

@@ -37,5 +37,5 @@ class Environment:
         programs = (str(self.bin), str(Path(sys.executable).parent), os.environ["PATH"])
         own = {"PATH": ":".join(programs), "QPATCHBENCH_CACHE": str(cache)}
         own |= {"PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
-        kept = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTEST_ADDOPTS")}
-        return {**kept, **own, **OFFLINE}
+        foreign = ("PYTHONPATH", "PYTEST_ADDOPTS", "QPATCHBENCH_DATA", "MAKEFLAGS")
+        return {**{name: value for name, value in os.environ.items() if name not in foreign}, **own, **OFFLINE}
