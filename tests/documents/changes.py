@@ -22,7 +22,7 @@ class Change(NamedTuple):
 
 HELD_OUT = "--set dataset.calibration_images=16 --set dataset.craft_images=16"
 FEWER = (
-    f" --limit 20 --checks off --seeds 0 --set dataset.train_images=64 {HELD_OUT}"
+    f" --checks off --seeds 0 --set evaluation.images=20 --set dataset.train_images=64 {HELD_OUT}"
     " --set training.epochs=1 --set finetuning.epochs=1"
     " --set training.images_per_epoch=64 --set finetuning.images_per_epoch=64"
 )
