@@ -29,8 +29,9 @@ FEWER = (
 ATTACKS = " --set 'attacks=[{name: lavan, size: 6, steps: 2, targets: untargeted}]'"
 DEFENSES = (
     " --set 'models=[resnet20]' --set 'quantizers=[{name: qat, bits: [32, 4]}]' --set 'transfer.sources=[32, same]'"
-    " --set 'defenses=[qat, {name: triqdef, steps: 1}]' --set 'pool.seen=[{name: lavan, size: 4, steps: 2}]'"
-    " --set 'pool.unseen=[{name: gap, size: 5, steps: 2}]' --set exclude=[] --set include=[]"
+    " --set 'defenses=[qat, {name: triqdef, steps: 1}]'"
+    " --set 'pool.seen=[{name: lavan, size: 4, steps: 2, targets: untargeted}]'"
+    " --set 'pool.unseen=[{name: gap, size: 5, steps: 2, targets: untargeted}]' --set exclude=[] --set include=[]"
     " --set 'pool.unseen_quantizer={name: ptq, bits: [4]}' --set analysis.costs=null --set analysis.images=20"
 )
 TIME, IMAGES, GPU = "hours, or a GPU", "digits in the folders of CIFAR-10", "no GPU"
