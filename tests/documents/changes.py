@@ -101,7 +101,7 @@ NOT_RUN = {
 # What takes a second or less and needs no run but that of the quick start: `make test` types it, too.
 QUICK = re.compile(
     r"^qpatchbench (list|describe (?!network)|validate|schema|table|figure .*--help|leaderboard|compare|cite|explain"
-    r"|plugin new|suite new|verify --help|report --help)\b"
+    r"|suite new|verify --help|report --help)\b"
 )
 ABSENT = re.compile(r"results/(?!quickstart|entries|cifar_defenses_small|attack_ladder)|my_net")
 # Statuses that are not 0, as the document says there.

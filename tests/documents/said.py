@@ -36,7 +36,7 @@ SAID = {
     r"^qpatchbench describe network": r"(?s)scale per .* levels .* output channel ",
     r"^qpatchbench describe attack gap": r"(?s)arXiv 1712\.09665.* steps = 1000 ",
     r"^qpatchbench apply ": r"\.patched\.png",
-    r"^qpatchbench patches ": r"passports\.json",
+    r"^qpatchbench patches ": r"patches, a contact sheet and their passports: shared",
 }
 
 
