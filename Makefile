@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 CACHE ?= $(HOME)/.cache/qpatchbench
 
-.PHONY: help demo test test-portable test-faults test-web test-latex docs lint gpu-check bench bench-scale \
+.PHONY: help demo test test-portable test-faults test-docs test-web test-latex docs lint gpu-check bench bench-scale \
 	quantizer-table verify-entries clean
 
 help:            ## show the targets
@@ -23,6 +23,10 @@ test-portable: $(VENV)/test.done  ## the numerical tests under every instruction
 
 test-faults: $(VENV)/test.done    ## kills, damaged and forged files, fuzzed ones, several processes: tried and held
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.faults
+
+# ONLY=scaling runs the documents whose path contains that.
+test-docs: $(VENV)/test.done      ## every command of README, CONTRIBUTING and docs/, typed as a reader types it
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.documents $(if $(ONLY),--only $(ONLY))
 
 # Chromium and pdftotext come from the system: apt-get install chromium poppler-utils
 test-web: $(VENV)/web.done        ## the report page in headless Chromium; screenshots in build/web

@@ -11,7 +11,10 @@ from unittest.mock import patch
 
 from qpatchbench.registry import LOADED, REGISTRIES
 
-LIBRARIES = tuple(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib"))
+LIBRARIES = (
+    *(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")),
+    *(path for path in sys.path if Path(path).name == "site-packages"),  # those of an environment around this one
+)
 SOFT = '''
 from typing import ClassVar
 

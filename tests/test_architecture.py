@@ -12,7 +12,7 @@ import pytest
 
 import qpatchbench
 from qpatchbench.component import Component
-from qpatchbench.registry import REGISTRIES
+from qpatchbench.registry import BUILT_IN, REGISTRIES
 
 PACKAGE = Path(qpatchbench.__file__).parent
 COMPONENTS = ("attacks", "defenses", "quantizers", "models", "data", "preprocessors")
@@ -113,6 +113,8 @@ def test_the_runner_knows_no_component_by_name() -> None:
 def test_every_catalogue_line_leads_to_a_documented_component(kind: str) -> None:
     registry = REGISTRIES[kind]
     for name, entry in registry.entries.items():
+        if entry.plugin != BUILT_IN:  # installed by someone who contributes one; `plugin check` holds it to more
+            continue
         component = registry.get(name)
         assert issubclass(component, Component), name
         assert component.__doc__, name
@@ -127,7 +129,7 @@ def test_listing_and_describing_load_no_torch() -> None:
 import sys
 from qpatchbench.cli.lazy_torch import defer
 defer("torch")
-from qpatchbench.registry import REGISTRIES
+from qpatchbench.registry import BUILT_IN, REGISTRIES
 for registry in REGISTRIES.values():
     for name in registry.entries:
         registry.get(name).model_json_schema()

@@ -1,11 +1,15 @@
-"""README, CONTRIBUTING and docs/: what they link to is there, and every command that they show is one."""
+"""README, CONTRIBUTING and docs/: what they link to is there, and every command that they show is one.
+
+The quick ones are run here, `make test-docs` runs all of them.
+"""
 
 from __future__ import annotations
 
 import importlib
 import re
 import shlex
-from collections.abc import Iterator
+import shutil
+from glob import glob
 from pathlib import Path
 
 import click
@@ -13,7 +17,12 @@ import pytest
 import yaml
 
 from qpatchbench.cli import cli
+from qpatchbench.cli.commands.describe_network import describe_network
 from qpatchbench.registry import REGISTRIES
+from tests.cli.running import ended
+from tests.documents.changes import quick, typed, unused
+from tests.documents.reading import documents, shown
+from tests.documents.said import missing, unsaid
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").glob("*.md")])
@@ -30,16 +39,6 @@ def anchors(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-def commands(text: str) -> Iterator[list[str]]:
-    """Arguments of every `qpatchbench ...`, in blocks and within lines."""
-    plain = BLOCK.sub("", text)
-    shown = [line for language, body in BLOCK.findall(text) if not language for line in body.splitlines()]
-    shown += re.findall(r"`(qpatchbench [^`]+)`", plain.replace("\n", " "))
-    for line in shown:
-        if line.startswith("qpatchbench "):
-            yield shlex.split(line, comments=True)[1:]
-
-
 @pytest.mark.parametrize("page", PAGES, ids=page_id)
 def test_links_lead_somewhere(page: Path) -> None:
     links = re.findall(r"\]\(([^)\s]+)\)", BLOCK.sub("", page.read_text(encoding="utf-8")))
@@ -54,7 +53,10 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=page_id)
 def test_commands_and_their_options_exist(page: Path) -> None:
-    for arguments in commands(page.read_text(encoding="utf-8")):
+    for each in shown(page_id(page)):
+        if not each.text.startswith("qpatchbench "):
+            continue
+        arguments = shlex.split(each.text)[1:]
         command: click.Command = cli
         context = click.Context(cli, info_name="qpatchbench")
         if arguments[:1] == ["--plugin"]:
@@ -65,8 +67,60 @@ def test_commands_and_their_options_exist(page: Path) -> None:
             assert found is not None, f"{page_id(page)}: qpatchbench has no command {name}"
             command = found
             context = click.Context(command, parent=context, info_name=name)
+        if arguments[:1] == ["network"]:  # a command within `describe`, which chooses it by its first argument
+            command, arguments = describe_network, arguments[1:]
         if arguments:  # an unknown option raises; values, which may be DIR or NAME, are not converted
             command.make_parser(context).parse_args(list(arguments))
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder where suites, pages and results lie, those of a quick start among them."""
+    folder = tmp_path_factory.mktemp("place")
+    for name in ("suites", "docs"):
+        (folder / name).symlink_to(ROOT / name)
+    (folder / "results").mkdir()
+    for path in (ROOT / "results").iterdir():
+        (folder / "results" / path.name).symlink_to(path)
+    (folder / "results/quickstart").symlink_to(ROOT / "results/entries/quickstart-seed-0")
+    return folder
+
+
+@pytest.mark.parametrize("document", documents())
+def test_quick_commands_end_well(document: str, place: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "reader"
+    shutil.copytree(place, folder, symlinks=True)
+    for command in filter(quick, shown(document)):
+        words = shlex.split(typed(command))[1:]
+        arguments = [path for word in words for path in (sorted(glob(word, root_dir=folder)) or [word])]
+        done = ended(*arguments, folder=folder, QPATCHBENCH_CACHE=str(tmp_path / "cache"))
+        assert done.returncode == 0, f"{document}:{command.line}: {typed(command)}\n{done.stderr}"
+        assert missing(command, done.stdout + done.stderr) == [], f"{document}:{command.line}: {typed(command)}"
+
+
+def test_options_that_the_quick_start_lists_exist() -> None:
+    text = (ROOT / "docs/quick-start.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(--[^`]+)` \|", text, re.MULTILINE)
+    command = cli.get_command(click.Context(cli), "run")
+    assert command is not None
+    assert len(rows) >= 9
+    for row in rows:
+        command.make_context("run", [*shlex.split(row), "quickstart"])
+
+
+def test_every_change_of_a_command_is_needed() -> None:
+    commands = [command for document in documents() for command in shown(document)]
+    assert unused(commands) == []
+    assert unsaid(commands) == []
+    assert len([command for command in commands if quick(command)]) >= 30
+
+
+def test_targets_that_are_named_exist() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    commands = [command.text for document in documents() for command in shown(document)]
+    targets = {command.split()[1] for command in commands if command.startswith("make ")}
+    assert len(targets) >= 10
+    assert [target for target in sorted(targets) if f"\n{target}:" not in makefile] == []
 
 
 def test_suites_that_are_named_exist() -> None:

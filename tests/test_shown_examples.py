@@ -1,4 +1,4 @@
-"""What docs/patches.md, docs/python.md and the tutorial show is run as it is shown, on fewer and smaller images."""
+"""Python and suites that documents show are run as they are shown, on fewer and smaller images."""
 
 from __future__ import annotations
 
@@ -11,12 +11,15 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import yaml
 from art.attacks.evasion import AdversarialPatchPyTorch
 from art.estimators.classification import PyTorchClassifier
 from PIL import Image
 
 import qpatchbench
+from qpatchbench.defenses.qat import QuantizationAwareTraining
 from qpatchbench.models.module import ModuleModel
+from qpatchbench.suite.file.load import load_suite
 from tests.cli.own_networks import own_network
 from tests.cli.running import ended
 
@@ -30,7 +33,7 @@ MOST_LINES = 15
 
 
 def blocks(page: str, language: str) -> list[str]:
-    text = (DOCS / page).read_text(encoding="utf-8")
+    text = (ROOT / page).read_text(encoding="utf-8")
     return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
 
 
@@ -69,13 +72,13 @@ def rows_of(folder: Path, suite: str, dataset: str) -> pd.DataFrame:
 
 
 def test_a_network_of_ones_own_in_a_suite(folder: Path) -> None:
-    rows = rows_of(folder, blocks("patches.md", "yaml")[0], DIGITS)
+    rows = rows_of(folder, blocks("docs/patches.md", "yaml")[0], DIGITS)
     assert set(rows["target_bits"]) == {32, 8}
     assert set(rows["lineage"]) == {"same-network", "shared-weights"}
 
 
 def test_a_picture_of_50x50_pixels_in_a_suite(folder: Path) -> None:
-    rows = rows_of(folder, blocks("patches.md", "yaml")[1], FAKE)
+    rows = rows_of(folder, blocks("docs/patches.md", "yaml")[1], FAKE)
     assert set(rows["lineage"]) == {"external"}
     assert set(rows["patch_height"]) == {50}
     assert len(rows) == 2
@@ -87,7 +90,7 @@ def test_a_patch_of_art_in_a_suite(folder: Path) -> None:
     y = np.eye(10, dtype=np.float32)[[3] * 8]
     patch, mask = art_attack(model.load(10, 32).eval(), 32).generate(x, y)
     np.savez("art.npz", patch=patch, mask=mask)
-    whole, attacks = blocks("patches.md", "yaml")[1], blocks("patches.md", "yaml")[2]
+    whole, attacks = blocks("docs/patches.md", "yaml")[1], blocks("docs/patches.md", "yaml")[2]
     suite = re.sub(r"attacks:\n  - .*\n", lambda _: attacks, whole)
     assert "art.npz" in suite
     rows = rows_of(folder, suite, DIGITS)
@@ -96,7 +99,7 @@ def test_a_patch_of_art_in_a_suite(folder: Path) -> None:
 
 
 def test_the_lines_of_python_run(folder: Path) -> None:
-    first, second, third = blocks("python.md", "python")
+    first, second, third = blocks("docs/python.md", "python")
     assert max(len(block.splitlines()) for block in (first, second, third)) <= 5
     draws = torch.Generator().manual_seed(0)
     pixels = torch.rand(20, 3, 32, 32, generator=draws)
@@ -119,6 +122,28 @@ def test_the_lines_of_python_run(folder: Path) -> None:
     exec(third, names)
     assert names["mask"].shape == names["patch"].shape
     assert names["found"].counts[0].goal == "3"
+
+
+def test_the_pieces_of_suites_are_read(tmp_path: Path) -> None:
+    heart, *pieces = (yaml.safe_load(piece) for piece in blocks("docs/suites.md", "yaml"))
+    whole = yaml.safe_load((ROOT / "suites/quickstart.yaml").read_text(encoding="utf-8"))
+    for section, said in heart.items():
+        assert all(item in whole[section] for item in said) if isinstance(said, list) else said == whole[section]
+    assert len(pieces) == 2
+    for piece in ({}, *pieces):
+        (tmp_path / "suite.yaml").write_text(yaml.safe_dump({"suite": "mine", **heart, "dataset": "cifar10", **piece}))
+        suite = load_suite(tmp_path / "suite.yaml")
+        assert all(getattr(suite, section) for section in piece)
+
+
+def test_the_checks_of_contributing_are_tests() -> None:
+    (block,) = blocks("CONTRIBUTING.md", "python")
+    names: dict[str, Any] = {"MyDefense": QuantizationAwareTraining}
+    exec(block.replace('"my_defense"', '"qat"'), names)
+    (mark,) = names["test_conformance"].pytestmark
+    checks = [parameters.values for parameters in mark.args[1]]
+    assert len(checks) >= 10
+    names["test_conformance"](*checks[0])
 
 
 def test_the_tutorial_runs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
