@@ -89,6 +89,9 @@ def executed(
     from qpatchbench.suite.execution.device import device_named
     from qpatchbench.suite.execution.export import export
     from qpatchbench.suite.execution.passing import passing
+    from qpatchbench.suite.needs.estimates import estimates_of
+    from qpatchbench.suite.needs.experience import remember_needs
+    from qpatchbench.suite.needs.plan_needs import plan_needs
     from qpatchbench.suite.plan.network_fit import require_networks
     from qpatchbench.suite.plan.paces import remember_jobs
     from qpatchbench.suite.plan.sizes import estimated_sizes
@@ -105,10 +108,13 @@ def executed(
         for job in plan.jobs:
             bench.store.remove(job.kind, job.key)
     survey = suite.dataset.survey(data_dir)
+    estimates = estimates_of(plan, estimated_sizes(plan), cache, bench.device)
     with writing_alone(output), display(plan, bench.store) as shown:
         claim(output, suite.suite)
         for remark in survey.remarks if survey is not None else ():
             shown.note(remark)
+        for shortage in plan_needs(plan, bench.store, estimates, bench.device, output, read=True).shortages():
+            shown.note(f"warning: {shortage}")
         strange = unidentified(suite)
         for what in strange:
             alone = "" if crew is None else ", here and not by workers"
@@ -123,8 +129,9 @@ def executed(
 
                 setup = Setup.of(execution, bench, source, seen, weights, device)
                 Dispatcher(execution, crew.hired(setup)).run()
-            ran = set(execution.ran)
-            remember_jobs(cache, (job for job in plan.jobs if job.key in ran), bench.store, estimated_sizes(plan))
+            ran = [job for job in plan.jobs if job.key in {*execution.ran}]
+            remember_jobs(cache, ran, bench.store, estimates.around.sizes)
+            remember_needs(cache, ran, bench.store, estimates.around)
             export(execution, bench, output, source.data)
         report = {"plan": plan.key, "files": _written(output, build(output, FORMATS))}
         write_atomically(output / REPORT_FACTS, json.dumps(report).encode())

@@ -86,7 +86,7 @@ def run(
     if dry_run:
         from qpatchbench.cli.commands.plan import planned, show_plan
 
-        show_plan(planned(loaded, source, data_dir, device))
+        show_plan(planned(loaded, source, data_dir, device, output or Path("results") / loaded.suite))
         return 0
     folder = output or Path("results") / loaded.suite
     if not overwrite:

@@ -104,6 +104,13 @@ class Store:
             return ""
         return str(stored.get("sha256", "")) if isinstance(stored, dict) else ""
 
+    def size(self, kind: str, key: str) -> int:
+        """Bytes that an artifact takes; 0 if there is none."""
+        try:
+            return sum(self._path(kind, key, ending).stat().st_size for ending in (".json", ".safetensors"))
+        except OSError:
+            return 0
+
     def write(self, kind: str, key: str, artifact: Artifact) -> None:
         """Write an artifact; when this returns it survives a crash of the process.
 
