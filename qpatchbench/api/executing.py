@@ -89,8 +89,8 @@ def executed(
     from qpatchbench.suite.execution.device import device_named
     from qpatchbench.suite.execution.export import export
     from qpatchbench.suite.execution.passing import passing
-    from qpatchbench.suite.needs.estimates import estimates_of
     from qpatchbench.suite.needs.experience import remember_needs
+    from qpatchbench.suite.needs.job_estimates import estimates_of
     from qpatchbench.suite.needs.plan_needs import plan_needs
     from qpatchbench.suite.plan.network_fit import require_networks
     from qpatchbench.suite.plan.paces import remember_jobs
@@ -113,7 +113,8 @@ def executed(
         claim(output, suite.suite)
         for remark in survey.remarks if survey is not None else ():
             shown.note(remark)
-        for shortage in plan_needs(plan, bench.store, estimates, bench.device, output, read=True).shortages():
+        needs = plan_needs(plan, bench.store, estimates, bench.device, output, read=True)
+        for shortage in needs.shortages():
             shown.note(f"warning: {shortage}")
         strange = unidentified(suite)
         for what in strange:
@@ -128,7 +129,8 @@ def executed(
                 from qpatchbench.suite.execution.workers.setup import Setup
 
                 setup = Setup.of(execution, bench, source, seen, weights, device)
-                Dispatcher(execution, crew.hired(setup)).run()
+                memory = crew.memory_here(estimates, bench.device, setup.devices)
+                Dispatcher(execution, crew.hired(setup, needs), memory).run()
             ran = [job for job in plan.jobs if job.key in {*execution.ran}]
             remember_jobs(cache, ran, bench.store, estimates.around.sizes)
             remember_needs(cache, ran, bench.store, estimates.around)

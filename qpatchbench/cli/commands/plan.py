@@ -91,7 +91,7 @@ def planned(
     """Plan a loaded suite that will be run into `output`."""
     from qpatchbench.data.looking import DatasetAbsent
     from qpatchbench.suite.execution.device import device_named
-    from qpatchbench.suite.needs.estimates import estimates_of
+    from qpatchbench.suite.needs.job_estimates import estimates_of
     from qpatchbench.suite.needs.plan_needs import plan_needs
     from qpatchbench.suite.plan.fingerprints import UNREAD, remembered_data_keys, unread_data_keys, weights_keys
     from qpatchbench.suite.plan.network_fit import require_networks

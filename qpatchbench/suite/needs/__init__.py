@@ -1,1 +1,1 @@
-"""What the jobs of a plan take of a machine: bytes on disk, bytes of memory."""
+"""Bytes that the jobs of a plan take of a machine, on disk and in memory."""

@@ -1,4 +1,4 @@
-"""What jobs took of a machine, beside what had been estimated; later estimates are multiplied by it."""
+"""Bytes that jobs took of a machine, beside estimated ones; later estimates are multiplied by their ratio."""
 
 from __future__ import annotations
 

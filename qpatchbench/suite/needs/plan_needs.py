@@ -12,8 +12,9 @@ from qpatchbench.suite.jobs.base import Job
 from qpatchbench.suite.jobs.cost import CostJob
 from qpatchbench.suite.jobs.pipeline import CraftJob, TrainJob
 from qpatchbench.suite.needs.disk import decoded_bytes, results_bytes
-from qpatchbench.suite.needs.estimates import Estimates
-from qpatchbench.suite.needs.room import available_bytes, free_bytes, on_one_disk
+from qpatchbench.suite.needs.job_estimates import Estimates
+from qpatchbench.suite.needs.memory import PROCESS
+from qpatchbench.suite.needs.room import available_bytes, free_bytes, on_one_disk, whole_bytes
 from qpatchbench.suite.plan.plan import Plan
 from qpatchbench.suite.store.store import Store
 
@@ -41,6 +42,8 @@ class PlanNeeds:
         free: bytes free on the disk of each.
         available: bytes of memory that are available to a worker; None: not known.
         measured: whether the largest job's estimate rests on jobs like it that ended here.
+        host: bytes of memory that a worker holds beside what it holds of a GPU.
+        of_gpu: bytes of memory of the GPU where jobs compute; None: on the CPU.
     """
 
     jobs: tuple[JobNeeds, ...]
@@ -50,7 +53,9 @@ class PlanNeeds:
     output: Path
     free: tuple[int, int]
     available: int | None
-    measured: bool
+    measured: bool = False
+    host: float = 0.0
+    of_gpu: int | None = None
 
     @property
     def stored(self) -> float:
@@ -112,7 +117,8 @@ def plan_needs(
         output=output,
         free=(free_bytes(store.root), free_bytes(output)),
         available=available_bytes(device),
-        measured=False,
+        host=PROCESS + estimates.around.kept_images,
+        of_gpu=whole_bytes(device),
     )
     largest = needs.largest
     known = largest is not None and estimates.experience.ratio(estimates.place, largest.job) is not None

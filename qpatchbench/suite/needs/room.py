@@ -40,6 +40,14 @@ def available_bytes(device: torch.device) -> int | None:
     return None if told is None else int(told(device)[0])
 
 
+def whole_bytes(device: torch.device) -> int | None:
+    """Bytes of an accelerator's whole memory; None for the CPU, and where nobody knows."""
+    import torch
+
+    told = None if device.type == "cpu" else getattr(torch.get_device_module(device), "mem_get_info", None)
+    return None if told is None else int(told(device)[1])
+
+
 def available_memory() -> int | None:
     """Of the machine, or of the share of it that its control group leaves this process; None: not known."""
     found = [each for each in (_of_machine(), _of_group()) if each is not None]

@@ -12,8 +12,8 @@ import torch
 from qpatchbench.data.cache import write_sealed
 from qpatchbench.suite.jobs.base import Job
 from qpatchbench.suite.needs import plan_needs as needs_module
-from qpatchbench.suite.needs.estimates import Estimates, estimates_of
 from qpatchbench.suite.needs.experience import DISK, FILE, Experience, read_experience, remember_needs
+from qpatchbench.suite.needs.job_estimates import Estimates, estimates_of
 from qpatchbench.suite.needs.observed_peak import observed_peak
 from qpatchbench.suite.needs.plan_needs import PlanNeeds, plan_needs
 from qpatchbench.suite.needs.room import available_memory, free_bytes, on_one_disk
