@@ -11,7 +11,8 @@ from qpatchbench.suite.jobs.pipeline import DeployJob
 from qpatchbench.suite.needs.disk import snapshot_bytes, stored_bytes
 from qpatchbench.suite.needs.experience import DISK, Experience, read_experience
 from qpatchbench.suite.needs.footprints import Footprints
-from qpatchbench.suite.needs.memory import CONTEXT, PROCESS, Surroundings, peak_bytes
+from qpatchbench.suite.needs.memory import PROCESS, Surroundings, peak_bytes
+from qpatchbench.suite.needs.observed_peak import CONTEXT
 from qpatchbench.suite.plan.paces import place_of
 from qpatchbench.suite.plan.plan import Plan
 from qpatchbench.suite.store.provenance import ran_on

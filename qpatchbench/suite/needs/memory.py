@@ -19,7 +19,6 @@ from qpatchbench.suite.jobs.similarity import SimilarityJob
 from qpatchbench.suite.needs.footprints import Footprint, Footprints
 
 PROCESS = 500_000_000  # of its own that a process holds which has loaded torch and all that jobs use
-CONTEXT = 600_000_000  # that an accelerator holds for a process: its context and what its libraries work with
 NETWORKS = 8  # that a workbench keeps
 _ANALYSED = 64  # images at once where networks are compared
 _END = 1.0  # of a curriculum

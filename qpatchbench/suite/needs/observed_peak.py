@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qpatchbench.suite.needs.memory import CONTEXT
-
 if TYPE_CHECKING:
     import torch
 
+CONTEXT = 600_000_000  # bytes that an accelerator holds for a process: its context, and what its libraries work with
 _STATUS, _FORGET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 _PEAK_ONLY = "5"  # what makes Linux forget the highest resident size so far
 

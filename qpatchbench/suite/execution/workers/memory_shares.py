@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from qpatchbench.runs.files import size_text
 from qpatchbench.suite.jobs.base import Job
 from qpatchbench.suite.needs.job_estimates import Estimates
-from qpatchbench.suite.needs.memory import CONTEXT, PROCESS
+from qpatchbench.suite.needs.memory import PROCESS
+from qpatchbench.suite.needs.observed_peak import CONTEXT
 from qpatchbench.suite.needs.room import available_bytes
 
 if TYPE_CHECKING:
