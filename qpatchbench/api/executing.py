@@ -16,6 +16,7 @@ from qpatchbench.runs.manifest import read_manifest, read_object
 from qpatchbench.runs.ownership import claim, writing_alone
 from qpatchbench.suite.execution.executor import Display, Execution
 from qpatchbench.suite.plan.plan import Plan, make_plan
+from qpatchbench.suite.store.published_store import opened_store
 from qpatchbench.suite.store.store import Store
 
 if TYPE_CHECKING:
@@ -67,8 +68,11 @@ def executed(
     display: DisplayOf,
     time_limit: float | None = None,
     crew: CrewChoice | None = None,
+    address: str | None = None,
 ) -> Executed:
     """Run a suite, on a crew of workers or, without one, in this process, and write its folder and report.
+
+    Finished artifacts are published at `address`, and fetched from there, where it is given.
 
     Raises:
         SuiteError: its dataset or weights are not there.
@@ -99,7 +103,7 @@ def executed(
     from qpatchbench.suite.work.worker import BenchWorker
 
     here = device if crew is None else crew.device_here(device)
-    bench = Workbench(suite, Store(cache), data_dir, device_named(here))
+    bench = Workbench(suite, opened_store(cache, address), data_dir, device_named(here))
     require_networks(suite, source, fetch=True)
     # From the images themselves: what an earlier run remembers of them may have been edited since.
     seen = loaded_data_keys(bench, source)

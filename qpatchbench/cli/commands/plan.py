@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from qpatchbench.cli.display import clock
-from qpatchbench.cli.options import DATA_DIR, LIMIT, SCALE, SEEDS, SET, SUITE, cache_dir, data_dir, with_shorthands
+from qpatchbench.cli.options import DATA_DIR, LIMIT, SCALE, SEEDS, SET, SUITE, data_dir, with_shorthands
 from qpatchbench.runs.files import size_text
+from qpatchbench.runs.standard_folders import cache_place
 from qpatchbench.suite.file.schema import Suite
 from qpatchbench.suite.file.source import Source
 
@@ -100,9 +101,9 @@ def planned(
     from qpatchbench.suite.plan.sizes import estimated_sizes
     from qpatchbench.suite.plan.time_needed import time_needed
     from qpatchbench.suite.store.provenance import ran_on
-    from qpatchbench.suite.store.store import Store
+    from qpatchbench.suite.store.published_store import opened_store
 
-    cache = cache_dir()
+    cache, address = cache_place()
     remembered = remembered_data_keys(suite, _data_dir(data), cache)
     weights = weights_keys(suite, source, cache)
     require_networks(suite, source)
@@ -125,7 +126,7 @@ def planned(
         survey = suite.dataset.survey(_data_dir(data))
     except DatasetAbsent:
         survey = None
-    store, sizes = Store(cache), estimated_sizes(made)
+    store, sizes = opened_store(cache, address), estimated_sizes(made)
     found = time_needed(made, store, sizes, read_paces(cache, place))
     estimates = estimates_of(made, sizes, cache, where, keep=measure)
     needs = plan_needs(made, store, estimates, where, output, read=remembered is not None)

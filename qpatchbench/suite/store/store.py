@@ -48,6 +48,11 @@ class Store:
         self.root = root
         self._held: set[str] = set()
 
+    @property
+    def address(self) -> str | None:
+        """Where artifacts are published; None: they are in the folder alone."""
+        return None
+
     def has(self, kind: str, key: str) -> bool:
         """Whether a finished artifact is there; its bytes are checked when it is read."""
         return self._path(kind, key, ".json").exists() and self._path(kind, key, ".safetensors").exists()
