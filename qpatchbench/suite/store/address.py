@@ -25,8 +25,8 @@ _SHARE = 20  # or so many times as long as it took
 _HASH_DIGITS = 16
 
 
-class Published(NamedTuple):
-    """The bytes of a finished artifact."""
+class Objects(NamedTuple):
+    """Bytes of the two objects that a finished artifact is."""
 
     mark: bytes
     arrays: bytes
@@ -81,7 +81,7 @@ class Address:
         """
         return self._get(self._arrays(kind, key, sha256))
 
-    def put(self, kind: str, key: str, sha256: str, found: Published, *, replace: bool) -> bool:
+    def put(self, kind: str, key: str, sha256: str, found: Objects, *, replace: bool) -> bool:
         """Publish an artifact: arrays first, then the mark.
 
         Args:

@@ -10,7 +10,7 @@ from typing import Any
 
 from qpatchbench.errors import ArtifactError
 from qpatchbench.runs.files import write_atomically
-from qpatchbench.suite.store.address import Address, Published
+from qpatchbench.suite.store.address import Address, Objects
 from qpatchbench.suite.store.store import Artifact, Store
 
 OF_THIS_MACHINE = ("snapshot",)  # kinds that are not finished, and rewritten often
@@ -74,7 +74,7 @@ class PublishedStore(Store):
         if kind in OF_THIS_MACHINE:
             return
         arrays = self._path(kind, key, ".safetensors").read_bytes()
-        found = Published(self._path(kind, key, ".json").read_bytes(), arrays)
+        found = Objects(self._path(kind, key, ".json").read_bytes(), arrays)
         sha256, mark = hashlib.sha256(arrays).hexdigest(), self._remote.get_mark(kind, key)
         if mark is not None and not self._is_whole(kind, key, mark):
             self._remote.put(kind, key, sha256, found, replace=True)
