@@ -123,7 +123,7 @@ def test_finished_jobs_take_nothing_more(plan_of: MakePlan, tmp_path: Path) -> N
     assert (found.jobs, found.stored, found.results, found.largest) == ((), 0, 0, None)
 
 
-def test_a_large_experience_is_bounded(plan_of: MakePlan, tmp_path: Path) -> None:
+def test_experience_belongs_to_a_place_and_a_kind_of_job(plan_of: MakePlan, tmp_path: Path) -> None:
     plan = plan_of()
     job = of_kind(plan, "train")
     write_sealed(tmp_path / FILE, {DISK: {str(load_of(job)): 2.0}})
