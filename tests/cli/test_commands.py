@@ -230,7 +230,7 @@ def test_a_plan_shows_jobs_and_cost(suite: Path) -> None:
     assert "\ntime: not known on " in text
     assert "before something ran here; --measure finds out in seconds\n" in text
     assert re.search(r"\ndisk: about [\d.]+ MB into .+ free\), about [\d.]+ [kM]B into results/small \(", text)
-    assert re.search(r"\nmemory: about [\d.]+ MB at most.*; from activations counted without images\n  craft ", text)
+    assert re.search(r"\nmemory: about [\d.]+ MB at most, by craft .*; from activations counted without images\n", text)
     assert untouched(suite)
 
 

@@ -161,11 +161,13 @@ def _needs_lines(found: PlanNeeds) -> Iterator[str]:
     )
     if found.largest is not None:
         from_what = "from what jobs like it took here" if found.measured else "from activations counted without images"
-        there = "" if found.available is None else f", {size_text(found.available)} available"
-        yield f"memory: about {size_text(found.largest.memory or 0.0)} at most{there}; {from_what}"
-        yield f"  {found.largest.job.title}"
+        there = "" if found.available is None else f" ({size_text(found.available)} available)"
+        yield (
+            f"memory: about {size_text(found.largest.memory or 0.0)} at most, by {found.largest.job.title}{there}; "
+            f"{from_what}"
+        )
     if found.unknown:
-        yield f"  and {found.unknown} jobs on networks whose size is not known before they run"
+        yield f"and {found.unknown} jobs on networks whose size is not known before they run"
     for shortage in found.shortages():
         yield f"warning: {shortage}"
 
