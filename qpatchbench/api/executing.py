@@ -16,6 +16,7 @@ from qpatchbench.runs.manifest import read_manifest, read_object
 from qpatchbench.runs.ownership import claim, writing_alone
 from qpatchbench.suite.execution.executor import Display, Execution
 from qpatchbench.suite.plan.plan import Plan, make_plan
+from qpatchbench.suite.store.published_store import opened_store
 from qpatchbench.suite.store.store import Store
 
 if TYPE_CHECKING:
@@ -67,8 +68,11 @@ def executed(
     display: DisplayOf,
     time_limit: float | None = None,
     crew: CrewChoice | None = None,
+    address: str | None = None,
 ) -> Executed:
     """Run a suite, on a crew of workers or, without one, in this process, and write its folder and report.
+
+    Finished artifacts are published at `address`, and fetched from there, where it is given.
 
     Raises:
         SuiteError: its dataset or weights are not there.
@@ -89,6 +93,9 @@ def executed(
     from qpatchbench.suite.execution.device import device_named
     from qpatchbench.suite.execution.export import export
     from qpatchbench.suite.execution.passing import passing
+    from qpatchbench.suite.needs.experience import remember_needs
+    from qpatchbench.suite.needs.job_estimates import estimates_of
+    from qpatchbench.suite.needs.plan_needs import plan_needs
     from qpatchbench.suite.plan.network_fit import require_networks
     from qpatchbench.suite.plan.paces import remember_jobs
     from qpatchbench.suite.plan.sizes import estimated_sizes
@@ -96,7 +103,7 @@ def executed(
     from qpatchbench.suite.work.worker import BenchWorker
 
     here = device if crew is None else crew.device_here(device)
-    bench = Workbench(suite, Store(cache), data_dir, device_named(here))
+    bench = Workbench(suite, opened_store(cache, address), data_dir, device_named(here))
     require_networks(suite, source, fetch=True)
     # From the images themselves: what an earlier run remembers of them may have been edited since.
     seen = loaded_data_keys(bench, source)
@@ -105,10 +112,14 @@ def executed(
         for job in plan.jobs:
             bench.store.remove(job.kind, job.key)
     survey = suite.dataset.survey(data_dir)
+    estimates = estimates_of(plan, estimated_sizes(plan), cache, bench.device)
     with writing_alone(output), display(plan, bench.store) as shown:
         claim(output, suite.suite)
         for remark in survey.remarks if survey is not None else ():
             shown.note(remark)
+        needs = plan_needs(plan, bench.store, estimates, bench.device, output, read=True)
+        for shortage in needs.shortages():
+            shown.note(f"warning: {shortage}")
         strange = unidentified(suite)
         for what in strange:
             alone = "" if crew is None else ", here and not by workers"
@@ -122,9 +133,11 @@ def executed(
                 from qpatchbench.suite.execution.workers.setup import Setup
 
                 setup = Setup.of(execution, bench, source, seen, weights, device)
-                Dispatcher(execution, crew.hired(setup)).run()
-            ran = set(execution.ran)
-            remember_jobs(cache, (job for job in plan.jobs if job.key in ran), bench.store, estimated_sizes(plan))
+                memory = crew.memory_here(estimates, bench.device, setup.devices)
+                Dispatcher(execution, crew.hired(setup, needs), memory).run()
+            ran = [job for job in plan.jobs if job.key in {*execution.ran}]
+            remember_jobs(cache, ran, bench.store, estimates.around.sizes)
+            remember_needs(cache, ran, bench.store, estimates.around)
             export(execution, bench, output, source.data)
         report = {"plan": plan.key, "files": _written(output, build(output, FORMATS))}
         write_atomically(output / REPORT_FACTS, json.dumps(report).encode())

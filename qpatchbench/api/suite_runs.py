@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from qpatchbench.runs.standard_folders import cache_dir as standard_cache
+from qpatchbench.runs.standard_folders import cache_place
 from qpatchbench.runs.standard_folders import data_dir as standard_data
 from qpatchbench.suite.file.load import load_with_source, typed_suite
 from qpatchbench.suite.file.schema import Suite
@@ -45,12 +45,12 @@ def plan(suite: AnySuite, *, data_dir: Path | str | None = None, cache: Path | s
     from qpatchbench.suite.execution.device import device_named
     from qpatchbench.suite.plan.fingerprints import weights_keys
     from qpatchbench.suite.plan.plan import make_plan
-    from qpatchbench.suite.store.store import Store
+    from qpatchbench.suite.store.published_store import opened_store
     from qpatchbench.suite.work.workbench import Workbench, loaded_data_keys
 
     loaded, source = _loaded(suite)
-    folder = standard_cache(_path(cache))
-    bench = Workbench(loaded, Store(folder), standard_data(_path(data_dir)), device_named("cpu"))
+    folder, address = cache_place(cache)
+    bench = Workbench(loaded, opened_store(folder, address), standard_data(_path(data_dir)), device_named("cpu"))
     return make_plan(loaded, loaded_data_keys(bench, source), weights_keys(loaded, source, folder))
 
 
@@ -73,7 +73,7 @@ def run(
         suite: as `load_suite` takes it, or what it returned.
         output: run folder; by default results/<suite>.
         data_dir: where datasets lie; by default $QPATCHBENCH_DATA.
-        cache: where artifacts are kept; by default $QPATCHBENCH_CACHE, or the user's cache folder.
+        cache: folder or address where artifacts are kept; by default $QPATCHBENCH_CACHE, or the user's cache folder.
         device: auto, cpu, cuda, cuda:N or mps.
         fresh: compute every job again.
         overwrite: write into a folder that holds files or results of something else.
@@ -96,12 +96,14 @@ def run(
     folder = _path(output) or Path("results") / loaded.suite
     if not overwrite:
         refuse_foreign(folder, loaded.suite, loaded.limit is not None)
+    place = cache_place(cache)
     executed(
         loaded,
         source,
         output=folder,
         data_dir=standard_data(_path(data_dir)),
-        cache=standard_cache(_path(cache)).absolute(),
+        cache=place.folder.absolute(),
+        address=place.address,
         device=device,
         fresh=fresh,
         display=partial(progress_bar, shown=progress),

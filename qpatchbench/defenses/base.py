@@ -128,6 +128,10 @@ class Defense(Component, ABC):
         """Forward passes of one image per step, a backward pass counted as two; for estimates only."""
         return 3.0 * len(bits)
 
+    def graphs_at_once(self, bits: tuple[Bits, ...]) -> int:
+        """Forward passes of a batch whose activations a step holds at once; for estimates only."""
+        return len(bits)
+
     @property
     def compared_layers(self) -> tuple[str, ...] | None:
         """Layers whose features it compares between bit-widths; () for the network's early ones, None for none."""

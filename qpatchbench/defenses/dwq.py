@@ -70,6 +70,10 @@ class DoubleWinQuant(Defense):
         """One width, forward and backward: once for every attack step and once for the update."""
         return 3.0 * (self.steps * self.adversarial + 1)
 
+    def graphs_at_once(self, bits: tuple[Bits, ...]) -> int:
+        """That of the width of a step."""
+        return 1
+
     def loss(self, network: SwitchableNetwork, batch: Batch, step: Step) -> Losses:
         """Mean cross-entropy at the width of the step, on adversarial images or, without the attack, clean ones."""
         width = self.drawn_bits(step)

@@ -138,6 +138,10 @@ class Qadtr(Defense):
         trained = 3.0 * (len(bits) if self.switching == "joint" else 1)
         return trained + (0.0 if self.patches == "none" else 1.5 * self.steps)
 
+    def graphs_at_once(self, bits: tuple[Bits, ...]) -> int:
+        """Those of the widths of a step."""
+        return len(bits) if self.switching == "joint" else 1
+
     def drawn_bits(self, step: Step) -> tuple[Bits, ...]:
         """The bit-widths that the step trains: one, or with `joint` all."""
         if self.switching == "random":

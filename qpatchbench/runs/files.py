@@ -22,6 +22,18 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def size_text(size: float) -> str:
+    """Bytes in the unit that suits them.
+
+    >>> size_text(1_250_000), size_text(0), size_text(3.4e11)
+    ('1.2 MB', '0 bytes', '340.0 GB')
+    """
+    for unit, each in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if size >= each:
+            return f"{size / each:.1f} {unit}"
+    return f"{size:.0f} bytes"
+
+
 def write_atomically(path: Path, data: bytes) -> Path:
     """Write through a temporary file, fsync and rename: readers see the old bytes or the new ones, never a part.
 

@@ -214,7 +214,7 @@ def test_validate_stops_at_the_first_invalid_suite(suite: Path) -> None:
 
 def test_the_largest_suite_is_planned_in_seconds(tmp_path: Path) -> None:
     largest = "suites/cifar_transfer.yaml"
-    assert processor_seconds("plan", largest, cache=str(tmp_path / "cache")) < 5
+    assert processor_seconds("plan", largest, cache=str(tmp_path / "cache")) < 8
     assert list(tmp_path.iterdir()) == []
 
 
@@ -228,7 +228,9 @@ def test_a_plan_shows_jobs_and_cost(suite: Path) -> None:
     assert "evaluate: 7 jobs" in text
     assert text.count("to do") == 14
     assert "\ntime: not known on " in text
-    assert text.endswith("before something ran here; --measure finds out in seconds\n")
+    assert "before something ran here; --measure finds out in seconds\n" in text
+    assert re.search(r"\ndisk: about [\d.]+ MB into .+ free\), about [\d.]+ [kM]B into results/small \(", text)
+    assert re.search(r"\nmemory: about [\d.]+ MB at most, by craft .*; from activations counted without images\n", text)
     assert untouched(suite)
 
 
@@ -238,8 +240,11 @@ def test_a_plan_is_told_in_time_once_the_device_was_measured(suite: Path, monkey
     assert re.search(r"\ntime: about [\d:]+\d\d on .+ thread.*, one job after the other\n  about [\d:]+\d\d  ", told)
     assert re.search(r"\ntrain: 1 jobs, 0 done, .* image passes to go, about \d+:\d\d\n", told)
     found = json.loads(invoke("plan", "small.yaml", "--json").output)
-    assert found["schema"] == 1
+    assert found["schema"] == 2
     assert len(found["jobs"]) == 14
+    assert found["warnings"] == []
+    assert found["disk"]["stored"] > sum(job["disk_bytes"] for job in found["jobs"])  # and the images
+    assert found["memory"]["most"] == max(job["memory_bytes"] for job in found["jobs"])
     assert found["passes_of_unknown_pace"] == 0
     assert found["seconds"] == pytest.approx(sum(job["seconds"] for job in found["jobs"]))
     assert {job["done"] for job in found["jobs"]} == {False}
@@ -272,7 +277,9 @@ def test_shorthands_are_overrides(suite: Path) -> None:
 def test_a_dry_run_shows_the_plan_and_writes_nothing(suite: Path) -> None:
     result = invoke("run", "small.yaml", "--dry-run")
     assert result.return_value == 0
-    assert result.output == invoke("plan", "small.yaml").output
+    what_is_left = re.compile(r"[\d.]+ .B (free|available)")  # other processes take some and give some back
+    plan = invoke("plan", "small.yaml").output
+    assert what_is_left.sub("", result.output) == what_is_left.sub("", plan)
     assert untouched(suite)
 
 

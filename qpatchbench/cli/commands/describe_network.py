@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from qpatchbench.cli.options import DATA_DIR, SCALE, SET, SUITE, cache_dir
+from qpatchbench.cli.options import DATA_DIR, SCALE, SET, SUITE
 from qpatchbench.cli.options import data_dir as data_folder
 from qpatchbench.errors import QPatchBenchError, suggestion
+from qpatchbench.runs.standard_folders import cache_place
 
 if TYPE_CHECKING:
     from qpatchbench.quantizers.inspection.rules import TensorRule
@@ -75,13 +76,13 @@ def describe_network(
     from qpatchbench.suite.file.load import load_with_source
     from qpatchbench.suite.plan.fingerprints import weights_keys
     from qpatchbench.suite.plan.plan import make_plan
-    from qpatchbench.suite.store.store import Store
+    from qpatchbench.suite.store.published_store import opened_store
     from qpatchbench.suite.work.train import trained
     from qpatchbench.suite.work.workbench import Workbench, loaded_data_keys
     from qpatchbench.types import silent
 
     loaded, source = load_with_source(suite, list(overrides), scale)
-    bench = Workbench(loaded, Store(cache_dir()), data_folder(data_dir), device_named("cpu"))
+    bench = Workbench(loaded, opened_store(*cache_place()), data_folder(data_dir), device_named("cpu"))
     plan = make_plan(loaded, loaded_data_keys(bench, source), weights_keys(loaded, source))
     job = _chosen(plan, model, quantizer, bits, defense)
     if not bench.store.has(job.checkpoint.kind, job.checkpoint.key):

@@ -11,12 +11,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from qpatchbench.cli.display import clock
-from qpatchbench.cli.options import DATA_DIR, LIMIT, SCALE, SEEDS, SET, SUITE, cache_dir, data_dir, with_shorthands
+from qpatchbench.cli.options import DATA_DIR, LIMIT, SCALE, SEEDS, SET, SUITE, data_dir, with_shorthands
+from qpatchbench.runs.files import size_text
+from qpatchbench.runs.standard_folders import cache_place
 from qpatchbench.suite.file.schema import Suite
 from qpatchbench.suite.file.source import Source
 
 if TYPE_CHECKING:
     from qpatchbench.data.base import Survey as DatasetSurvey
+    from qpatchbench.suite.needs.plan_needs import JobNeeds, PlanNeeds
     from qpatchbench.suite.plan.time_needed import PlanTime
 
 _data_dir = data_dir
@@ -48,14 +51,15 @@ def plan(
 ) -> None:
     """Show what running SUITE would do: its jobs, which are done, and the cost of the rest.
 
-    Cost is in passes of one image, a backward pass counted as two, and in time where it is known how fast this device
-    is: from runs that ended here, or from --measure. Reads no images beyond their hashes, builds every network to see
-    that weights, images and attacks fit it, and computes nothing else.
+    Cost is in passes of one image, a backward pass counted as two; in time where it is known how fast this device
+    is: from runs that ended here, or from --measure; and in bytes on disk and in memory, with a warning where they are
+    not there. Reads no images beyond their hashes, builds every network to see that weights, images and attacks fit it,
+    and computes nothing else.
     """
     from qpatchbench.suite.file.load import load_with_source
 
     loaded, source = load_with_source(suite, with_shorthands(overrides, limit, seeds), scale)
-    made = planned(loaded, source, data_dir, device, measure=measure)
+    made = planned(loaded, source, data_dir, device, Path("results") / loaded.suite, measure=measure)
     if as_json:
         click.echo(json.dumps(as_data(made), indent=1, ensure_ascii=False))
         return
@@ -76,15 +80,20 @@ class ShownPlan:
     suite: Suite
     cache: Path
     time: PlanTime
+    needs: PlanNeeds
     remarks: tuple[str, ...]
     place: str
     survey: DatasetSurvey | None
 
 
-def planned(suite: Suite, source: Source, data: Path | None, device: str, *, measure: bool = False) -> ShownPlan:
-    """Plan a loaded suite."""
+def planned(
+    suite: Suite, source: Source, data: Path | None, device: str, output: Path, *, measure: bool = False
+) -> ShownPlan:
+    """Plan a loaded suite that will be run into `output`."""
     from qpatchbench.data.looking import DatasetAbsent
     from qpatchbench.suite.execution.device import device_named
+    from qpatchbench.suite.needs.job_estimates import estimates_of
+    from qpatchbench.suite.needs.plan_needs import plan_needs
     from qpatchbench.suite.plan.fingerprints import UNREAD, remembered_data_keys, unread_data_keys, weights_keys
     from qpatchbench.suite.plan.network_fit import require_networks
     from qpatchbench.suite.plan.paces import place_of, read_paces, remember
@@ -92,9 +101,9 @@ def planned(suite: Suite, source: Source, data: Path | None, device: str, *, mea
     from qpatchbench.suite.plan.sizes import estimated_sizes
     from qpatchbench.suite.plan.time_needed import time_needed
     from qpatchbench.suite.store.provenance import ran_on
-    from qpatchbench.suite.store.store import Store
+    from qpatchbench.suite.store.published_store import opened_store
 
-    cache = cache_dir()
+    cache, address = cache_place()
     remembered = remembered_data_keys(suite, _data_dir(data), cache)
     weights = weights_keys(suite, source, cache)
     require_networks(suite, source)
@@ -117,8 +126,11 @@ def planned(suite: Suite, source: Source, data: Path | None, device: str, *, mea
         survey = suite.dataset.survey(_data_dir(data))
     except DatasetAbsent:
         survey = None
-    found = time_needed(made, Store(cache), estimated_sizes(made), read_paces(cache, place))
-    return ShownPlan(suite, cache, found, tuple(remarks), place, survey)
+    store, sizes = opened_store(cache, address), estimated_sizes(made)
+    found = time_needed(made, store, sizes, read_paces(cache, place))
+    estimates = estimates_of(made, sizes, cache, where, keep=measure)
+    needs = plan_needs(made, store, estimates, where, output, read=remembered is not None)
+    return ShownPlan(suite, cache, found, needs, tuple(remarks), place, survey)
 
 
 def show_plan(made: ShownPlan, *, everything: bool = False) -> None:
@@ -135,8 +147,29 @@ def show_plan(made: ShownPlan, *, everything: bool = False) -> None:
             click.echo(f"  {'done' if each.done else 'to do':5}  {each.job.key[:12]}  {each.job.label}")
         if len(shown) < len(jobs):
             click.echo(f"  ... {len(jobs) - len(shown)} more (--all shows them)")
-    for line in _time_lines(made):
+    for line in (*_time_lines(made), *_needs_lines(made.needs)):
         click.echo(line)
+
+
+def _needs_lines(found: PlanNeeds) -> Iterator[str]:
+    """What the missing jobs take of disk and memory, and where that is not there."""
+    if not found.jobs:
+        return
+    yield (
+        f"disk: about {size_text(found.stored)} into {found.cache} ({size_text(found.free[0])} free), about "
+        f"{size_text(found.results)} into {found.output} ({size_text(found.free[1])} free)"
+    )
+    if found.largest is not None:
+        from_what = "from what jobs like it took here" if found.measured else "from activations counted without images"
+        there = "" if found.available is None else f" ({size_text(found.available)} available)"
+        yield (
+            f"memory: about {size_text(found.largest.memory or 0.0)} at most, by {found.largest.job.title}{there}; "
+            f"{from_what}"
+        )
+    if found.unknown:
+        yield f"and {found.unknown} jobs on networks whose size is not known before they run"
+    for shortage in found.shortages():
+        yield f"warning: {shortage}"
 
 
 def _time_lines(made: ShownPlan) -> Iterator[str]:
@@ -173,23 +206,36 @@ def _scale_lines(file: Path, scale: str | None, made: ShownPlan) -> Iterator[str
 
 
 def as_data(made: ShownPlan) -> dict[str, Any]:
-    """A plan as JSON-ready data; seconds are null where the pace is not known."""
-    found = made.time
+    """A plan as JSON-ready data; seconds and bytes are null where they are not known, or where the job is done."""
+    found, needs = made.time, made.needs
+    by_key = {each.job.key: each for each in needs.jobs}
     return {
-        "schema": 1,
+        "schema": 2,
         "suite": made.suite.suite,
         "cache": str(made.cache),
         "place": made.place,
         "passes": found.passes,
         "passes_of_unknown_pace": found.unknown,
         "seconds": found.seconds,
+        "disk": {"stored": round(needs.stored), "results": round(needs.results), "output": str(needs.output),
+                 "free": dict(zip(("stored", "results"), needs.free, strict=True))},
+        "memory": {"most": None if needs.largest is None else round(needs.largest.memory or 0),
+                   "available": needs.available, "measured": needs.measured},
+        "jobs_of_unknown_size": needs.unknown,
+        "warnings": [*needs.shortages()],
         "remarks": list(made.remarks),
         "jobs": [
             {"kind": each.job.kind, "key": each.job.key, "label": each.job.label, "done": each.done,
-             "passes": each.passes, "seconds": each.seconds}
+             "passes": each.passes, "seconds": each.seconds, **_bytes(by_key.get(each.job.key))}
             for each in found.jobs
         ],
     }  # fmt: skip
+
+
+def _bytes(needs: JobNeeds | None) -> dict[str, int | None]:
+    known = (None, None) if needs is None else (needs.disk, needs.memory)
+    names = ("disk_bytes", "memory_bytes")
+    return {name: None if size is None else round(size) for name, size in zip(names, known, strict=True)}
 
 
 def dataset_lines(made: ShownPlan, *, everything: bool) -> Iterator[str]:

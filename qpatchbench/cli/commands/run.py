@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from qpatchbench.cli.options import DATA_DIR, LIMIT, SCALE, SEEDS, SET, SUITE, cache_dir, data_dir, with_shorthands
+from qpatchbench.cli.options import DATA_DIR, LIMIT, SCALE, SEEDS, SET, SUITE, data_dir, with_shorthands
 from qpatchbench.runs.layout import MANIFEST
 from qpatchbench.runs.manifest import read_manifest
 from qpatchbench.runs.ownership import refuse_foreign
+from qpatchbench.runs.standard_folders import cache_place
 
 if TYPE_CHECKING:
     from qpatchbench.api.executing import Executed
@@ -86,7 +87,7 @@ def run(
     if dry_run:
         from qpatchbench.cli.commands.plan import planned, show_plan
 
-        show_plan(planned(loaded, source, data_dir, device))
+        show_plan(planned(loaded, source, data_dir, device, output or Path("results") / loaded.suite))
         return 0
     folder = output or Path("results") / loaded.suite
     if not overwrite:
@@ -96,12 +97,14 @@ def run(
     from qpatchbench.api.executing import executed
     from qpatchbench.cli.display import make_display
 
+    place = cache_place()
     done = executed(
         loaded,
         source,
         output=folder,
         data_dir=_data_dir(data_dir),
-        cache=cache_dir().absolute(),  # a plugin may change the working folder
+        cache=place.folder.absolute(),  # a plugin may change the working folder
+        address=place.address,
         device=device,
         fresh=fresh,
         display=partial(make_display, display),

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 from qpatchbench.errors import ArtifactError, QPatchBenchError, StorageError
 from qpatchbench.suite.execution.time_limit import at_most
 from qpatchbench.suite.jobs.base import Job
+from qpatchbench.suite.needs.observed_peak import observed_peak
 from qpatchbench.suite.plan.plan import Plan
 from qpatchbench.suite.store.plugin_facts import plugins_of
 from qpatchbench.suite.store.provenance import provenance
@@ -138,10 +139,12 @@ class Execution:
         self.display.started(job)
         started = time.monotonic()
         try:
-            artifact = self._work(job)
+            with observed_peak(self.worker.device) as peak:
+                artifact = self._work(job)
             seconds = time.monotonic() - started
             outside = plugins_of(job)
             made = {**provenance(seconds, self.worker.device), **({"plugins": outside} if outside else {})}
+            made |= {} if peak.bytes is None else {"peak_bytes": peak.bytes}
             kept = replace(artifact, facts={**artifact.facts, "made": made})
             self.store.write(job.kind, job.key, kept)
         except StorageError:

@@ -48,6 +48,11 @@ class Store:
         self.root = root
         self._held: set[str] = set()
 
+    @property
+    def address(self) -> str | None:
+        """Where artifacts are published; None: they are in the folder alone."""
+        return None
+
     def has(self, kind: str, key: str) -> bool:
         """Whether a finished artifact is there; its bytes are checked when it is read."""
         return self._path(kind, key, ".json").exists() and self._path(kind, key, ".safetensors").exists()
@@ -103,6 +108,13 @@ class Store:
         except (OSError, ValueError):
             return ""
         return str(stored.get("sha256", "")) if isinstance(stored, dict) else ""
+
+    def size(self, kind: str, key: str) -> int:
+        """Bytes that an artifact takes; 0 if there is none."""
+        try:
+            return sum(self._path(kind, key, ending).stat().st_size for ending in (".json", ".safetensors"))
+        except OSError:
+            return 0
 
     def write(self, kind: str, key: str, artifact: Artifact) -> None:
         """Write an artifact; when this returns it survives a crash of the process.

@@ -117,7 +117,7 @@ def test_every_job_runs_once_in_order_and_is_on_disk_before_the_next(execution: 
         stored = execution.store.read(job.kind, job.key)
         assert stored.facts["label"] == job.title
         assert stored.facts["made"]["seconds"] >= 0
-        assert set(stored.facts["made"]) == {"seconds", "device", "git", "versions", "ran_on"}
+        assert set(stored.facts["made"]) == {"seconds", "device", "git", "versions", "ran_on", "peak_bytes"}
 
 
 def test_a_second_run_computes_nothing(execution: Execution) -> None:

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from qpatchbench.suite.execution.workers.dispatcher import Crew
-from qpatchbench.suite.execution.workers.processes import Processes, cores
-from qpatchbench.suite.execution.workers.serve import serve
-from qpatchbench.suite.execution.workers.setup import Setup
+if TYPE_CHECKING:
+    import torch
+
+    from qpatchbench.suite.execution.workers.dispatcher import Crew
+    from qpatchbench.suite.execution.workers.memory_shares import MemoryShares
+    from qpatchbench.suite.execution.workers.setup import Setup
+    from qpatchbench.suite.needs.job_estimates import Estimates
+    from qpatchbench.suite.needs.plan_needs import PlanNeeds
 
 
 @dataclass(frozen=True)
@@ -28,15 +33,28 @@ class CrewChoice:
         """Where this process computes what is left to it: a cluster may have GPUs where this machine has none."""
         return "auto" if self.ray and device == "cuda" else device
 
-    def hired(self, setup: Setup) -> Crew:
+    def memory_here(self, estimates: Estimates, device: torch.device, devices: int) -> MemoryShares | None:
+        """What processes on this machine may hold at once; None on a cluster, whose own scheduler sees to that."""
+        from qpatchbench.suite.execution.workers.memory_shares import MemoryShares
+
+        return None if self.ray else MemoryShares.here(estimates, device, devices)
+
+    def hired(self, setup: Setup, needs: PlanNeeds) -> Crew:
         """The crew.
+
+        Args:
+            setup: the run.
+            needs: of the plan, which workers on a cluster declare.
 
         Raises:
             QPatchBenchError: Ray is not installed, or there is no such cluster.
             StorageError: the store cannot be written.
         """
         if self.ray:
-            from qpatchbench.suite.execution.workers.ray_crew import RayCrew
+            from qpatchbench.suite.execution.workers.ray_crew import RayCrew, share_of
 
-            return RayCrew(setup, self.workers, self.ray_address)
+            return RayCrew(setup, self.workers, self.ray_address, share_of(needs))
+        from qpatchbench.suite.execution.workers.processes import Processes, cores
+        from qpatchbench.suite.execution.workers.serve import serve
+
         return Processes(self.workers or cores(), serve, lambda number: (setup.of_worker(number),))

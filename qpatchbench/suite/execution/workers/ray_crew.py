@@ -14,14 +14,25 @@ from typing import Any
 
 from qpatchbench.errors import QPatchBenchError
 from qpatchbench.runs.files import write_atomically
-from qpatchbench.suite.execution.workers.messages import Died, Finished, Idle, Message, Progressed, Started, Stopped
+from qpatchbench.suite.execution.workers.messages import (
+    Died,
+    Finished,
+    Idle,
+    Message,
+    Noted,
+    Progressed,
+    Started,
+    Stopped,
+)
 from qpatchbench.suite.execution.workers.processes import cause_of_death, cores
-from qpatchbench.suite.execution.workers.ray_driver import Cluster, Joined, drive
+from qpatchbench.suite.execution.workers.ray_driver import Cluster, Joined, Share, drive
 from qpatchbench.suite.execution.workers.setup import Setup
+from qpatchbench.suite.needs.plan_needs import PlanNeeds
 
 PATIENCE = 300.0  # seconds that a cluster may be away once it has been there
 RETRIES = 2  # of a driver that dies before it has joined a cluster
 MOST_LOSSES = 5
+NOTHING_KNOWN = Share()
 LAST_WORDS = 20.0  # seconds that a driver has to end its cluster
 
 
@@ -32,13 +43,14 @@ class RayCrew:
         workers: how many there shall be.
     """
 
-    def __init__(self, setup: Setup, workers: int | None, address: str | None) -> None:
+    def __init__(self, setup: Setup, workers: int | None, address: str | None, share: Share = NOTHING_KNOWN) -> None:
         """Start or join a cluster.
 
         Args:
             setup: the run; its device is auto, cpu or cuda.
             workers: how many there shall be; None: one for each core of the cluster.
             address: of a cluster to join; None: a local one is started.
+            share: what each worker takes of a node.
 
         Raises:
             QPatchBenchError: Ray is not installed, or there is no such cluster.
@@ -57,10 +69,12 @@ class RayCrew:
             folder=Path.cwd(),
             token=self._token,
             cores=cores(),
+            share=share,
         )
         self._given: dict[int, str] = {}
         self._news: list[tuple[int, Message]] = []
         self._members: set[int] = set()
+        self._remark = ""
         self._losses = 0  # of drivers, since a job was finished last
         try:
             self._connect()
@@ -128,6 +142,9 @@ class RayCrew:
                 continue
             if isinstance(told, Joined):
                 self.workers = told.workers
+                if told.remark and told.remark != self._remark:
+                    self._remark = told.remark
+                    self._news.append((0, Noted(told.remark)))
                 return
             _, message = told
             assert isinstance(message, Stopped)
@@ -158,3 +175,11 @@ class RayCrew:
     def _command(self, *words: object) -> None:
         with contextlib.suppress(OSError):  # a driver that is gone is heard of later
             self._connection.send(words)
+
+
+def share_of(needs: PlanNeeds) -> Share:
+    """What the largest missing job takes of a node's memory, or of a GPU where jobs compute on one here."""
+    largest = 0.0 if needs.largest is None else needs.largest.memory or 0.0
+    if needs.of_gpu is None:
+        return Share(memory=largest)
+    return Share(memory=needs.host, gpu=largest / needs.of_gpu)

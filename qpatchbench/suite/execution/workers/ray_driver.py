@@ -20,6 +20,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from qpatchbench.runs.files import size_text
 from qpatchbench.suite.execution.workers.lifeline import die_with_the_run
 from qpatchbench.suite.execution.workers.messages import Died, Idle, Message, Stopped
 from qpatchbench.suite.execution.workers.ray_worker import RayEars, RayWorker
@@ -33,6 +34,18 @@ ENVIRONMENT = {
 OBJECT_STORE = 100 * 2**20  # bytes; artifacts do not travel through it
 
 
+class Share(NamedTuple):
+    """What the largest job takes of a node.
+
+    Attributes:
+        memory: bytes; 0: nobody knows.
+        gpu: share of a GPU's memory, 0 to 1; 0: nobody knows.
+    """
+
+    memory: float = 0.0
+    gpu: float = 0.0
+
+
 @dataclass(frozen=True)
 class Cluster:
     """Where workers run, and with what.
@@ -44,6 +57,7 @@ class Cluster:
         gpu: whether workers compute on GPUs: always, never, or (None) where the cluster has some.
         folder: working folder of the run.
         token: a file that the run wrote into the store.
+        share: what each worker takes of memory, and of a GPU at least.
         patience: seconds to wait for the cluster to be there.
         cores: of this machine, for a local cluster.
     """
@@ -55,13 +69,15 @@ class Cluster:
     folder: Path
     token: Path
     cores: int
+    share: Share = Share()
     patience: float = 0.0
 
 
 class Joined(NamedTuple):
-    """The first word of a driver: how many workers there shall be."""
+    """The first word of a driver: how many workers there shall be, and what a person should know."""
 
     workers: int
+    remark: str = ""
 
 
 def drive(connection: Connection, cluster: Cluster, setup: Setup) -> None:
@@ -103,12 +119,14 @@ class _Driver:
         workers = self.cluster.workers or max(1, sum(nodes) // (self.cluster.threads or 1))
         self.threads = self.cluster.threads or cores_each(nodes, workers)
         wanted = any(gpus) if self.cluster.gpu is None else self.cluster.gpu
-        self.gpu_share = gpu_each(sum(gpus), workers) if wanted else 0.0
+        self.gpu_share = max(gpu_each(sum(gpus), workers), min(1.0, self.cluster.share.gpu)) if wanted else 0.0
+        largest = max((float(each.get("memory", 0)) for each in found), default=0.0)
+        self.memory = min(self.cluster.share.memory, largest)
         strategies = importlib.import_module("ray.util.scheduling_strategies")
         here = strategies.NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
         ears = ray.remote(RayEars).options(num_cpus=0, scheduling_strategy=here)
         self.ears: Any = ears.remote()
-        self._say(Joined(workers))
+        self._say(Joined(workers, too_large(self.cluster.share.memory, largest)))
         self._listen()
 
     def obey(self) -> None:
@@ -129,6 +147,7 @@ class _Driver:
         options = {
             "num_cpus": self.threads,
             "num_gpus": self.gpu_share,
+            "memory": int(self.memory) or None,
             "max_restarts": 0,
             "runtime_env": {"env_vars": {"OMP_NUM_THREADS": str(self.threads)}},
         }
@@ -208,6 +227,20 @@ def gpu_each(gpus: int, workers: int) -> float:
     """
     on_one = -(-workers // max(1, gpus))
     return int(1e4 / on_one) / 1e4
+
+
+def too_large(wanted: float, largest: float) -> str:
+    """What a person should know where no node has the memory that a job is expected to take; "" where one has.
+
+    >>> too_large(5e9, 4e9)
+    'a job is expected to take about 5.0 GB of memory, more than any node has (4.0 GB): workers have a node each'
+    """
+    if wanted <= largest:
+        return ""
+    return (
+        f"a job is expected to take about {size_text(wanted)} of memory, more than any node has "
+        f"({size_text(largest)}): workers have a node each"
+    )
 
 
 def cause_of_loss(error: BaseException) -> str:

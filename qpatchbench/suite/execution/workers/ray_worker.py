@@ -32,11 +32,11 @@ class RayWorker:
 
     def begin(self) -> list[Message]:
         """Set up; gives nothing, or why that is impossible."""
-        if not self.token.is_file():
+        if self.setup.address is None and not self.token.is_file():
             return [
                 Stopped(
                     f"{self.setup.cache}: expected the store of the run on {socket.gethostname()} too, found another "
-                    "or none; all nodes must see it under this path",
+                    "or none; all nodes must see it under this path, or name an address for it",
                     storage=False,
                 )
             ]

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from qpatchbench.errors import QPatchBenchError
 from qpatchbench.registry import load_plugin, loaded_plugins
+from qpatchbench.runs.standard_folders import cache_place
 from qpatchbench.suite.execution.executor import Execution
 from qpatchbench.suite.execution.workers.messages import Telling
 from qpatchbench.suite.file.load import suite_from
 from qpatchbench.suite.file.source import Source
 from qpatchbench.suite.jobs.base import DataKeys
 from qpatchbench.suite.plan.plan import make_plan
-from qpatchbench.suite.store.store import Store
+from qpatchbench.suite.store.published_store import opened_store
 
 if TYPE_CHECKING:
     from qpatchbench.suite.work.workbench import Workbench
@@ -38,6 +39,7 @@ class Setup:
         device: where to compute.
         devices: how many GPUs there are, which workers take in turn where `device` is just cuda.
         time_limit: seconds after which a job is given up; None: never.
+        address: where artifacts are published; then each machine has a folder of its own. None: all share `cache`.
     """
 
     name: str
@@ -52,6 +54,7 @@ class Setup:
     device: str
     devices: int = 1
     time_limit: float | None = None
+    address: str | None = None
 
     @classmethod
     def of(
@@ -79,6 +82,7 @@ class Setup:
             device=device,
             devices=torch.cuda.device_count(),
             time_limit=execution.time_limit,
+            address=bench.store.address,
         )
 
     def of_worker(self, number: int) -> Setup:
@@ -109,6 +113,7 @@ class Setup:
         device = device_named(self.device)
         if device.index is not None:
             torch.cuda.set_device(device)
-        bench = Workbench(suite, Store(self.cache), self.data_dir, device)
+        folder = self.cache if self.address is None else cache_place(self.address).folder.absolute()
+        bench = Workbench(suite, opened_store(folder, self.address), self.data_dir, device)
         worker = BenchWorker(bench)
         return Execution(plan, bench.store, worker, telling, errors=telling.errors, time_limit=self.time_limit)

@@ -31,6 +31,7 @@ class IdleSetup:
 
     cache: Path
     device: str = "cpu"
+    address: str | None = None
 
     def execution(self, telling: Telling) -> IdleExecution:
         """Its execution."""

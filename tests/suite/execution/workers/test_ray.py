@@ -7,13 +7,16 @@ import importlib.util
 import os
 import signal
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
+import torch
 
 from qpatchbench.errors import QPatchBenchError
 from qpatchbench.suite.execution.workers import ray_crew
+from qpatchbench.suite.execution.workers.dispatcher import Dispatcher
 from qpatchbench.suite.execution.workers.messages import (
     Died,
     Finished,
@@ -24,11 +27,18 @@ from qpatchbench.suite.execution.workers.messages import (
     Started,
     Stopped,
 )
-from qpatchbench.suite.execution.workers.ray_crew import RayCrew
-from qpatchbench.suite.execution.workers.ray_driver import cause_of_loss, cores_each, gpu_each
+from qpatchbench.suite.execution.workers.ray_crew import RayCrew, share_of
+from qpatchbench.suite.execution.workers.ray_driver import Share, cause_of_loss, cores_each, gpu_each
 from qpatchbench.suite.execution.workers.ray_worker import RayEars, RayWorker
 from qpatchbench.suite.execution.workers.setup import Setup
+from qpatchbench.suite.needs.job_estimates import estimates_of
+from qpatchbench.suite.needs.plan_needs import plan_needs
+from qpatchbench.suite.plan.sizes import estimated_sizes
+from qpatchbench.suite.store.store import Store
+from tests.suite.conftest import MakePlan, MakeSuite
+from tests.suite.execution.test_executor import Display
 from tests.suite.execution.workers.idle_setup import IdleSetup
+from tests.suite.execution.workers.words import WordJob, execution_of
 
 needs_ray = pytest.mark.skipif(
     importlib.util.find_spec("ray") is None, reason="Ray is not installed: pip install 'qpatchbench[ray]'"
@@ -134,6 +144,43 @@ def test_without_ray_its_installation_is_told(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(QPatchBenchError, match=r"expected Ray, found none; pip install 'qpatchbench\[ray\]'"):
         RayCrew(cast("Setup", IdleSetup(tmp_path)), 1, None)
+
+
+def test_a_share_is_what_the_largest_job_takes(plan_of: MakePlan, tmp_path: Path) -> None:
+    plan = plan_of()
+    cpu = torch.device("cpu")
+    estimates = estimates_of(plan, estimated_sizes(plan), tmp_path, cpu)
+    needs = plan_needs(plan, Store(tmp_path), estimates, cpu, tmp_path, read=True)
+    assert needs.largest is not None
+    assert needs.largest.memory is not None
+    assert share_of(needs) == Share(memory=needs.largest.memory)
+    on_gpu = replace(needs, of_gpu=int(4 * needs.largest.memory))
+    assert share_of(on_gpu).memory == needs.host
+    assert share_of(on_gpu).gpu == pytest.approx(0.25)
+
+
+@needs_ray
+def test_workers_whose_memory_no_node_has_take_one_whole_and_the_second_waits(
+    make_suite: MakeSuite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    crew = RayCrew(cast("Setup", IdleSetup(tmp_path)), 2, None, Share(memory=1e15))
+    execution = execution_of((WordJob("a"), WordJob("b"), WordJob("where")), make_suite, tmp_path)
+    workers: set[int] = set()
+    give = crew.give
+
+    def noted(number: int, key: str) -> None:
+        workers.add(number)
+        give(number, key)
+
+    monkeypatch.setattr(crew, "give", noted)
+    Dispatcher(execution, crew).run()
+    assert sorted(execution.ran) == ["a", "b", "where"]
+    assert len(workers) == 1, "the node holds one such worker"
+    assert isinstance(execution.display, Display)
+    assert execution.display.notes[0].startswith(
+        "a job is expected to take about 1000000.0 GB of memory, more than any "
+    )
 
 
 @pytest.fixture(scope="module")
