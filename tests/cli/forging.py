@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from qpatchbench.report.page.build import build
@@ -193,14 +194,25 @@ def text_changed(name: str, change: Callable[[str], str]) -> Forgery:
     return forged
 
 
-def example_changed(folder: Path) -> None:
-    path = folder / "examples.safetensors"
-    arrays = load_file(path)
-    save_file({**arrays, "pixels": 255 - arrays["pixels"]}, path, metadata={"ids": json.dumps(ids_of(folder))})
+def examples_with(change: Callable[[dict[str, Any], list[str]], object]) -> Forgery:
+    """Other arrays, or other names of images."""
+
+    def forged(folder: Path) -> None:
+        path = folder / "examples.safetensors"
+        with safe_open(path, framework="numpy") as file:
+            ids = json.loads(file.metadata()["ids"])
+        arrays = load_file(path)
+        change(arrays, ids)
+        save_file(arrays, path, metadata={"ids": json.dumps(ids)})
+
+    return forged
 
 
-def ids_of(folder: Path) -> list[str]:
-    return list(dict.fromkeys(row["image"] for row in rows_of(folder, OUTCOMES)))[:8]
+def shown_by_others(arrays: dict[str, Any], ids: list[str]) -> None:
+    """One of the images that decide is left out, so that pages show another one instead."""
+    for name in ("pixels", "labels", "places"):
+        arrays[name] = arrays[name][:-1].copy()
+    ids.pop()
 
 
 def a_file_more(name: str) -> Forgery:
@@ -310,7 +322,11 @@ FORGERIES: dict[str, Forgery] = {
     ),
     "a row less in leaderboard.csv": text_changed("leaderboard.csv", lambda text: text[: text.rindex("\n", 0, -1) + 1]),
     "another owner": text_changed(".run.json", lambda text: text.replace("tiny", "huge")),
-    "other examples": example_changed,
+    "other examples": examples_with(lambda arrays, ids: arrays.update(pixels=255 - arrays["pixels"])),
+    "other labels of examples": examples_with(lambda arrays, ids: arrays["labels"].sort()),
+    "other places of examples": examples_with(lambda arrays, ids: arrays.update(places=arrays["places"] + 1)),
+    "exchanged names of examples": examples_with(lambda arrays, ids: ids.reverse()),
+    "examples that decide less": examples_with(shown_by_others),
     "a patch more": a_file_more("patches/strongest.safetensors"),
     "a table that nobody made": a_file_more("costs.csv"),
 }
