@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from qpatchbench.report.page.build import build
+from tests.cli.forged_examples import examples_with, first_only, shown_by_others
 from tests.cli.test_verify import forge, manifest_of
 
 Forgery = Callable[[Path], None]
@@ -152,6 +152,12 @@ def dropped_cell_of_one_attack(folder: Path) -> None:
 
 
 def failed_without_a_trace(folder: Path) -> None:
+    """A cell that hurts is marked as failed wherever it is named; its outcomes and the images it decided are gone."""
+    failed_but_for_its_images(folder)
+    examples_with(first_only)(folder)
+
+
+def failed_but_for_its_images(folder: Path) -> None:
     """A cell that hurts is marked as failed wherever it is named, and its outcomes are gone."""
     rows = rows_of(folder)
     worst = max(rows, key=lambda row: row["n_fooled"])
@@ -192,27 +198,6 @@ def text_changed(name: str, change: Callable[[str], str]) -> Forgery:
         path.write_text(after)
 
     return forged
-
-
-def examples_with(change: Callable[[dict[str, Any], list[str]], object]) -> Forgery:
-    """Other arrays, or other names of images."""
-
-    def forged(folder: Path) -> None:
-        path = folder / "examples.safetensors"
-        with safe_open(path, framework="numpy") as file:
-            ids = json.loads(file.metadata()["ids"])
-        arrays = load_file(path)
-        change(arrays, ids)
-        save_file(arrays, path, metadata={"ids": json.dumps(ids)})
-
-    return forged
-
-
-def shown_by_others(arrays: dict[str, Any], ids: list[str]) -> None:
-    """One of the images that decide is left out, so that pages show another one instead."""
-    for name in ("pixels", "labels", "places"):
-        arrays[name] = arrays[name][:-1].copy()
-    ids.pop()
 
 
 def a_file_more(name: str) -> Forgery:
@@ -263,6 +248,7 @@ FORGERIES: dict[str, Forgery] = {
     "a cell less, without a trace": dropped_cell_of_one_attack,
     "a hidden cell": hidden_cell,
     "a cell that failed, without a trace": failed_without_a_trace,
+    "a cell that failed, but for its images": failed_but_for_its_images,
     "a column more in cells": extra_column(CELLS),
     "a column more in outcomes": extra_column(OUTCOMES),
     "excluded cells": manifest_changed(
