@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from qpatchbench.errors import ArtifactError
 from qpatchbench.labels import is_printable
-from qpatchbench.runs.examples import Examples
+from qpatchbench.runs.example_images import Examples
 from qpatchbench.runs.layout import CELLS, EXAMPLES, MANIFEST, OUTCOMES
 from qpatchbench.runs.manifest import read_manifest
 from qpatchbench.runs.outcomes import Outcomes, StoredOutcomes, assert_identities

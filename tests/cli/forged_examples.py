@@ -10,7 +10,7 @@ from typing import Any
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
-from qpatchbench.runs.examples import FIRST
+from qpatchbench.runs.example_images import FIRST
 
 
 def examples_with(change: Callable[[dict[str, Any], list[str]], object]) -> Callable[[Path], None]:

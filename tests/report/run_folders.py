@@ -16,7 +16,7 @@ import pytest
 from numpy.typing import ArrayLike
 from safetensors.numpy import save_file
 
-from qpatchbench.runs.examples import FIRST
+from qpatchbench.runs.example_images import FIRST
 from qpatchbench.runs.layout import patch_file
 from qpatchbench.runs.outcomes import Outcomes
 from qpatchbench.runs.records import CellRecord, Check

@@ -16,7 +16,7 @@ from qpatchbench.report.leaderboard.class_names import aim, class_name, class_na
 from qpatchbench.report.leaderboard.keys import FLOAT_BITS, bits_order
 from qpatchbench.report.leaderboard.published import RunFolder
 from qpatchbench.report.leaderboard.row import behind
-from qpatchbench.runs.examples import Examples
+from qpatchbench.runs.example_images import Examples
 from qpatchbench.runs.layout import CELLS, OUTCOMES
 from qpatchbench.runs.layout import EXAMPLES as EXAMPLES_FILE
 from qpatchbench.runs.outcomes import target_of

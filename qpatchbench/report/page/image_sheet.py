@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from qpatchbench.report.trace.row_images import PatchedImage
-from qpatchbench.runs.examples import Examples
+from qpatchbench.runs.example_images import Examples
 from qpatchbench.runs.layout import patch_file
 from qpatchbench.runs.patch_file import read_texture
 from qpatchbench.runs.records import CellRecord

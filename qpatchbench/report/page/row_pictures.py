@@ -1,4 +1,4 @@
-"""What the rows of a page open to: a few images that decide, patched as in the evaluation, or why there are none."""
+"""Images that rows of a page open to, patched as in the evaluation, or the reason why there are none."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from qpatchbench.report.leaderboard.class_names import aim, class_name, class_na
 from qpatchbench.report.leaderboard.row import Row
 from qpatchbench.report.page.image_sheet import ImageSheet, Symbol
 from qpatchbench.report.trace.row_images import PatchedImage, RowImages, images_of_rows
-from qpatchbench.runs.examples import EACH
+from qpatchbench.runs.example_images import EACH
 from qpatchbench.runs.run import Run
 
 MOST_BYTES = 900_000  # of the pictures of all rows, in the page

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from qpatchbench.report.leaderboard.keys import row_key
 from qpatchbench.report.leaderboard.row import Row
-from qpatchbench.runs.examples import EACH, Examples
+from qpatchbench.runs.example_images import EACH, Examples
 from qpatchbench.runs.layout import patch_file
 from qpatchbench.runs.outcomes import target_of
 from qpatchbench.runs.records import CellRecord

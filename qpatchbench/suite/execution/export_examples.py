@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from safetensors.numpy import save as serialize_tensors
 
-from qpatchbench.runs.examples import FIRST, DecidingImages, deciding_images, images_to_keep
+from qpatchbench.runs.example_images import FIRST, DecidingImages, deciding_images, images_to_keep
 from qpatchbench.runs.outcomes import Outcomes
 from qpatchbench.suite.execution.executor import Execution
 from qpatchbench.suite.store.store import Artifact

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from qpatchbench.errors import ArtifactError
-from qpatchbench.runs.examples import FIRST, Examples, deciding_images, images_to_keep
+from qpatchbench.runs.example_images import FIRST, Examples, deciding_images, images_to_keep
 from qpatchbench.runs.integrity import Unchecked
 from qpatchbench.runs.layout import EXAMPLES, patch_file
 from qpatchbench.runs.patch_file import read_patch

@@ -6,6 +6,7 @@ import base64
 import io
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -180,13 +181,13 @@ def test_a_page_of_500_rows_with_images_stays_under_3_mb(new_folder: NewFolder, 
     labels = generator.integers(0, 10, 64)
     patch = 6 if side == 32 else 50
     folder = new_folder(labels, resolved={"suite": "large"}, jobs=[{"label": "x" * 600}] * 500)
-    size = {"patch_height": patch, "patch_width": patch, "image_height": side, "image_width": side}
+    size: dict[str, Any] = {"patch_height": patch, "patch_width": patch, "image_height": side, "image_width": side}
     for defense in range(10):
         for bits in ("32", "8", "5", "4", "2"):
             for source in dict.fromkeys(("32", bits)):
                 for attack in "abcdef"[: 6 if source == bits else 5]:
                     under = np.where(generator.random(64) < 0.5, labels, 1)
-                    facts = {"defense": f"defense{defense}", "target_bits": bits, "source_bits": source}
+                    facts: dict[str, Any] = {"defense": f"defense{defense}", "target_bits": bits, "source_bits": source}
                     folder.add(labels, {"1": under}, attack=attack, **facts, **size)
     run = Run(folder.write(side=side, kept=64))
     board = Leaderboard(run)

@@ -10,7 +10,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from qpatchbench.errors import ArtifactError
-from qpatchbench.runs.examples import EACH, FIRST, MOST, DecidingImages, Examples, deciding_images, images_to_keep
+from qpatchbench.runs.example_images import EACH, FIRST, MOST, DecidingImages, Examples, deciding_images, images_to_keep
 from qpatchbench.runs.outcomes import Outcomes
 from qpatchbench.statistics.intervals import Array
 
@@ -47,8 +47,8 @@ def test_no_more_are_kept_than_a_folder_should_hold() -> None:
 
 
 def write(path: Path, **arrays: Array) -> Path:
-    whole = {"pixels": np.zeros((2, 3, 4, 4), np.uint8), "labels": np.zeros(2, np.int64)} | arrays
-    save_file(whole, path, metadata={"ids": json.dumps(["a", "b"])})
+    whole: dict[str, Array] = {"pixels": np.zeros((2, 3, 4, 4), np.uint8), "labels": np.zeros(2, np.int64)}
+    save_file({**whole, **arrays}, path, metadata={"ids": json.dumps(["a", "b"])})
     return path
 
 
