@@ -16,15 +16,20 @@ from PIL import Image
 from qpatchbench.ops.patches.pasting import paste, to_float, to_uint8
 from qpatchbench.report.figures.of_a_run import Pictures
 from qpatchbench.report.leaderboard.board import Leaderboard
+from qpatchbench.report.page.board_page import board_page
+from qpatchbench.report.page.build import build
 from qpatchbench.report.page.html import MOST_PICTURE_BYTES, page
 from qpatchbench.report.page.image_sheet import SHARP, data_address
 from qpatchbench.report.page.row_pictures import row_pictures
+from qpatchbench.report.standings.experiments import read_experiments
+from qpatchbench.report.standings.standing import standings
 from qpatchbench.runs.layout import patch_file
 from qpatchbench.runs.patch_file import read_patch
 from qpatchbench.runs.records import CellRecord
 from qpatchbench.runs.run import Run
 from qpatchbench.statistics.intervals import Array
 from qpatchbench.types import Placement
+from tests.report.made_up_runs import row, write_run
 from tests.report.run_folders import Folder
 from tests.report.shown_images import ShownImage, opened, shown_images
 
@@ -125,6 +130,21 @@ def test_what_is_missing_is_said(new_folder: NewFolder) -> None:
     for number, reason in enumerate(reasons, 1):
         told = f"<dt>images</dt><dd>none here, as {reason}; qpatchbench explain RUN {number}</dd>"
         assert told in opened(text, f"log-{number}")
+
+
+def test_a_page_made_from_logs_says_where_images_are(new_folder: NewFolder, tmp_path: Path) -> None:
+    folder = new_folder(LABELS)
+    folder.add(CLEAN, {"1": UNDER})
+    path = folder.write()
+    build(path, ["csv"])
+    published = write_run(tmp_path / "published", [row(target_bits="4")])
+    experiments = read_experiments([path, published])
+    text = board_page(experiments, standings(experiments))
+    told = f"<dd>none here, as this page is made from logs; qpatchbench explain {path} 1</dd>"
+    assert told in opened(text, "log-1")
+    told = f"none here, as {published} lacks the outcomes.parquet of this row, by which qpatchbench explain would "
+    assert f"{told}name them" in opened(text, "log-2")
+    assert 'class="symbols' not in text
 
 
 def test_a_full_page_shows_one_of_a_kind_before_a_second(new_folder: NewFolder) -> None:
