@@ -90,6 +90,23 @@ def read_patch(path: Path) -> StoredPatch:
     return StoredPatch(path, textures, masks, goals, places, arrays.get("queries"), attacked, history)
 
 
+def read_texture(path: Path, index: int) -> tuple[Array, Array]:
+    """One texture (3, h, w) uint8 and its mask (1, h, w) of zeros and ones; of a large file, no more is read.
+
+    Raises:
+        ArtifactError: the file is no patch of a run, or has no such texture.
+    """
+    try:
+        with safe_open(path, framework="numpy") as file:
+            texture, mask = (file.get_slice(name)[index : index + 1] for name in ("textures", "masks"))
+    except (SafetensorError, OSError, OverflowError) as error:
+        raise ArtifactError(f"{path}: expected a patch file with texture {index} and its mask: {error}") from None
+    height, width = texture.shape[-2:]
+    _check(path, "textures", texture, ("uint8",), (1, 3, height, width))
+    _check(path, "masks", mask, ("uint8", "bool", "float32"), (1, 1, height, width))
+    return texture[0], mask[0]
+
+
 def _check(path: Path, name: str, array: Array, types: tuple[str, ...], shape: tuple[int, ...]) -> None:
     wanted = "(P, 3, h, w)" if name == "textures" else str(shape)
     if str(array.dtype) not in types or array.shape != shape:

@@ -67,6 +67,16 @@ def expect_modest(path: Path, most: int) -> None:
         raise ArtifactError(f"{path}: {error.strerror or error}") from None
 
 
+def expect_present(path: Path) -> None:
+    """Check that a finished run wrote a file.
+
+    Raises:
+        ArtifactError: it is missing.
+    """
+    if not path.is_file():
+        raise ArtifactError(f"{path}: expected a file of a finished run, found none")
+
+
 def expect_regular(status: os.stat_result, most: int | None = None) -> None:
     """Check what `os.stat` says of a file before anything of it is read.
 

@@ -6,23 +6,22 @@ import json
 from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import ValidationError
-from safetensors import SafetensorError, safe_open
 
 from qpatchbench.errors import ArtifactError
 from qpatchbench.labels import is_printable
+from qpatchbench.runs.example_images import Examples
 from qpatchbench.runs.layout import CELLS, EXAMPLES, MANIFEST, OUTCOMES
 from qpatchbench.runs.manifest import read_manifest
 from qpatchbench.runs.outcomes import Outcomes, StoredOutcomes, assert_identities
 from qpatchbench.runs.parquet_tables import damage, expect_modest, opened, read_rows
-from qpatchbench.runs.reading import MOST_BYTES_OF_ARRAYS
-from qpatchbench.runs.reading import expect_modest as expect_modest_file
+from qpatchbench.runs.reading import expect_present
 from qpatchbench.runs.records import SCHEMA_VERSION, CellRecord
 from qpatchbench.statistics.intervals import Array
 
@@ -32,6 +31,22 @@ _TEXTS = ("cell", "goal", "image")
 _NUMBERS = ("label", "clean_prediction", "patched_prediction", "row", "column")
 OUTCOME_COLUMNS = (*_TEXTS, *_NUMBERS, "queries", "attacked")
 _KEPT = 24  # cells whose outcomes stay in memory: one row's cells, controls and sources
+
+
+class PlacedAnswer(NamedTuple):
+    """An image under a patch.
+
+    Attributes:
+        row, column: top-left pixel of the patch.
+        clean_prediction, patched_prediction: without and with it.
+        attacked: whether its attack did not leave the image alone.
+    """
+
+    row: int
+    column: int
+    clean_prediction: int
+    patched_prediction: int
+    attacked: bool = True
 
 
 class Run:
@@ -48,7 +63,7 @@ class Run:
         self.cells = read_cells(directory / CELLS)
         self._by_key = {cell.cell: cell for cell in self.cells}
         path = directory / OUTCOMES
-        _expect(path)
+        expect_present(path)
         self._file = opened(path)
         _expect_outcomes(path, self._file)
         with damage(path):
@@ -93,14 +108,18 @@ class Run:
         known = queries is not None and not np.isnan(queries.astype(float)).any()
         return StoredOutcomes(outcomes, ids, others["row"], others["column"], queries if known else None)
 
-    def placed(self, cell: CellRecord, images: tuple[str, ...]) -> dict[str, tuple[int, int, int, int]]:
-        """Of some images: row, column, clean prediction and prediction under the cell's first goal."""
-        table = self._table(cell.cell, ["goal", "image", "clean_prediction", "patched_prediction", "row", "column"])
+    def placed(self, cell: CellRecord, images: tuple[str, ...]) -> dict[str, PlacedAnswer]:
+        """Of some images: where the cell's first goal's patch lies, and the predictions."""
+        names = ("image", *PlacedAnswer._fields)
+        known = [name for name in names if name != "attacked" or self._later(name)]
+        table = self._table(cell.cell, ["goal", *known])
         first = pc.equal(pc.cast(table["goal"], pa.string()), cell.counts[0].goal)
         chosen = pc.and_(first, pc.is_in(pc.cast(table["image"], pa.string()), value_set=pa.array(images)))
-        names = ("image", "row", "column", "clean_prediction", "patched_prediction")
-        rows = table.filter(chosen).select(names).to_pylist()
-        return {row["image"]: tuple(int(row[name]) for name in names[1:]) for row in rows}  # type: ignore[misc]  # 4 ints
+        rows = table.filter(chosen).select(known).to_pylist()
+        return {
+            row.pop("image"): PlacedAnswer(**{name: value for name, value in row.items() if value is not None})
+            for row in rows
+        }
 
     def examples(self) -> Examples:
         """The images and patches kept for galleries."""
@@ -131,45 +150,8 @@ class Run:
             raise ArtifactError(f"{where}: expected the images and labels of the other cells of {cell.dataset}")
 
 
-class Examples:
-    """Images and 8-bit patches for galleries.
-
-    Attributes:
-        ids: names of the E images; they occur in the outcomes.
-        pixels: (E, 3, H, W) uint8.
-        labels: (E,) class ids.
-    """
-
-    def __init__(self, path: Path) -> None:
-        _expect(path)
-        expect_modest_file(path, MOST_BYTES_OF_ARRAYS)
-        try:
-            with safe_open(path, framework="numpy") as file:
-                self._arrays = {name: np.asarray(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118 (no mapping)
-                metadata = file.metadata() or {}
-            self.ids: tuple[str, ...] = tuple(json.loads(metadata.get("ids", "[]")))
-            self.pixels, self.labels = self._arrays["pixels"], self._arrays["labels"]
-        except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
-            raise ArtifactError(f"{path}: damaged examples: {error}") from None
-
-    @property
-    def patches(self) -> frozenset[str]:
-        """Keys of the patches."""
-        return frozenset(name.split("/")[1] for name in self._arrays if name.startswith("patch/"))
-
-    def patch(self, key: str) -> tuple[Array, Array] | None:
-        """Textures (P, 3, h, w) and masks (P, 1, h, w), uint8; None for a patch that was never crafted."""
-        textures = self._arrays.get(f"patch/{key}/textures")
-        return None if textures is None else (textures, self._arrays[f"patch/{key}/masks"])
-
-
-def _expect(path: Path) -> None:
-    if not path.is_file():
-        raise ArtifactError(f"{path}: expected a file of a finished run, found none")
-
-
 def _manifest(path: Path) -> Mapping[str, Any]:
-    _expect(path)
+    expect_present(path)
     return read_manifest(path)
 
 
@@ -179,7 +161,7 @@ def read_cells(path: Path) -> tuple[CellRecord, ...]:
     Raises:
         ArtifactError: it is missing, or a row is no record.
     """
-    _expect(path)
+    expect_present(path)
     cells = []
     for number, row in enumerate(read_rows(path)):
         if row.get("schema_version") != SCHEMA_VERSION:

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from safetensors.numpy import load_file, save_file
 
 from qpatchbench.report.page.build import build
+from tests.cli.forged_examples import examples_with, first_only, shown_by_others
 from tests.cli.test_verify import forge, manifest_of
 
 Forgery = Callable[[Path], None]
@@ -151,6 +152,12 @@ def dropped_cell_of_one_attack(folder: Path) -> None:
 
 
 def failed_without_a_trace(folder: Path) -> None:
+    """A cell that hurts is marked as failed wherever it is named; its outcomes and the images it decided are gone."""
+    failed_but_for_its_images(folder)
+    examples_with(first_only)(folder)
+
+
+def failed_but_for_its_images(folder: Path) -> None:
     """A cell that hurts is marked as failed wherever it is named, and its outcomes are gone."""
     rows = rows_of(folder)
     worst = max(rows, key=lambda row: row["n_fooled"])
@@ -191,16 +198,6 @@ def text_changed(name: str, change: Callable[[str], str]) -> Forgery:
         path.write_text(after)
 
     return forged
-
-
-def example_changed(folder: Path) -> None:
-    path = folder / "examples.safetensors"
-    arrays = load_file(path)
-    save_file({**arrays, "pixels": 255 - arrays["pixels"]}, path, metadata={"ids": json.dumps(ids_of(folder))})
-
-
-def ids_of(folder: Path) -> list[str]:
-    return list(dict.fromkeys(row["image"] for row in rows_of(folder, OUTCOMES)))[:8]
 
 
 def a_file_more(name: str) -> Forgery:
@@ -251,6 +248,7 @@ FORGERIES: dict[str, Forgery] = {
     "a cell less, without a trace": dropped_cell_of_one_attack,
     "a hidden cell": hidden_cell,
     "a cell that failed, without a trace": failed_without_a_trace,
+    "a cell that failed, but for its images": failed_but_for_its_images,
     "a column more in cells": extra_column(CELLS),
     "a column more in outcomes": extra_column(OUTCOMES),
     "excluded cells": manifest_changed(
@@ -310,7 +308,11 @@ FORGERIES: dict[str, Forgery] = {
     ),
     "a row less in leaderboard.csv": text_changed("leaderboard.csv", lambda text: text[: text.rindex("\n", 0, -1) + 1]),
     "another owner": text_changed(".run.json", lambda text: text.replace("tiny", "huge")),
-    "other examples": example_changed,
+    "other examples": examples_with(lambda arrays, ids: arrays.update(pixels=255 - arrays["pixels"])),
+    "other labels of examples": examples_with(lambda arrays, ids: arrays["labels"].sort()),
+    "other places of examples": examples_with(lambda arrays, ids: arrays.update(places=arrays["places"] + 1)),
+    "exchanged names of examples": examples_with(lambda arrays, ids: ids.reverse()),
+    "examples that decide less": examples_with(shown_by_others),
     "a patch more": a_file_more("patches/strongest.safetensors"),
     "a table that nobody made": a_file_more("costs.csv"),
 }

@@ -16,12 +16,14 @@ import pytest
 from numpy.typing import ArrayLike
 from safetensors.numpy import save_file
 
+from qpatchbench.runs.example_images import FIRST
+from qpatchbench.runs.layout import patch_file
 from qpatchbench.runs.outcomes import Outcomes
 from qpatchbench.runs.records import CellRecord, Check
 from qpatchbench.statistics.intervals import Array
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck & trailer_$5")
-SIDE, PATCH, EXAMPLES = 16, 5, 8
+SIDE, PATCH, EXAMPLES = 16, 5, 24
 
 
 @dataclass
@@ -57,8 +59,11 @@ class Folder:
         """A cell that crashed."""
         self.cells.append(make_record(**facts).model_copy(update={"status": "error", "error": error}))
 
-    def write(self, *, one_group: bool = False, shuffle: bool = False) -> Path:
-        """Write the folder; `one_group` puts all outcomes into one row group, `shuffle` in random order."""
+    def write(self, *, one_group: bool = False, shuffle: bool = False, side: int = SIDE, kept: int = EXAMPLES) -> Path:
+        """Write the folder; `one_group` puts all outcomes into one row group, `shuffle` in random order.
+
+        `kept` images of `side` pixels are kept to be shown.
+        """
         self.path.mkdir(parents=True, exist_ok=True)
         ids = [f"test/{number:05d}" for number in range(len(self.labels))]
         pq.write_table(pa.Table.from_pylist([cell.row() for cell in self.cells]), self.path / "cells.parquet")
@@ -70,7 +75,7 @@ class Folder:
         with pq.ParquetWriter(self.path / "outcomes.parquet", tables[0].schema) as writer:
             for table in tables:
                 writer.write_table(table)
-        self._write_examples(ids)
+        self._write_examples(ids[:kept], side)
         manifest = {
             "suite": "made_up",
             "description": "simulated outcomes",
@@ -105,26 +110,32 @@ class Folder:
             }
         )
 
-    def _write_examples(self, ids: list[str]) -> None:
-        kept = min(EXAMPLES, len(ids))
+    def _write_examples(self, ids: list[str], side: int) -> None:
+        kept = len(ids)
         generator = np.random.default_rng(1)
-        slope = np.linspace(40, 200, SIDE)
+        slope = np.linspace(40, 200, side)
         pixels = np.clip(
             slope[None, None, :, None]
             + slope[None, None, None, :] / 3
-            + generator.normal(0, 25, (kept, 3, SIDE, SIDE)),
+            + generator.normal(0, 25, (kept, 3, side, side)),
             0,
             255,
         )
         arrays: dict[str, Array] = {"pixels": pixels.astype(np.uint8), "labels": self.labels[:kept].astype(np.int64)}
-        for cell in self.cells:
-            if cell.status == "ok":
-                size = len(cell.counts) * (kept if cell.patch_kind == "per_image" else 1)
-                seed = int(hashlib.sha256(cell.patch.encode()).hexdigest()[:8], 16)
-                own = np.random.default_rng(seed)
-                arrays[f"patch/{cell.patch}/textures"] = own.integers(0, 256, (size, 3, PATCH, PATCH), np.uint8)
-                arrays[f"patch/{cell.patch}/masks"] = _round_mask(size)
-        save_file(arrays, self.path / "examples.safetensors", metadata={"ids": json.dumps(ids[:kept])})
+        arrays["places"] = np.arange(kept)
+        for cell in {cell.patch: cell for cell in self.cells if cell.status == "ok"}.values():
+            each = len(self.labels) if cell.patch_kind == "per_image" else 1
+            size = (cell.patch_height, cell.patch_width)
+            seed = int(hashlib.sha256(cell.patch.encode()).hexdigest()[:8], 16)
+            own = np.random.default_rng(seed)
+            textures = own.integers(0, 256, (len(cell.counts), each, 3, *size), np.uint8)
+            masks = _round_mask(len(cell.counts) * each, size)
+            path = self.path / patch_file(cell.patch)
+            path.parent.mkdir(exist_ok=True)
+            save_file({"textures": textures.reshape(-1, 3, *size), "masks": masks}, path)
+            first = textures[:, :FIRST].reshape(-1, 3, *size)
+            arrays |= {f"patch/{cell.patch}/textures": first, f"patch/{cell.patch}/masks": masks[: len(first)]}
+        save_file(arrays, self.path / "examples.safetensors", metadata={"ids": json.dumps(ids)})
 
 
 def make_record(**facts: object) -> CellRecord:
@@ -238,10 +249,10 @@ def _placement(count: int) -> tuple[Array, Array]:
     return rows, columns
 
 
-def _round_mask(size: int) -> Array:
-    axis = np.arange(PATCH) - (PATCH - 1) / 2
-    disc = (axis[:, None] ** 2 + axis[None, :] ** 2) <= (PATCH / 2) ** 2
-    return np.broadcast_to(disc.astype(np.uint8), (size, 1, PATCH, PATCH)).copy()
+def _round_mask(count: int, size: tuple[int, int]) -> Array:
+    across, down = (np.linspace(-1, 1, side) * (side - 1) / side for side in size)
+    disc = (across[:, None] ** 2 + down[None, :] ** 2) <= 1
+    return np.broadcast_to(disc.astype(np.uint8), (count, 1, *size)).copy()
 
 
 def _key(*parts: object) -> str:

@@ -22,6 +22,23 @@ PICTURES = ROOT / "build/web"
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 SIZES = ((360, 800), (1024, 900), (1600, 1000))
 
+# Colours of the <image> elements that an <svg> shows, drawn on a canvas: an address that is none has no colour.
+COLOURS = """async (selector) => {
+  const colours = new Set();
+  for (const use of document.querySelector(selector).querySelectorAll("use")) {
+    const image = new Image();
+    image.src = document.querySelector(use.getAttribute("href")).getAttribute("href");
+    await image.decode();
+    const canvas = document.createElement("canvas");
+    [canvas.width, canvas.height] = [image.width, image.height];
+    const context = canvas.getContext("2d");
+    context.drawImage(image, 0, 0);
+    const data = context.getImageData(0, 0, image.width, image.height).data;
+    for (let at = 0; at < data.length; at += 4) colours.add(data.slice(at, at + 3).join());
+  }
+  return colours.size;
+}"""
+
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
@@ -129,6 +146,25 @@ def test_a_row_opens_by_keyboard_and_by_link(page: Page) -> None:
     assert "patches/" in facts
 
 
+def test_an_opened_row_shows_the_images_that_decide_it(page: Page) -> None:
+    shown = page.locator("#log-1-more").get_by_role("img", name="label")
+    assert shown.count() == 0, "of a closed row nothing is read out"
+    page.locator("#log-1 .open").press("Enter")
+    assert shown.count() == 6
+    for number in range(6):
+        name = shown.nth(number).get_attribute("aria-label") or ""
+        found = re.fullmatch(r"label (\w+): (\w+) → (\w+), test/\d{5}", name)
+        assert found is not None, name
+        assert found[1] == found[2]
+        assert (found[2] != found[3]) == (number < 3), "three that are fooled, then three that are not"
+        below = shown.nth(number).evaluate("each => getComputedStyle(each, '::after').content")
+        assert below == f'"{name}"'
+        box = shown.nth(number).locator("svg").bounding_box()
+        assert box is not None
+        assert min(box["width"], box["height"]) >= 90
+    assert page.evaluate(COLOURS, "#log-1-more .shown svg") > 20, "an image, and no empty frame"
+
+
 def test_a_link_to_a_row_that_is_filtered_away_shows_it(page: Page) -> None:
     page.locator('input[data-table="log"]').fill("no such thing")
     page.evaluate("location.hash = '#log-5'")
@@ -172,6 +208,12 @@ def test_nothing_runs_out_of_the_window(browser: Browser, address: str, across: 
     assert own.evaluate("document.documentElement.scrollWidth") <= across
     PICTURES.mkdir(parents=True, exist_ok=True)
     own.screenshot(path=PICTURES / f"report_{across}_{scheme}.png", full_page=True)
+    own.locator("#log-1 .open").click()
+    assert own.evaluate("document.documentElement.scrollWidth") <= across
+    shown = own.locator("#log-1-more .shown").evaluate_all("all => all.map(each => each.getBoundingClientRect().right)")
+    assert max(shown) <= across
+    own.locator("#log-1-more .shown").first.scroll_into_view_if_needed()
+    own.screenshot(path=PICTURES / f"images_{across}_{scheme}.png")
     context.close()
 
 
@@ -182,11 +224,13 @@ def test_without_script_every_row_and_every_fact_is_there(browser: Browser, addr
     text = own.content()
     assert own.locator("#log-7-more").is_visible()
     assert own.locator(".tools:visible").count() == 0
+    assert own.locator("#log-7-more .shown svg").first.is_visible()
     assert text.count("fooled of") > 100
     context.close()
 
 
-def test_the_print_has_every_row(page: Page, tmp_path: Path) -> None:
+def test_the_print_has_every_row_and_the_images_of_open_ones(page: Page, tmp_path: Path) -> None:
+    page.locator("#log-1 .open").click()
     rows = page.locator("#log > tbody > tr:not(.more)").count()
     page.pdf(path=tmp_path / "report.pdf", format="A4", print_background=True)
     if shutil.which("pdftotext") is None:
@@ -196,3 +240,11 @@ def test_the_print_has_every_row(page: Page, tmp_path: Path) -> None:
     table = text[text.index("Leaderboard of all patches") : text.rindex("All checks")]
     printed = len(re.findall(r"(?:gap|lavan|per_image_pgd) 5x5", table[: table.index("Failed checks")]))
     assert printed == rows
+    first = table[table.index("fooled of") : table.index("not fooled")]
+    assert re.sub(r"\s+", " ", first).count("label ") == 3
+    listing = subprocess.run(
+        ["pdfimages", "-list", "report.pdf"], cwd=tmp_path, check=True, capture_output=True, text=True
+    )
+    sizes = [tuple(map(int, line.split()[3:5])) for line in listing.stdout.splitlines()[2:]]
+    assert (16, 16) in sizes, "the images of the row"
+    assert (5, 5) in sizes, "their patch"

@@ -170,8 +170,9 @@ def _labels(
     findings: list[str] = [OWN_COPY] if asked is None else list(suite_findings(asked, name, run.manifest))
     findings += hash_findings(run.manifest)
     findings += origin_claims(run.manifest, device)
-    images = None if again is None else again.bench.evaluation_images(again.bench.suite.models[0])
-    findings += example_findings(run.directory, run.cells, images)
+    bench = None if again is None else again.bench
+    images = None if bench is None else {each.title: bench.evaluation_images(each) for each in bench.suite.models}
+    findings += example_findings(run, images)
     try:
         plan = again.plan if again is not None else named_plan(asked or own_suite(run.manifest), run.manifest, cache)
     except Unavailable as error:

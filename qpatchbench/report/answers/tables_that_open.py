@@ -30,6 +30,15 @@ class OpenCell:
 
 
 @dataclass(frozen=True)
+class OpenPictures:
+    """Pictures that a row opens to: their name, a text, and each as markup with a text for screen readers."""
+
+    name: str
+    text: str
+    pictures: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class OpenRow:
     """One row.
 
@@ -38,6 +47,7 @@ class OpenRow:
         verdict: fail, warn or pass.
         filters: what it is filtered by, by name: bits, model, defense.
         facts: what it opens to: name, text, and the anchor of a row that the text is about or "".
+        pictures: what it opens to below them.
     """
 
     anchor: str
@@ -45,6 +55,7 @@ class OpenRow:
     cells: tuple[OpenCell, ...]
     filters: Mapping[str, str]
     facts: tuple[tuple[str, str, str], ...]
+    pictures: tuple[OpenPictures, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -97,8 +108,20 @@ def board_table(found: Sequence[Standing]) -> OpenTable:
     return OpenTable("board", tuple(columns), tuple(rows))
 
 
-def log_table(rows: Sequence[Row], checks: Sequence[Sequence[Check]], cells: Sequence[CellRecord]) -> OpenTable:
-    """The log; a row opens to its counts, patches, source and every check that did not pass."""
+def log_table(
+    rows: Sequence[Row],
+    checks: Sequence[Sequence[Check]],
+    cells: Sequence[CellRecord],
+    pictures: Sequence[tuple[OpenPictures, ...]],
+) -> OpenTable:
+    """The log; a row opens to its counts, patches, source, every check that did not pass, and images that decide.
+
+    Args:
+        rows: in the order of the log.
+        checks: of every row.
+        cells: behind the rows; none where only their log is at hand.
+        pictures: of every row.
+    """
     patches: dict[tuple[str | int, ...], list[str]] = defaultdict(list)
     for cell in cells:
         if not cell.control and cell.status == "ok":
@@ -114,7 +137,7 @@ def log_table(rows: Sequence[Row], checks: Sequence[Sequence[Check]], cells: Seq
         ("checks", "validity checks that failed or warn", False),
     )
     found = []
-    for number, (row, own) in enumerate(zip(rows, checks, strict=True), 1):
+    for number, (row, own, images) in enumerate(zip(rows, checks, pictures, strict=True), 1):
         shown = (
             OpenCell(f"{row.attack} {row.moved_size}"),
             OpenCell(row.source_text),
@@ -127,9 +150,7 @@ def log_table(rows: Sequence[Row], checks: Sequence[Sequence[Check]], cells: Seq
         )
         verdict = "fail" if row.failed_checks or row.status != "ok" else "warn" if "warn" in row.checks else "pass"
         filters = {"bits": row.target_bits, "attack": row.attack, "defense": row.defended}
-        images = [("images", f"qpatchbench explain RUN {number}", "")] if cells else []  # a whole run knows them
-        facts = (*_log_facts(row, own, patches[row.key]), *images)
-        found.append(OpenRow(f"log-{number}", verdict, shown, filters, facts))
+        found.append(OpenRow(f"log-{number}", verdict, shown, filters, _log_facts(row, own, patches[row.key]), images))
     return OpenTable("log", columns, tuple(found))
 
 

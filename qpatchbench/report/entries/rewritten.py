@@ -30,7 +30,7 @@ from qpatchbench.runs.reading import MEGABYTE, read_whole
 from qpatchbench.runs.run import Run
 
 RECORDS = frozenset({MANIFEST, CELLS, OUTCOMES, EXAMPLES, *ANALYSIS_FILES, SUMS, BIBTEX, CLAIM, REPORT_FACTS})
-DRAWN_BY, DRAWN = "matplotlib", (".png", ".html")  # the page holds the pictures
+DRAWN_BY, DRAWN = ("matplotlib", "pillow"), (".png", ".html")  # the page holds the pictures
 WORDED = (*DRAWN, ".md", ".tex")  # how they say what they say is the code's choice; a .csv holds numbers
 SHOWN = 120  # characters of a line that a sentence shows
 
@@ -57,7 +57,7 @@ def rewritten(
     wanted = [form for form in formats if form != "html" or drawn]
     if not wanted:
         return
-    same = run.manifest.get("versions", {}).get(DRAWN_BY) == version(DRAWN_BY)
+    same = all(run.manifest.get("versions", {}).get(name) == version(name) for name in DRAWN_BY)
     known = {LEADERBOARD: b"", **dict(contents(run, board, wanted))}
     for name, expected in known.items():
         if name not in files or name in told or not expected:
@@ -71,7 +71,7 @@ def rewritten(
             if not same_code and name.endswith(WORDED):
                 yield Unchecked(f"{name}, which another revision wrote")
             elif not same and name.endswith(DRAWN):
-                yield Unchecked(f"{name}, which another matplotlib drew")
+                yield Unchecked(f"{name}, which another matplotlib or Pillow drew")
             else:
                 yield _difference(name, expected, found)
     for name in sorted(files - RECORDS - set(known)):

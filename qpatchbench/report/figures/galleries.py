@@ -12,14 +12,16 @@ import numpy as np
 from qpatchbench.report.figures import Drawing
 from qpatchbench.report.figures.drawing.mosaic import Tile, mosaic
 from qpatchbench.report.figures.drawing.style import file_name, shortened
+from qpatchbench.report.leaderboard.class_names import aim, class_name, class_names, goal_name
 from qpatchbench.report.leaderboard.keys import FLOAT_BITS, bits_order
 from qpatchbench.report.leaderboard.published import RunFolder
 from qpatchbench.report.leaderboard.row import behind
+from qpatchbench.runs.example_images import Examples
 from qpatchbench.runs.layout import CELLS, OUTCOMES
 from qpatchbench.runs.layout import EXAMPLES as EXAMPLES_FILE
 from qpatchbench.runs.outcomes import target_of
 from qpatchbench.runs.records import CellRecord
-from qpatchbench.runs.run import Examples, Run
+from qpatchbench.runs.run import Run
 from qpatchbench.statistics.intervals import Array
 
 SOURCES, GOALS, TARGETS, EXAMPLES = 10, 10, 6, 8  # at most so many in one picture
@@ -39,11 +41,6 @@ def pasted(folders: Sequence[RunFolder]) -> Iterator[Drawing]:
     for run in _runs(folders):
         examples, classes = run.examples(), class_names(run)
         yield from filter(None, (pasted_gallery(cells, run, examples, classes) for cells in pasted_groups(run)))
-
-
-def class_names(run: Run) -> list[str]:
-    """Of the run's dataset; none where the manifest has none."""
-    return [str(name) for name in run.manifest.get("class_names", [])]
 
 
 def _runs(folders: Sequence[RunFolder]) -> Iterator[Run]:
@@ -80,12 +77,12 @@ def patch_gallery(cells: Sequence[CellRecord], examples: Examples, classes: Sequ
     if not rows:
         return None
     goals = [count.goal for count in first.counts]
-    heads = [shortened(_goal_name(goal, classes), 12) for goal in goals[:GOALS]]
+    heads = [shortened(goal_name(goal, classes), 12) for goal in goals[:GOALS]]
     if per_image:
         heads = [f"image {number + 1}" for number in range(len(rows[0][1]))]
     size = f"{first.patch_height}x{first.patch_width}"
     title = f"patches of {first.attack} {size}, {first.dataset}: by source" + (
-        f", {_aim(goals[0], classes)}" if per_image else " and target class"
+        f", {aim(goals[0], classes)}" if per_image else " and target class"
     )
     left_out = [
         f"{name}: the first {most} of {total}"
@@ -122,9 +119,10 @@ def pasted_gallery(cells: Sequence[CellRecord], run: Run, examples: Examples, cl
     if stored is None or examples.pixels.shape[-2:] != (first.image_height, first.image_width):
         return None  # these images belong to a model with another input size
     ids, labels = examples.ids[:EXAMPLES], [int(label) for label in examples.labels[:EXAMPLES]]
-    clean = [np.moveaxis(pixels, 0, -1) for pixels in examples.pixels[:EXAMPLES]]
+    own = examples.pixels_of(first.model)[:EXAMPLES]
+    clean = [np.moveaxis(pixels, 0, -1) for pixels in own]
     rows: list[tuple[str, list[Tile | None]]] = [
-        ("no patch", [Tile(pixels, _class_name(label, classes)) for pixels, label in zip(clean, labels, strict=True)])
+        ("no patch", [Tile(pixels, _shown(label, classes)) for pixels, label in zip(clean, labels, strict=True)])
     ]
     target = target_of(first.counts[0].goal)
     for cell in cells[:TARGETS]:
@@ -134,13 +132,13 @@ def pasted_gallery(cells: Sequence[CellRecord], run: Run, examples: Examples, cl
             if name not in placed:
                 tiles.append(None)
                 continue
-            row, column, before, after = placed[name]
+            row, column, before, after, _ = placed[name]
             texture, mask = (array[number if first.patch_kind == "per_image" else 0] for array in stored)
-            image = composite(examples.pixels[number], texture, mask, row, column)
+            image = composite(own[number], texture, mask, row, column)
             tiles.append(_judged(np.moveaxis(image, 0, -1), labels[number], before, after, target, classes))
         rows.append((f"{cell.quantization}@{cell.target_bits}", tiles))
     size = f"{first.patch_height}x{first.patch_width}"
-    goal = _aim(first.counts[0].goal, classes)
+    goal = aim(first.counts[0].goal, classes)
     title = (
         f"{first.attack} {size}, {goal}, crafted on {_source_label(first, ' ')}\n"
         f"evaluated on {first.model} {first.defense}{behind(first.preprocessor)}, {first.dataset}: label → prediction"
@@ -171,7 +169,7 @@ def _judged(pixels: Array, label: int, before: int, after: int, target: int, cla
         mark, colour, line = "✗", "#b3400e", "-"
     else:
         mark, colour, line = "✓", "#0072b2", ":"
-    text = f"{mark} {_class_name(label, classes)}\n→ {_class_name(after, classes)}"
+    text = f"{mark} {_shown(label, classes)}\n→ {_shown(after, classes)}"
     return Tile(pixels, text, colour, line)
 
 
@@ -191,14 +189,5 @@ def _source_order(cell: CellRecord) -> tuple[Any, ...]:
     return *names, bits_order(cell.source_bits), cell.source_quantization, cell.seen
 
 
-def _goal_name(goal: str, classes: Sequence[str]) -> str:
-    number = target_of(goal)
-    return goal if number < 0 else classes[number] if number < len(classes) else f"class {number}"
-
-
-def _aim(goal: str, classes: Sequence[str]) -> str:
-    return goal if target_of(goal) < 0 else f"target {_goal_name(goal, classes)}"
-
-
-def _class_name(number: int, classes: Sequence[str]) -> str:
-    return shortened(classes[number] if 0 <= number < len(classes) else str(number), _NAME)
+def _shown(label: int, classes: Sequence[str]) -> str:
+    return shortened(class_name(label, classes), _NAME)

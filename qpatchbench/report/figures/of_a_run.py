@@ -8,14 +8,9 @@ from typing import NamedTuple, TypeVar
 from qpatchbench.report.figures import Drawing, apart
 from qpatchbench.report.figures.asr_by_bits import curve_page, curve_pages
 from qpatchbench.report.figures.drawing.style import fixed_settings, png
-from qpatchbench.report.figures.galleries import (
-    class_names,
-    pasted_gallery,
-    pasted_groups,
-    patch_gallery,
-    patch_groups,
-)
+from qpatchbench.report.figures.galleries import pasted_gallery, pasted_groups, patch_gallery, patch_groups
 from qpatchbench.report.figures.transfer import heatmap, heatmaps
+from qpatchbench.report.leaderboard.class_names import class_names
 from qpatchbench.report.leaderboard.row import Row
 from qpatchbench.runs.run import Run
 

@@ -6,23 +6,26 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from qpatchbench.evaluation.checks.explanations import EXPLANATIONS
-from qpatchbench.report.answers.tables_that_open import log_table
+from qpatchbench.report.answers.tables_that_open import OpenPictures, log_table
 from qpatchbench.report.leaderboard.row import Row
 from qpatchbench.report.page.definitions import DEFINITIONS
 from qpatchbench.report.page.rendering import rendered
-from qpatchbench.report.standings.experiments import Experiment
+from qpatchbench.report.standings.experiments import Experiment, MemberRow
 from qpatchbench.report.standings.standing import Standing
 from qpatchbench.report.standings.transfer_matrix import TransferMatrix, transfer_matrices
+from qpatchbench.runs.layout import OUTCOMES
 
 
 def board_page(experiments: Sequence[Experiment], found: Sequence[Standing]) -> str:
     """The page of a report without what only a whole run has: pictures, messages of checks, tracebacks."""
     rows: list[Row] = []
     matrices: list[TransferMatrix] = []
+    images: list[tuple[OpenPictures, ...]] = []
     first: dict[tuple[str, ...], int] = {}  # runs of an experiment -> rows of the log before its own
     for experiment in experiments:
         first[experiment.runs] = len(rows)
         own = [members[0].row for members in experiment.rows]
+        images += [(_traced(members[0]),) for members in experiment.rows]
         matrices += transfer_matrices(own)
         rows += own
     partial = ["partial: the evaluation images of a run were cut by --limit"]
@@ -30,7 +33,7 @@ def board_page(experiments: Sequence[Experiment], found: Sequence[Standing]) -> 
     return rendered(
         [_renumbered(each, first[each.runs]) for each in found],
         matrices,
-        log_table(rows, [()] * len(rows), ()),
+        log_table(rows, [()] * len(rows), (), images),
         _failures(rows),
         suite="leaderboard",
         description=f"Made from {len(names)} run{'s' * (len(names) > 1)}: {', '.join(names)}.",
@@ -40,6 +43,8 @@ def board_page(experiments: Sequence[Experiment], found: Sequence[Standing]) -> 
         definitions=DEFINITIONS,
         left_out=(),
         plots=[],
+        symbols=[],
+        sharp=True,
         errors=[],
         manifest=[],
     )
@@ -51,6 +56,15 @@ def _renumbered(each: Standing, before: int) -> Standing:
         threat: replace(rate, place=rate.place + before) if rate.place else rate for threat, rate in each.rates.items()
     }
     return replace(each, rates=rates)
+
+
+def _traced(member: MemberRow) -> OpenPictures:
+    """Where a row's images are to be found."""
+    if not member.is_whole:
+        lacking = f"none here, as {member.folder} lacks the {OUTCOMES} of this row"
+        return OpenPictures("images", f"{lacking}, by which qpatchbench explain would name them")
+    told = f"none here, as this page is made from logs; qpatchbench explain {member.folder} {member.line}"
+    return OpenPictures("images", told)
 
 
 def _failures(rows: Sequence[Row]) -> list[Mapping[str, object]]:

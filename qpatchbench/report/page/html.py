@@ -17,6 +17,7 @@ from qpatchbench.report.leaderboard.row import Row, row_of
 from qpatchbench.report.page.checks import overview
 from qpatchbench.report.page.definitions import DEFINITIONS
 from qpatchbench.report.page.rendering import rendered
+from qpatchbench.report.page.row_pictures import row_pictures
 from qpatchbench.report.page.tables import stamps
 from qpatchbench.report.standings.experiments import one_experiment
 from qpatchbench.report.standings.standing import standings
@@ -25,7 +26,7 @@ from qpatchbench.report.standings.transfer_matrix import transfer_matrices
 from qpatchbench.runs.run import Run
 
 MOST_RATES = 20
-MOST_PICTURE_BYTES = 1_000_000  # of PNG; with 600 rows the page stays under 3 MB
+MOST_PICTURE_BYTES = 700_000  # of PNG; with 600 rows and their images the page stays under 3 MB
 
 
 def page(run: Run, board: Leaderboard, drawn: Pictures) -> str:
@@ -34,10 +35,11 @@ def page(run: Run, board: Leaderboard, drawn: Pictures) -> str:
     folder = RunFolder(str(run.directory), manifest, tuple(row.rounded() for row in rows))
     found = standings([one_experiment(folder, run)])
     pictures, too_large = _shown(drawn, folder.rows)
+    deciding = row_pictures(run, rows)
     return rendered(
         found,
         transfer_matrices(folder.rows),
-        log_table(rows, board.checks, run.cells),
+        log_table(rows, board.checks, run.cells, deciding.rows),
         _failures(board),
         suite=str(manifest.get("suite", "")),
         description=str(manifest.get("description", "")).strip(),
@@ -47,6 +49,8 @@ def page(run: Run, board: Leaderboard, drawn: Pictures) -> str:
         definitions=DEFINITIONS,
         left_out=(*drawn.left_out, *too_large),
         plots=pictures,
+        symbols=[symbol.svg for symbol in deciding.symbols],
+        sharp=deciding.sharp,
         errors=[
             {"label": f"{row_of(cell).label}, seed {cell.seed}", "text": cell.error}
             for cell in run.cells

@@ -39,10 +39,16 @@ class MemberRow:
     Attributes:
         row: as the log states it.
         place: its number among the rows of its experiment, from 1; of a single run, its line in the log.
+        line: its number in the log of its own run, from 1.
     """
 
-    def __init__(self, row: Row, place: int, side: RowOutcomes) -> None:
-        self.row, self.place, self._side = row, place, side
+    def __init__(self, row: Row, place: int, line: int, side: RowOutcomes) -> None:
+        self.row, self.place, self.line, self._side = row, place, line, side
+
+    @property
+    def folder(self) -> str:
+        """That of its run, as it was given."""
+        return self._side.folder.name
 
     @property
     def is_whole(self) -> bool:
@@ -168,9 +174,9 @@ def _experiment(folders: Sequence[RunFolder], run: Run | None = None) -> Experim
     rows: dict[tuple[str | int, ...], list[MemberRow]] = defaultdict(list)
     for folder in folders:
         side = RowOutcomes(folder, run)
-        for row in folder.rows:
+        for line, row in enumerate(folder.rows, 1):
             place = rows[row.key][0].place if row.key in rows else len(rows) + 1
-            rows[row.key].append(MemberRow(row, place, side))
+            rows[row.key].append(MemberRow(row, place, line, side))
     return Experiment(
         tuple(folder.name for folder in folders),
         _fingerprint(folders[0].manifest),

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from safetensors.numpy import save as serialize_tensors
 
 from qpatchbench.evaluation.checks.artifacts import merged
 from qpatchbench.runs.files import parquet, replacing, sha256_of, storage_errors, write_atomically
@@ -19,6 +18,7 @@ from qpatchbench.runs.ownership import claim, owned_files
 from qpatchbench.runs.records import CellRecord
 from qpatchbench.suite.execution.executor import Execution
 from qpatchbench.suite.execution.export_analyses import write_analyses
+from qpatchbench.suite.execution.export_examples import serialized_examples
 from qpatchbench.suite.execution.export_patches import remove_other_patches, write_patch
 from qpatchbench.suite.execution.later_checks import LaterChecks
 from qpatchbench.suite.execution.network_facts import checkpoint_facts, network_facts
@@ -30,7 +30,6 @@ from qpatchbench.suite.store.store import Artifact
 from qpatchbench.suite.work.evaluate import record_of
 from qpatchbench.suite.work.workbench import Workbench
 
-SHOWN = 8  # images kept for galleries
 MEASURED = (
     *("n_images", "n_clean_correct", "n_certified", "counts", "queries", "queries_median"),
     *("forward_passes", "backward_passes", "places", "checks"),
@@ -57,7 +56,7 @@ def export(execution: Execution, bench: Workbench, output: Path, typed: Mapping[
     write_atomically(output / CELLS, parquet(table))
     patches = _write_patches(execution, output)
     _write_outcomes(execution, bench, artifacts, output / OUTCOMES)
-    write_atomically(output / EXAMPLES, _examples(execution, bench))
+    write_atomically(output / EXAMPLES, serialized_examples(execution, bench, artifacts))
     write_analyses(execution, output)
     manifest = {**_manifest(execution, bench), "patches": patches, "files": _hashes(output), "typed": typed}
     write_atomically(output / MANIFEST, (json.dumps(manifest, indent=1) + "\n").encode())
@@ -149,30 +148,6 @@ def _outcomes(job: EvaluateJob, artifact: Artifact, target: Artifact, bench: Wor
         ),
     }
     return pa.table(columns, schema=schema)
-
-
-def _examples(execution: Execution, bench: Workbench) -> bytes:
-    """A few evaluation images with every patch, for the galleries; 8-bit."""
-    images = bench.evaluation_images(bench.suite.models[0])[:SHOWN]
-    arrays = {"pixels": images.pixels.cpu().numpy(), "labels": images.labels.cpu().numpy()}
-    for patch in dict.fromkeys(job.patch for job in execution.plan.cells):
-        artifact = execution.artifact(patch)
-        if artifact is None:
-            continue
-        textures, masks = artifact.arrays["textures"], artifact.arrays["masks"]
-        if patch.attack.kind == "per_image":
-            keep = [*first_of_each_goal(len(textures), len(patch.goals), len(images))]
-            textures, masks = textures[keep], masks[keep]
-        arrays[f"patch/{patch.short_key}/textures"] = np.ascontiguousarray(textures)
-        arrays[f"patch/{patch.short_key}/masks"] = np.ascontiguousarray(masks)
-    return serialize_tensors(arrays, metadata={"ids": json.dumps(images.ids)})
-
-
-def first_of_each_goal(textures: int, goals: int, examples: int) -> Iterator[int]:
-    """Places of the textures that are kept of a patch with one texture for every goal and image."""
-    each = textures // goals
-    for goal in range(goals):
-        yield from range(goal * each, goal * each + min(examples, each))
 
 
 def _manifest(execution: Execution, bench: Workbench) -> dict[str, Any]:

@@ -19,7 +19,10 @@ import qpatchbench
 if TYPE_CHECKING:
     import torch
 
-PACKAGES = ("torch", "torchvision", "timm", "numpy", "safetensors", "lightning-fabric", "pydantic", "matplotlib")
+PACKAGES = (
+    *("torch", "torchvision", "timm", "numpy", "safetensors", "lightning-fabric", "pydantic"),
+    *("matplotlib", "pillow"),
+)
 
 
 def provenance(seconds: float, device: torch.device) -> dict[str, Any]:

@@ -88,7 +88,7 @@ def test_the_dot_plot_is_sorted(found: tuple[Standing, ...]) -> None:
 
 def test_board_rows_lead_to_the_log_rows_behind_them(found: tuple[Standing, ...]) -> None:
     rows = read_folder(DEFENSES).rows
-    board, log = board_table(found), log_table(rows, [()] * len(rows), ())
+    board, log = board_table(found), log_table(rows, [()] * len(rows), (), [()] * len(rows))
     assert len(board.rows) == 55
     assert len(log.rows) == 495
     assert {name: len(values) for name, values in board.choices.items()} == {"bits": 5, "defense": 11}

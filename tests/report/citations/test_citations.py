@@ -41,6 +41,7 @@ def test_the_bibliography_is_whole() -> None:
     assert whole.count("\n@") + 1 == len(bibliography()) >= 35
     for entry in bibliography().values():
         assert {"author", "title", "year"} <= set(entry.fields)
+        assert "others" not in entry.fields["author"], f"{entry.key}: every author has a name"
         assert entry.text.count("{") == entry.text.count("}")
     numbers = [entry.fields["eprint"] for entry in bibliography().values() if "eprint" in entry.fields]
     assert len(set(numbers)) == len(numbers)

@@ -96,7 +96,7 @@ def test_placements_and_predictions_are_read_by_image(run: Run) -> None:
     outcomes = run.outcomes(cell)
     for name in ids:
         number = int(name.removeprefix("test/"))
-        assert placed[name][2:] == (outcomes.clean[number], outcomes.patched[0, number])
+        assert placed[name][2:4] == (outcomes.clean[number], outcomes.patched[0, number])
         assert all(0 <= start <= 16 - 5 for start in placed[name][:2])
 
 

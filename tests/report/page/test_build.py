@@ -38,9 +38,8 @@ def report(simulated: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(simulated, copy)
     written = build(copy, FORMATS)
     assert all(path.is_file() for path in written)
-    assert set(written) == {path for path in copy.rglob("*") if path.is_file()} - {
-        copy / path.name for path in simulated.iterdir()
-    }
+    before = {copy / path.relative_to(simulated) for path in simulated.rglob("*")}
+    assert set(written) == {path for path in copy.rglob("*") if path.is_file()} - before
     return copy
 
 
@@ -282,7 +281,7 @@ def test_html_answers_before_it_explains(report: Path, frame: pd.DataFrame) -> N
     assert len(re.findall(r'id="log-\d', text)) == 2 * len(frame)  # a row, and what it opens to
     assert "a patch made on the float network fools" in text
     last = text[text.index(f'id="log-{len(frame)}-more"') :]
-    assert f"<dd>qpatchbench explain RUN {len(frame)}</dd>" in last[: last.index("</dl>")]
+    assert f"<dd>seed 0, target automobile; qpatchbench explain RUN {len(frame)}</dd>" in last[: last.index("</dl>")]
     for name in ("data of lavan 5x5 on resnet20 qat as CSV", "data of resnet20 at 4 bits as CSV"):
         data = re.search(rf'href="data:text/csv;base64,([^"]+)" aria-label="{name}"', text)
         assert data is not None
