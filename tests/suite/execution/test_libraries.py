@@ -48,7 +48,7 @@ def test_whoever_chose_an_allocator_keeps_it() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "spins"), [({}, "10000"), ({"OMP_WAIT_POLICY": "ACTIVE"}, None), ({"GOMP_SPINCOUNT": "7"}, "7")]
+    ("given", "spins"), [({}, "1000"), ({"OMP_WAIT_POLICY": "ACTIVE"}, None), ({"GOMP_SPINCOUNT": "7"}, "7")]
 )
 def test_threads_wait_as_the_user_says(
     given: dict[str, str], spins: str | None, monkeypatch: pytest.MonkeyPatch
