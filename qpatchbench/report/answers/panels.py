@@ -6,7 +6,8 @@ import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
-from qpatchbench.report.answers.svg import CHARACTER, PagePanel, document, fitted, label, line, marker, path
+from qpatchbench.report.answers.svg import CHARACTER, PagePanel, document, label, line, marker, path
+from qpatchbench.report.leaderboard.class_names import shortened
 from qpatchbench.report.leaderboard.keys import bits_order
 from qpatchbench.report.page.grid import Grid
 from qpatchbench.report.standings.rate import ThreatRate
@@ -45,11 +46,11 @@ def matrix_panel(matrix: TransferMatrix) -> PagePanel:
         x = left + (column + 0.5) * width
         parts.append(label(x, top - 6, bits, anchor="middle", kind="axis"))
         if mode:
-            parts.append(label(x, top - 19, fitted(mode, 7), anchor="middle", kind="axis"))
+            parts.append(label(x, top - 19, shortened(mode, 7), anchor="middle", kind="axis"))
     records = []
     for number, source in enumerate(matrix.sources):
         y = top + number * height
-        parts.append(label(left - 6, y + height / 2 + 4, fitted(source, _LONGEST), anchor="end", kind="axis"))
+        parts.append(label(left - 6, y + height / 2 + 4, shortened(source, _LONGEST), anchor="end", kind="axis"))
         for column, target in enumerate(matrix.targets):
             row = matrix.cells.get((source, target))
             if row is None:
@@ -147,7 +148,7 @@ def _dot_plot(title: str, rows: Sequence[Standing], threats: Sequence[str]) -> P
     records = []
     for number, place in enumerate(order):
         y = top + (number + 0.5) * height
-        parts.append(label(left - 6, y + 4, fitted(names[place], _LONGEST), anchor="end", kind="axis"))
+        parts.append(label(left - 6, y + 4, shortened(names[place], _LONGEST), anchor="end", kind="axis"))
         for threat in reversed(threats):
             rate = rows[place].rates.get(threat)
             if rate is None or math.isnan(rate.value):

@@ -54,8 +54,3 @@ def marker(x: float, y: float, shape: str, kind: str, title: str = "") -> str:
     }[shape]
     points = " ".join(f"{x + dx:.1f},{y + dy:.1f}" for dx, dy in corners)
     return f'<polygon points="{points}" class="{kind}">{told}</polygon>'
-
-
-def fitted(text: str, most: int) -> str:
-    """The text, or its beginning with an ellipsis."""
-    return text if len(text) <= most else text[: most - 1] + "…"

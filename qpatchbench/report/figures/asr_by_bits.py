@@ -17,8 +17,8 @@ from qpatchbench.report.figures.drawing.style import (
     REPORT_DPI,
     file_name,
     new_figure,
-    shortened,
 )
+from qpatchbench.report.leaderboard.class_names import shortened
 from qpatchbench.report.leaderboard.keys import FLOAT_BITS, bits_order
 from qpatchbench.report.leaderboard.published import RunFolder
 from qpatchbench.report.leaderboard.row import EXTERNAL, FLOAT_MODE, SAME_NETWORK, Row

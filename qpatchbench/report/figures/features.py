@@ -22,7 +22,8 @@ from qpatchbench.report.figures.drawing.picture_grid import (
     page,
     short,
 )
-from qpatchbench.report.figures.drawing.style import file_name, shortened
+from qpatchbench.report.figures.drawing.style import file_name
+from qpatchbench.report.leaderboard.class_names import shortened
 from qpatchbench.report.leaderboard.published import RunFolder
 from qpatchbench.statistics.intervals import Array
 

@@ -11,8 +11,8 @@ import numpy as np
 
 from qpatchbench.report.figures import Drawing
 from qpatchbench.report.figures.drawing.mosaic import Tile, mosaic
-from qpatchbench.report.figures.drawing.style import file_name, shortened
-from qpatchbench.report.leaderboard.class_names import aim, class_name, class_names, goal_name
+from qpatchbench.report.figures.drawing.style import file_name
+from qpatchbench.report.leaderboard.class_names import aim, class_name, class_names, goal_name, shortened
 from qpatchbench.report.leaderboard.keys import FLOAT_BITS, bits_order
 from qpatchbench.report.leaderboard.published import RunFolder
 from qpatchbench.report.leaderboard.row import behind

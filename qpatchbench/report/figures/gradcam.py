@@ -22,7 +22,7 @@ from qpatchbench.report.figures.drawing.picture_grid import (
     page,
     short,
 )
-from qpatchbench.report.figures.drawing.style import shortened
+from qpatchbench.report.leaderboard.class_names import shortened
 from qpatchbench.report.leaderboard.published import RunFolder
 
 IMAGES = 4  # on one page

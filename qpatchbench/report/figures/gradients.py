@@ -25,7 +25,7 @@ from qpatchbench.report.figures.drawing.picture_grid import (
     scientific,
     short,
 )
-from qpatchbench.report.figures.drawing.style import shortened
+from qpatchbench.report.leaderboard.class_names import shortened
 from qpatchbench.report.leaderboard.published import RunFolder
 
 IMAGES = 4  # on one page

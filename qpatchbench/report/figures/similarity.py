@@ -26,8 +26,8 @@ from qpatchbench.report.figures.drawing.style import (
     legend_below,
     name_styles,
     new_figure,
-    shortened,
 )
+from qpatchbench.report.leaderboard.class_names import shortened
 from qpatchbench.report.leaderboard.keys import bits_order
 from qpatchbench.report.leaderboard.published import RunFolder
 

@@ -1,4 +1,4 @@
-"""Names of classes and goals, as pictures and pages show them."""
+"""Names of classes and goals as pictures and pages show them, and as much of a name as fits."""
 
 from __future__ import annotations
 
@@ -31,3 +31,12 @@ def goal_name(goal: str, classes: Sequence[str]) -> str:
 def aim(goal: str, classes: Sequence[str]) -> str:
     """The goal in a sentence: `target cat`, or `untargeted`."""
     return goal if target_of(goal) < 0 else f"target {goal_name(goal, classes)}"
+
+
+def shortened(text: str, most: int) -> str:
+    """Text of at most `most` characters.
+
+    >>> shortened("great white shark", 10)
+    'great whi…'
+    """
+    return text if len(text) <= most else f"{text[: most - 1].rstrip()}…"

@@ -66,10 +66,10 @@ def _shown(drawn: Pictures, rows: Sequence[Row]) -> tuple[list[dict[str, str]], 
     for picture in drawn.pictures:
         if not picture.name.startswith(("patches_", "pasted_")):
             continue
-        size += len(picture.png)
-        if size > MOST_PICTURE_BYTES:
+        if size + len(picture.png) > MOST_PICTURE_BYTES:
             left_out.append(f"plots/{picture.name}.png, as the page would be too large")
             continue
+        size += len(picture.png)
         data = base64.b64encode(picture.png).decode()
         shown.append({"name": picture.name, "title": picture.title, "data": data, "rates": _rates(picture.name, rows)})
     return shown, left_out

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from qpatchbench.report.answers.svg import fitted
 from qpatchbench.report.answers.tables_that_open import OpenPictures
-from qpatchbench.report.leaderboard.class_names import aim, class_name, class_names
+from qpatchbench.report.leaderboard.class_names import aim, class_name, class_names, shortened
 from qpatchbench.report.leaderboard.row import Row
 from qpatchbench.report.page.image_sheet import ImageSheet, Symbol
 from qpatchbench.report.trace.row_images import PatchedImage, RowImages, images_of_rows
@@ -71,7 +70,7 @@ def _opened(
 
 def _told(image: PatchedImage, classes: Sequence[str]) -> str:
     label, before, after = (
-        fitted(class_name(number, classes), _NAME)
+        shortened(class_name(number, classes), _NAME)
         for number in (image.label, image.answer.clean_prediction, image.answer.patched_prediction)
     )
     return f"label {label}: {before} → {after}, {image.name}"

@@ -11,7 +11,6 @@ import pytest
 
 from qpatchbench.report.answers.panels import SERIES, bits_panels, dot_plots, legend, matrix_panel
 from qpatchbench.report.answers.sentences import answers
-from qpatchbench.report.answers.svg import fitted
 from qpatchbench.report.answers.tables_that_open import board_table, log_table
 from qpatchbench.report.leaderboard.published import read_folder
 from qpatchbench.report.standings.experiments import read_experiments
@@ -99,8 +98,3 @@ def test_board_rows_lead_to_the_log_rows_behind_them(found: tuple[Standing, ...]
     assert anchors[white_box[2]].cells[0].text == "patch_apgd 6x6"
     assert anchors[white_box[2]].cells[3].value == "51.2195"
     assert all(fact[2] in anchors for each in board.rows for fact in each.facts if fact[2])
-
-
-def test_long_names_are_cut_with_a_sign() -> None:
-    assert fitted("abcdef", 4) == "abc…"
-    assert fitted("abcd", 4) == "abcd"

@@ -14,10 +14,11 @@ from PIL import Image
 from qpatchbench.report.figures import of_a_run
 from qpatchbench.report.figures.asr_by_bits import curve_pages
 from qpatchbench.report.figures.drawing.mosaic import Tile, mosaic
-from qpatchbench.report.figures.drawing.style import file_name, fixed_settings, png, shortened
+from qpatchbench.report.figures.drawing.style import file_name, fixed_settings, png
 from qpatchbench.report.figures.galleries import composite, pasted_groups, patch_groups
 from qpatchbench.report.figures.transfer import heatmaps
 from qpatchbench.report.leaderboard.board import Leaderboard
+from qpatchbench.report.leaderboard.class_names import shortened
 from qpatchbench.runs.run import Run
 
 

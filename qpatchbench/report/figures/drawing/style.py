@@ -243,12 +243,3 @@ def file_name(*parts: object) -> str:
     """
     cleaned = (re.sub(r"[^A-Za-z0-9.-]+", "-", str(part)).strip("-.") for part in parts if str(part))
     return "_".join(part for part in cleaned if part)
-
-
-def shortened(text: str, most: int) -> str:
-    """Text of at most `most` characters.
-
-    >>> shortened("great white shark", 10)
-    'great whi…'
-    """
-    return text if len(text) <= most else f"{text[: most - 1].rstrip()}…"
