@@ -11,7 +11,7 @@ SAID = {
     r"^make demo$": r"report: results/quickstart/report\.html",
     r"^qpatchbench validate suites": r"suites/quickstart\.yaml: valid\n",
     r"^qpatchbench plan .*protocol.* --scale gpu": r"(?s): 2670 jobs .*\ntrain: .* 48\.8 million .*--scale cpu: 1931 ",
-    r"^qpatchbench plan suite\.yaml --measure": r"\ntime: about ",
+    r"^qpatchbench plan suite\.yaml --measure": r"(?s)\ntime: about .*\ndisk: .*\nmemory: ",
     r"^qpatchbench plan suite\.yaml --json": r"\A[\[{]",
     r"^qpatchbench run suites/cifar_transfer_small.*--executor process": r"nothing to do, all \d+ jobs",
     r"^qpatchbench list suites": r"suites/quickstart\.yaml +The whole pipeline",
