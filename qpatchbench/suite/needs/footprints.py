@@ -25,7 +25,7 @@ from qpatchbench.suite.store.store import key_of
 from qpatchbench.types import Bits
 
 FILE = "footprints.json"
-VERSION = 1  # of what is counted
+VERSION = 2  # of what is counted
 _SMALL = 64  # pixels of a side up to which values cost less than their absence
 _COUNTED = {"cpu": (2, 4), "meta": (32, 64)}  # images of the two passes through which a line is drawn
 _ENTRY = 90  # bytes of a tensor's entry in a safetensors header, beside its name
@@ -101,12 +101,10 @@ class Footprints:
 
     def of(self, title: str, quantized: bool) -> Footprint | None:
         """The footprint of a model; None where it cannot be passed through without values, as a deployed one."""
-        plain = self._remembered(title, "float", self._counted)
-        found = self._remembered(title, f"quantized {self._policy()}", self._counted) if quantized else plain
-        if found is None or plain is None:
+        found = self._remembered(title, f"quantized {self._policy()}" if quantized else "float", self._counted)
+        if found is None:
             return None
-        # An answer keeps no graph: fake quantizers add to it what one layer needs for a moment.
-        return Footprint(found["weights"], Line(*found["graph"]), Line(*plain["answer"]))
+        return Footprint(found["weights"], Line(*found["graph"]), Line(*found["answer"]))
 
     def state(self, job: TrainJob) -> StateSize | None:
         """Size of the weights that a job leaves; None where the model cannot be built without values."""
@@ -165,10 +163,8 @@ class Footprints:
             set_bits(network, self._low)
         weights = sum(value.nbytes for value in (*network.parameters(), *network.buffers()))
         graphs = [_graph(network, self._images(count)) for count in counts]
-        found = {"weights": weights, "graph": list(_line(graphs, counts))}
-        if what == "float":
-            found["answer"] = list(_line([_answer(network, self._images(count)) for count in counts], counts))
-        return found
+        answers = [_answer(network, self._images(count)) for count in counts]
+        return {"weights": weights, "graph": list(_line(graphs, counts)), "answer": list(_line(answers, counts))}
 
     def _images(self, count: int) -> torch.Tensor:
         return torch.zeros(count, 3, self._side, self._side, device=self._device)

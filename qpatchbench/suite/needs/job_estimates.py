@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qpatchbench.suite.jobs.base import Job, Sizes
-from qpatchbench.suite.jobs.pipeline import DeployJob
+from qpatchbench.suite.jobs.pipeline import DeployJob, TrainJob
 from qpatchbench.suite.needs.disk import snapshot_bytes, stored_bytes
 from qpatchbench.suite.needs.experience import DISK, Experience, read_experience
 from qpatchbench.suite.needs.footprints import Footprints
@@ -59,9 +59,11 @@ def estimates_of(plan: Plan, sizes: Sizes, cache: Path, device: torch.device, *,
         keep: whether footprints that are found now are remembered.
     """
     suite = plan.suite
+    # Where nothing is trained, datasets of one folder hold no images for it: their usual number is nobody's.
+    learning = suite.dataset.train_images or any(isinstance(job, TrainJob) and job.trains for job in plan.jobs)
     around = Surroundings(
         footprints=Footprints(suite, cache, keep=keep),
-        sizes=sizes,
+        sizes=sizes if learning else replace(sizes, train=0),
         side=suite.dataset.side,
         batch_size=suite.evaluation.batch_size,
         networks=len({job.network_key for job in plan.jobs if isinstance(job, DeployJob)}),

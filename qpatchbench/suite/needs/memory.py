@@ -128,10 +128,11 @@ def _crafting(job: CraftJob, around: Surroundings, images: int | None = None) ->
     return members * network.differentiated(batch) + pasted
 
 
-def _answers(job: Job, around: Surroundings, images: int, partners: int) -> float | None:
-    batch = min(around.batch_size, images)
+def _answers(job: DeployJob | EvaluateJob, around: Surroundings, images: int, partners: int) -> float | None:
+    """Of the network, and of the runtime that answers a second time, whose memory the process keeps as well."""
+    batch, times = min(around.batch_size, images), 2 if "deployment" in job.facts else 1
     pasted = around.floats(2 * batch)
-    return _of(job, around, lambda network: network.answer.at(batch) + partners * network.weights + pasted)
+    return _of(job, around, lambda network: times * network.answer.at(batch) + partners * network.weights + pasted)
 
 
 def _of(job: Job, around: Surroundings, count: Callable[[Footprint], float]) -> float | None:

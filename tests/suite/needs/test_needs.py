@@ -65,6 +65,15 @@ def test_memory_grows_by_one_batch_for_each_width_that_a_step_holds(plan_of: Mak
     assert alone == pytest.approx(0.5 * grows, rel=0.1)
 
 
+def test_training_images_that_nobody_trains_on_are_not_held(plan_of: MakePlan, tmp_path: Path) -> None:
+    def of_cells(**changes: object) -> float:
+        plan = plan_of(dataset={"name": "fake", "image_size": 32, **changes})
+        bare = replace(plan, jobs=tuple(job for job in plan.jobs if job.kind != "train"))
+        return estimates(bare, tmp_path).memory(of_kind(bare, "evaluate")) or 0.0
+
+    assert of_cells(train_images=40_000) - of_cells() == pytest.approx(2 * 3 * 32**2 * 40_000)
+
+
 def test_the_artifact_of_a_cell_is_its_arrays(plan_of: MakePlan, tmp_path: Path) -> None:
     small, large = (plan_of(evaluation={"images": images}) for images in (1000, 5000))
     few, more = (estimates(plan, tmp_path).disk(of_kind(plan, "evaluate")) for plan in (small, large))
