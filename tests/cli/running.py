@@ -28,6 +28,8 @@ def ended(*arguments: str, folder: Path, **environment: str) -> CompletedProcess
         contextlib.redirect_stdout(output),
         contextlib.redirect_stderr(errors),
         as_if_started_now(),
+        patch("qpatchbench.cli.keep_memory"),  # the process is that of all tests
+        patch("qpatchbench.cli.wait_asleep"),
         pytest.raises(SystemExit) as end,
     ):
         main()

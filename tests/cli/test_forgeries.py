@@ -38,6 +38,8 @@ TOLD = {
     *("a mixed run", "components from outside", "other times", "other devices of jobs", "committed code"),
     "a table that nobody made",
 }
+# Found where no other row needs the images that the cell left behind, and told in any case.
+FOUND_OR_TOLD = {"a cell that failed, but for its images"}
 
 
 @pytest.mark.parametrize("name", FORGERIES)
@@ -47,7 +49,10 @@ def test_a_forgery_is_found(tiny_runs: TinyRuns, copy_of: CopyOf, name: str) -> 
     code, text = verified(tiny_runs, folder, "--numbers-only")
     if code != 1:  # what numbers and labels do not tell, predictions and checks do
         code, text = verified(tiny_runs, folder)
-    assert code == (CLAIMED if name in TOLD else 1), text
+    if name in FOUND_OR_TOLD:
+        assert code in (1, CLAIMED), text
+    else:
+        assert code == (CLAIMED if name in TOLD else 1), text
 
 
 def test_a_cell_that_is_marked_as_failed_is_told(tiny_runs: TinyRuns, copy_of: CopyOf) -> None:

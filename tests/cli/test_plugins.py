@@ -280,7 +280,7 @@ def test_adding_a_built_in_component_touches_two_files(tmp_path: Path) -> None:
     assert len([path for path in before if path.read_bytes() != before[path]]) == 1
 
     commands = {
-        "list attacks": "\nblack            a black square\n",
+        "list attacks": "\nblack             a black square\n",
         "describe attack black": "\nblack (attack, built-in): a black square\n",
         "validate outside.yaml": "\noutside.yaml: valid\n",
         "run outside.yaml --display none": "\nnone     32    ",

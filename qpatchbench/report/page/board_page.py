@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from qpatchbench.evaluation.checks.explanations import EXPLANATIONS
 from qpatchbench.report.answers.tables_that_open import OpenPictures, log_table
@@ -59,11 +60,12 @@ def _renumbered(each: Standing, before: int) -> Standing:
 
 
 def _traced(member: MemberRow) -> OpenPictures:
-    """Where a row's images are to be found."""
+    """Where a row's images are to be found; a page may be read anywhere, so that folders have their own names alone."""
+    folder = Path(member.folder).resolve().name
     if not member.is_whole:
-        lacking = f"none here, as {member.folder} lacks the {OUTCOMES} of this row"
+        lacking = f"none here, as {folder} lacks the {OUTCOMES} of this row"
         return OpenPictures("images", f"{lacking}, by which qpatchbench explain would name them")
-    told = f"none here, as this page is made from logs; qpatchbench explain {member.folder} {member.line}"
+    told = f"none here, as this page is made from logs; qpatchbench explain {folder} {member.line}"
     return OpenPictures("images", told)
 
 

@@ -53,7 +53,7 @@ def stored_bytes(job: Job, sizes: Sizes, footprints: Footprints) -> float | None
             state = footprints.state(job)
             return None if state is None else state.file + _FACTS + _EPOCH * job.settings.epochs
         case DeployJob():
-            return _FACTS + _CHECKED // 2 + _ENTRY + 4 * sizes.evaluation * (2 if "deployment" in job.facts else 1)
+            return _FACTS + _CHECKED // 4 + _ENTRY + 4 * sizes.evaluation * (2 if "deployment" in job.facts else 1)
         case CraftJob():
             return _FACTS + _patch_bytes(job, sizes) + _STEP * _recorded(job.attack) * bool(job.sources)
         case EvaluateJob():

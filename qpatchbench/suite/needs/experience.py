@@ -59,9 +59,11 @@ def remember_needs(cache: Path, jobs: Iterable[Job], store: Store, around: Surro
             place = place_of(made["ran_on"])
             peaks[place][load] = max(peaks[place].get(load, 0.0), made["peak_bytes"] / peak)
     found = {DISK: {load: sum(sizes) / expected[load] for load, sizes in taken.items()}, **peaks}
-    known = dict(read_experience(cache).ratios)
+    before = read_experience(cache).ratios
+    known = dict(before)
     for place, ratios in found.items():
         if ratios:
             bounded = {load: min(max(ratio, _SANE[0]), _SANE[1]) for load, ratio in ratios.items()}
             known[place] = {**known.get(place, {}), **bounded}
-    write_sealed(cache / FILE, known)
+    if known != before:
+        write_sealed(cache / FILE, known)

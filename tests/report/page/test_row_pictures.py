@@ -140,9 +140,9 @@ def test_a_page_made_from_logs_says_where_images_are(new_folder: NewFolder, tmp_
     published = write_run(tmp_path / "published", [row(target_bits="4")])
     experiments = read_experiments([path, published])
     text = board_page(experiments, standings(experiments))
-    told = f"<dd>none here, as this page is made from logs; qpatchbench explain {path} 1</dd>"
+    told = f"<dd>none here, as this page is made from logs; qpatchbench explain {path.name} 1</dd>"
     assert told in opened(text, "log-1")
-    told = f"none here, as {published} lacks the outcomes.parquet of this row, by which qpatchbench explain would "
+    told = f"none here, as {published.name} lacks the outcomes.parquet of this row, by which qpatchbench explain would "
     assert f"{told}name them" in opened(text, "log-2")
     assert 'class="symbols' not in text
 
