@@ -145,11 +145,11 @@ def test_experience_belongs_to_a_place_and_a_kind_of_job(plan_of: MakePlan, tmp_
 def test_the_peak_of_a_job_is_that_of_what_it_held() -> None:
     with observed_peak(CPU) as before:
         pass
-    with observed_peak(CPU) as peak:
-        # From the system itself: an allocator may have something left from before.
-        with mmap.mmap(-1, 200_000_000, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as held:
-            for page in range(0, len(held), mmap.PAGESIZE):
-                held[page] = 1
+    # From the system itself: an allocator may have something left from before.
+    private = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+    with observed_peak(CPU) as peak, mmap.mmap(-1, 200_000_000, flags=private) as held:
+        for page in range(0, len(held), mmap.PAGESIZE):
+            held[page] = 1
     with observed_peak(CPU) as after:
         pass
     assert before.bytes is not None
