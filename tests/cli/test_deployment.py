@@ -109,7 +109,7 @@ def test_what_rounding_changes_in_the_simulation_is_no_fault_of_the_runtime(own:
     runtime.clean[:30] = 2
     shaken.clean[100 : 100 + own] = 2  # others than those that the runtime changes
     check = deployment_agrees(labels, simulated, runtime, (Untargeted(),), None, (), shaken)
-    assert (check.verdict, check.figures["changed_by_rounding"]) == (verdict, own)
+    assert (check.verdict, check.figures["changed_by_noise"]) == (verdict, own)
 
 
 def test_noise_of_the_last_digit_is_the_same_every_time_and_small() -> None:

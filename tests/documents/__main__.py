@@ -27,6 +27,8 @@ def main() -> int:
     parser.add_argument("--cache", type=Path, help="cache of all readers; default: a new one")
     options = parser.parse_args()
     chosen = [name for name in documents() if not options.only or any(part in name for part in options.only)]
+    if not chosen:
+        parser.error(f"--only: expected a part of one of {', '.join(documents())}, found {', '.join(options.only)}")
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="qpatchbench-documents-") as folder:
         place = Path(folder)

@@ -66,8 +66,8 @@ def deployment_agrees(
     more = True
     if disturbed is not None:
         own = _changes(simulated, disturbed)
-        figures["changed_by_rounding"] = float(own.sum())
-        text += f"; rounding the images in the last digit changes {int(own.sum())} of the simulation's own predictions"
+        figures["changed_by_noise"] = float(own.sum())
+        text += f"; noise in the last digits of the images changes {int(own.sum())} of the simulation's own predictions"
         only = int((there & ~own).sum()), int((own & ~there).sum())
         more = only[0] > only[1] and mcnemar_exact(*only) < 1 - CONFIDENCE
     if outside or (more and wilson(changed, total).low > FLIPS):
