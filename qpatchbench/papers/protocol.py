@@ -77,6 +77,13 @@ def of_costs(folder: RunFolder, row: Mapping[str, Any]) -> Iterator[str]:
         yield f"relative to {row['reference']} instead of qat"
 
 
+def of_gradients(folder: RunFolder) -> Iterator[str]:
+    """Departures of compared input gradients, of which the papers say next to nothing."""
+    yield "the pixel attack, the patch and the images are not stated"
+    if "(" in folder.dataset:
+        yield f"images: {folder.dataset}"
+
+
 def components(folder: RunFolder, kind: str) -> list[Mapping[str, Any]]:
     """Resolved components of a suite, those of its pool too; empty where the manifest has none."""
     suite = folder.suite

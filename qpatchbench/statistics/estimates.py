@@ -15,7 +15,9 @@ from qpatchbench.statistics.intervals import CONFIDENCE, Array, percentile_inter
 Statistic: TypeAlias = Literal["level", "difference", "ratio"]
 
 
-Quantity: TypeAlias = Literal["asr", "asr_common", "asr_net", "clean_accuracy", "robust_accuracy", "relative_time"]
+Quantity: TypeAlias = Literal[
+    "asr", "asr_common", "asr_net", "clean_accuracy", "robust_accuracy", "relative_time", "gradient_cosine"
+]
 
 
 @dataclass(frozen=True)

@@ -97,6 +97,20 @@ def test_the_tables_cover_every_content(root: Path) -> None:
         assert set(table["defense"]) == {"qat"}
 
 
+def test_gradients_are_tables_to_read(root: Path) -> None:
+    table = pd.read_parquet(root / "out" / "gradients.parquet")
+    written = pd.read_csv(root / "out" / "gradients.csv")
+    assert written["value"].tolist() == pytest.approx(table["value"].tolist(), abs=1e-4)
+    lines = [
+        line.split(" | ") for line in (root / "out" / "gradients.md").read_text().splitlines() if "| resnet20" in line
+    ]
+    assert [cells[6] for cells in lines] == ["clean", "patched", "perturbed"]
+    cosines = table[table["metric"] == "cosine"]
+    shown = [tuple(map(float, cells[7].split(" ± "))) for cells in lines]
+    assert [value for value, _ in shown] == pytest.approx(cosines["value"].tolist(), rel=0.01)
+    assert [error for _, error in shown] == pytest.approx(cosines["standard_error"].tolist(), rel=0.1)
+
+
 def test_the_table_of_a_picture_is_that_of_all_images(root: Path) -> None:
     """Rows are means over six images, of which the first two are kept: the mean of two cannot be far out of range."""
     arrays = load_file(root / "out" / "maps.safetensors")

@@ -241,6 +241,8 @@ def _covers(hypothesis: Hypothesis, group: RowGroup) -> str:
 def _method(hypothesis: Hypothesis, groups: Sequence[RowGroup]) -> str:
     if hypothesis.quantity == "relative_time":
         kind = "quartiles of the timed rounds, side by side with the reference"
+    elif hypothesis.quantity == "gradient_cosine":
+        kind = "standard errors over images, as if independent"
     elif hypothesis.statistic == "level":
         kind = "intervals of the leaderboard"
     elif all(group.paired for group in groups):

@@ -63,7 +63,10 @@ class Hypothesis(_Entry):
     statistic: Statistic = Field(
         description="level: the quantity in rows; difference: in rows - in baseline; ratio: in rows / in baseline"
     )
-    quantity: Quantity = Field(description="a rate in percent, or the time of a step relative to the run's reference")
+    quantity: Quantity = Field(
+        description="a rate in percent, the time of a step relative to the run's reference, or 100 times the cosine of "
+        "input gradients with those of the widest bit-width"
+    )
     rows: Selection
     baseline: Selection | None = Field(default=None, description="what rows are compared with; none for a level")
     vary: tuple[str, ...] = Field(default=(), description="facets in which a row may differ from its baseline")

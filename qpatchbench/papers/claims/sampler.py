@@ -12,6 +12,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+from scipy.special import ndtri
 
 from qpatchbench.papers.matching import Record
 from qpatchbench.report.leaderboard.counterparts import Comparisons
@@ -20,7 +21,7 @@ from qpatchbench.report.leaderboard.row import Row
 from qpatchbench.report.leaderboard.row_outcomes import RowOutcomes
 from qpatchbench.runs.records import CellRecord
 from qpatchbench.statistics.estimates import Estimate, Quantity
-from qpatchbench.statistics.intervals import Array, bootstrap_rates
+from qpatchbench.statistics.intervals import CONFIDENCE, Array, bootstrap_rates
 
 
 class Sampler:
@@ -69,13 +70,17 @@ class Sampler:
 
 
 def has_quantity(row: Record, quantity: Quantity) -> bool:
-    """Whether it was measured; costs always were."""
+    """Whether it was measured; what analyses tell always was."""
     return row.measured(quantity) if isinstance(row, Row) else True
 
 
 def estimate(row: Record, quantity: Quantity, sampler: Sampler) -> Estimate:
-    """A quantity of one row: a rate of a leaderboard, or the relative time of a row of costs."""
+    """A quantity of one row: a rate of a leaderboard, the relative time of a row of costs, or a cosine times 100."""
     if isinstance(row, Row):
         return Estimate(row.number(quantity), *row.interval(quantity), sampler.replicates(row, quantity))
+    if quantity == "gradient_cosine":
+        value, error = 100 * row["value"], row["standard_error"]
+        half = math.nan if error is None else 100 * ndtri((1 + CONFIDENCE) / 2) * error
+        return Estimate(value, value - half, value + half)
     low, high = (row.get(f"{quantity}_{end}", math.nan) for end in ("low", "high"))
     return Estimate(row[quantity], low, high)

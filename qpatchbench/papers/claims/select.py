@@ -32,7 +32,26 @@ _PATCH = {
     "seen": ("seen",),
     "transformation": ("transformation",),
 }
-FACETS = {*_NETWORK, *_PATCH, "quantization", "source_model", "same_bits"}
+_GRADIENTS = {"images": ("images",), "bits": ("bits",)}
+FACETS = {*_NETWORK, *_PATCH, *_GRADIENTS, "quantization", "source_model", "same_bits"}
+
+
+class _Analysis(NamedTuple):
+    """Where a quantity is that no leaderboard has: the table, the columns that make two rows comparable, and facets."""
+
+    table: str
+    agreeing: tuple[str, ...]
+    facets: tuple[Facet, ...] = ()
+
+
+_ANALYSES: Mapping[str, _Analysis] = {
+    "relative_time": _Analysis("costs", ("base", "model", "seed")),
+    "gradient_cosine": _Analysis(
+        "gradients",
+        ("base", "model", "defense", "quantization", "seed", "bits"),
+        (Facet("metric", ("cosine",)),),
+    ),
+}
 
 
 @dataclass
@@ -45,7 +64,8 @@ class ClaimSource:
         self.sampler = Sampler(self.folder)
         self.rows = Rows(self.folder.rows)
         base = base_name(self.folder.dataset)
-        self.costs = Rows([{**row, "base": base} for row in self.folder.whole_costs])
+        found = {"costs": self.folder.whole_costs, "gradients": self.folder.gradients}
+        self.analyses = {name: Rows([{**row, "base": base} for row in rows]) for name, rows in found.items()}
 
 
 class Stand(NamedTuple):
@@ -90,7 +110,7 @@ def group_of(row: Record, each: Sequence[str]) -> tuple[str, ...]:
 def departures(claim: Claim, found: Sequence[Stand]) -> list[str]:
     """In what the protocol of the rows is not the paper's, and which checks they failed."""
     assert claim.hypothesis is not None
-    patched = claim.hypothesis.quantity not in ("clean_accuracy", "relative_time")
+    patched = claim.hypothesis.quantity != "clean_accuracy"
     told: dict[str, None] = {}
     for stand in found:
         for row in (*stand.rows, *stand.baseline):
@@ -108,6 +128,9 @@ def _departures(claim: Claim, folder: RunFolder, row: Record, *, patched: bool) 
         yield f"dataset: {base} instead of {' or '.join(sorted(datasets))}"
     if not any(own_model in MODELS.get(model, (model,)) for model in models):
         yield f"architecture: {own_model} instead of {' or '.join(sorted(models))}"
+    if claim.hypothesis.quantity == "gradient_cosine":
+        yield from protocol.of_gradients(folder)
+        return
     if not isinstance(row, Row):
         yield from protocol.of_costs(folder, row)
         return
@@ -126,21 +149,26 @@ def _sides(hypothesis: Hypothesis) -> Iterator[Selection]:
 
 
 def _selected(hypothesis: Hypothesis, selection: Selection, source: ClaimSource) -> list[Record] | Missing:
-    cost = hypothesis.quantity == "relative_time"
-    if cost and not source.folder.costs:
-        return Missing("the run has no costs")
+    analysis = _ANALYSES.get(hypothesis.quantity)
     clean = hypothesis.quantity == "clean_accuracy"
     facets = [
         Facet(kind, tuple(_titles(source.folder, kind, selection)))
         for kind in selection.components
-        if kind == "defense" or not (cost or clean)
+        if kind == "defense" or not (analysis or clean)
     ]
-    if not cost:
+    found: Sequence[Record] | Missing
+    if analysis:
+        rows = source.analyses[analysis.table]
+        if not rows.rows:
+            return Missing(f"the run has no {analysis.table}")
+        facets += [Facet(name, values) for name, values in selection.facets.items()]
+        found = rows.matching([*facets, *analysis.facets])
+    else:
         given = {"preprocessor": ("none",), **({} if clean else {"transformation": ("",)}), **selection.facets}
         crafted = () if clean or "source" in given else (OWN, OTHER_TRAINING, OTHER_ARCHITECTURE)
         facets += [Facet(name, values) for name, values in given.items()]
         facets += [Facet("source", crafted)] if crafted else []
-    found: Sequence[Record] | Missing = source.costs.matching(facets) if cost else source.rows.matching(facets)
+        found = source.rows.matching(facets)
     if isinstance(found, Missing):
         return found
     known: dict[object, Record] = {}
@@ -164,8 +192,8 @@ def _titles(folder: RunFolder, kind: str, selection: Selection) -> Iterator[str]
 
 def _agreeing(hypothesis: Hypothesis) -> list[str]:
     """Columns in which a row and its baseline agree."""
-    if hypothesis.quantity == "relative_time":
-        return ["base", "model", "seed"]
+    if hypothesis.quantity in _ANALYSES:
+        return [*_ANALYSES[hypothesis.quantity].agreeing]
     known: Mapping[str, tuple[str, ...]] = _NETWORK if hypothesis.quantity == "clean_accuracy" else _NETWORK | _PATCH
     varied = {name for facet in hypothesis.vary for name in (_NETWORK | _PATCH)[facet]}
     return list(dict.fromkeys(name for names in known.values() for name in names if name not in varied))

@@ -1,4 +1,4 @@
-"""Run folders read for comparison: rows of the leaderboard, of costs and of similarities."""
+"""Run folders read for comparison: rows of the leaderboard and of analyses."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class RunFolder:
         name: the folder as it was given.
         manifest: facts about the run.
         rows: of the leaderboard, with numbers as leaderboard.csv states them.
-        costs, similarity: rows of those analyses; none where the run had none.
+        costs, similarity, gradients: rows of those analyses; none where the run had none.
     """
 
     name: str
@@ -32,6 +32,7 @@ class RunFolder:
     rows: tuple[Row, ...]
     costs: tuple[Mapping[str, Any], ...] = ()
     similarity: tuple[Mapping[str, Any], ...] = field(default=())
+    gradients: tuple[Mapping[str, Any], ...] = field(default=())
 
     @property
     def dataset(self) -> str:
@@ -73,6 +74,7 @@ def read_folder(directory: Path) -> RunFolder:
         read_board(board) if fresh else _computed(directory),
         _analysis(directory / "costs"),
         _analysis(directory / "similarity"),
+        _analysis(directory / "gradients"),
     )
 
 

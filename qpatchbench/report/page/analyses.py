@@ -1,4 +1,4 @@
-"""Tables of what a run measured beside patches: costs of training, similarity between bits."""
+"""Tables of what a run measured beside patches: costs of training, similarity and gradients between bits."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ from qpatchbench.runs.parquet_tables import read_rows
 
 COSTS = "costs"
 SIMILARITY = "similarity"
+GRADIENTS = "gradients"
 Records: TypeAlias = Sequence[Mapping[str, Any]]
 _MEANS = ("value", "chance", "corrected")
 
 
 def analysis_texts(run_dir: Path, formats: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Name and text of costs.csv and .md, similarity.csv and .md: those whose data the run folder holds.
+    """Name and text of costs.csv and .md, similarity and gradients: those whose data the run folder holds.
 
     Args:
         run_dir: a run's folder.
@@ -28,7 +29,7 @@ def analysis_texts(run_dir: Path, formats: Sequence[str]) -> Iterator[tuple[str,
     Raises:
         ArtifactError: the data are damaged.
     """
-    for name, readable in ((COSTS, costs_table), (SIMILARITY, similarity_table)):
+    for name, readable in ((COSTS, costs_table), (SIMILARITY, similarity_table), (GRADIENTS, gradients_table)):
         source = run_dir / f"{name}.parquet"
         if not source.is_file():
             continue
@@ -88,6 +89,35 @@ def similarity_table(rows: Records) -> str:
             "",
         ]
     )
+
+
+def gradients_table(rows: Records) -> str:
+    """How well the input gradients at fewer bits agree with those at the most, by what the images went through."""
+    keys = ("model", "defense", "quantization", "seed", "bits", "reference_bits", "images")
+    known = {(*(row[name] for name in keys), row["metric"]): row for row in rows}
+    cells = [
+        [*map(str, key), *(_with_error(known.get((*key, metric))) for metric in ("cosine", "mse"))]
+        for key in dict.fromkeys(found[:-1] for found in known)
+    ]
+    names = ("model", "defense", "quantization", "seed", "bits", "against", "images", "cosine", "mean squared error")
+    return "\n".join(
+        [
+            "# Input gradients between bit-widths",
+            "",
+            "Mean over images, and its standard error, of the cosine and the mean squared error of the gradients of "
+            "cross-entropy to the image. Images are clean, with a patch, or perturbed by PGD on the widest network.",
+            "",
+            Grid(names, cells, names[7:]).markdown(),
+            "",
+        ]
+    )
+
+
+def _with_error(row: Mapping[str, Any] | None) -> str:
+    if row is None:
+        return ""
+    error = row["standard_error"]
+    return f"{row['value']:.3g}" if error is None else f"{row['value']:.3g} ± {error:.2g}"
 
 
 def _mean(rows: Records, name: str) -> str:

@@ -20,6 +20,8 @@ DEFINITIONS: tuple[tuple[str, str], ...] = (
      "over all seeds; empty where there is one class or none"),
     ("collapse", "of the images that untargeted patches fool, % that get the most frequent wrong answer of their "
      "patch: 100 is a patch that names one class"),
+    ("gradient_cosine", "mean cosine of the input gradients of each image at fewer bits and at the most, times 100; "
+     "patched images and images perturbed by PGD are made once and shown to all bit-widths"),
     ("transfer_ratio", "asr on the target / asr of the same patch on its source, both on images common to the "
      "comparisons of the two"),
     ("intervals", "95 %; Wilson over images for one seed and one target class, otherwise a bootstrap that resamples "

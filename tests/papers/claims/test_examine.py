@@ -349,6 +349,47 @@ def test_costs_are_ratios_of_timed_steps(tmp_path: Path) -> None:
     assert effect(result(folder, "triqdef-cost-pbat")).high == pytest.approx(9 / 13 * math.exp(above))
 
 
+@pytest.mark.parametrize(
+    ("patched", "perturbed", "verdict", "leans"),
+    [(0.6, 0.4, "cannot tell", "towards it"), (0.3, 0.9, "cannot tell", "against it")],
+)
+def test_gradients_are_compared_by_their_standard_errors(
+    tmp_path: Path, patched: float, perturbed: float, verdict: str, leans: str
+) -> None:
+    folder = new(tmp_path)
+    add(folder, 5)
+    facts = {"model": "resnet56", "defense": "qat", "quantization": "qat", "seed": 0, "reference_bits": "32"}
+    rows = [
+        {**facts, "images": images, "bits": bits, "metric": metric, "value": value, "standard_error": 0.01}
+        for bits in ("8", "2")
+        for images, value in (("clean", 0.1), ("patched", patched), ("perturbed", perturbed))
+        for metric in ("cosine", "mse")
+    ]
+    folder.path.mkdir()
+    pq.write_table(pa.Table.from_pylist(rows), folder.path / "gradients.parquet")
+    found = result(folder, "qadtr-gradients")
+    assert (found.verdict, found.leans) == (verdict, leans)
+    assert found.reason == "the pixel attack, the patch and the images are not stated"
+    assert [group.name for group in found.groups] == [("cifar10", "resnet56", "2"), ("cifar10", "resnet56", "8")]
+    half = 1.959964 * math.hypot(1, 1) * 2.241403 / 1.959964  # two bit-widths that hold together
+    difference = 100 * (patched - perturbed)
+    assert (effect(found).value, effect(found).low, effect(found).high) == pytest.approx(
+        (difference, difference - half, difference + half), abs=1e-3
+    )
+    (decided_found,) = decided([found])
+    assert decided_found.under == ("holds" if leans == "towards it" else "does not hold")
+    assert examine(CLAIMS["qadtr-gradients"], [ClaimSource(read_folder(folder.path))]).method.startswith(
+        "standard errors over images"
+    )
+
+
+def test_without_gradients_their_claim_says_so(tmp_path: Path) -> None:
+    folder = new(tmp_path)
+    add(folder, 5)
+    found = result(folder, "qadtr-gradients")
+    assert (found.verdict, found.reason) == ("not measured", "the run has no gradients")
+
+
 def test_costs_without_quartiles_decide_nothing(tmp_path: Path) -> None:
     folder = new(tmp_path)
     add(folder, 5)
@@ -427,7 +468,7 @@ def test_texts(tmp_path: Path) -> None:
     assert {row["verdict"] for row in rows} == {"holds", "cannot tell", "not measured"}
     assert Counter(row["under_protocol"] for row in rows) == {"holds": 2, "": len(CLAIMS) - 2}
     text = as_markdown(found)
-    assert f"Of {len(CLAIMS)} claims, as published: 2 holds, 3 cannot tell, {len(CLAIMS) - 5} not measured. " in text
+    assert f"Of {len(CLAIMS)} claims, as published: 2 holds, 1 cannot tell, {len(CLAIMS) - 3} not measured. " in text
     assert "Under the protocol of these runs: 2 holds. Runs: " in text
     assert "| triqdef-transfer | a 32-bit patch fools the undefended 2-bit network in more than 73 % of its" in text
     assert "- T02: qadtr text" in text
