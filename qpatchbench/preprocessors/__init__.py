@@ -35,5 +35,11 @@ CATALOGUE: dict[str, Entry] = {
         "Xiang et al. 2022, PatchCleanser: Certifiably Robust Defense against Adversarial Patches for Any Image "
         "Classifier, USENIX Security, arXiv 2108.09135",
     ),
+    "sac": Entry(
+        f"{_HERE}.sac:SegmentAndComplete",
+        "a trained U-Net finds patches, squares complete what it found and are painted black",
+        "Liu et al. 2022, Segment and Complete: Defending Object Detectors against Adversarial Patch Attacks with "
+        "Robust Patch Detection, CVPR, arXiv 2112.04532",
+    ),
     "smoothing": Entry(f"{_HERE}.smoothing:Smoothing", "every pixel becomes the median of its window", _SQUEEZING),
 }
