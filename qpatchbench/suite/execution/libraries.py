@@ -14,6 +14,7 @@ import platform
 # A training step of ResNet-20 on two threads then takes 1.78 s beside a busy process, and 0.88 s on quiet cores; with
 # GNU's own number 2.8 and 0.84, and with OMP_WAIT_POLICY=PASSIVE, which is no turn at all, 1.57 and 1.00.
 _SPINS = "1000"
+WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")  # variables that say how threads wait
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of glibc's malloc.h
 _KEPT, _LARGEST = 2**29, 2**30  # bytes: free at the top of the heap, and of a block of the heap
@@ -21,7 +22,7 @@ _KEPT, _LARGEST = 2**29, 2**30  # bytes: free at the top of the heap, and of a b
 
 def wait_asleep() -> None:
     """Let threads that wait for others sleep soon. Before torch is loaded, and unless the user has said how to wait."""
-    if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
+    if not os.environ.keys() & WAITING:
         os.environ["GOMP_SPINCOUNT"] = _SPINS  # workers on this machine inherit it
 
 

@@ -12,7 +12,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import partial
@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from qpatchbench.runs.files import size_text
+from qpatchbench.suite.execution.libraries import WAITING
 from qpatchbench.suite.execution.workers.lifeline import die_with_the_run
 from qpatchbench.suite.execution.workers.messages import Died, Idle, Message, Stopped
 from qpatchbench.suite.execution.workers.ray_worker import RayEars, RayWorker
@@ -149,7 +150,7 @@ class _Driver:
             "num_gpus": self.gpu_share,
             "memory": int(self.memory) or None,
             "max_restarts": 0,
-            "runtime_env": {"env_vars": {"OMP_NUM_THREADS": str(self.threads)}},
+            "runtime_env": {"env_vars": worker_environment(self.threads, os.environ)},
         }
         if number in self.actors:  # if it lives after all, it must not keep its cores
             self.ray.kill(self.actors.pop(number))
@@ -207,6 +208,15 @@ def _joined(cluster: Cluster) -> Any:  # noqa: ANN401 (a module that may be abse
                 raise
             ray.shutdown()
             time.sleep(1.0)
+
+
+def worker_environment(threads: int, own: Mapping[str, str]) -> dict[str, str]:
+    """Variables of a worker: its threads, and how they wait, as it is here; nodes that were joined have their own.
+
+    >>> worker_environment(2, {"GOMP_SPINCOUNT": "1000", "HOME": "/here"})
+    {'OMP_NUM_THREADS': '2', 'GOMP_SPINCOUNT': '1000'}
+    """
+    return {"OMP_NUM_THREADS": str(threads), **{name: own[name] for name in WAITING if name in own}}
 
 
 def cores_each(nodes: Sequence[int], workers: int) -> int:
