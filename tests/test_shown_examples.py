@@ -146,18 +146,32 @@ def test_the_checks_of_contributing_are_tests() -> None:
     names["test_conformance"](*checks[0])
 
 
-def test_the_tutorial_runs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("QPATCHBENCH_CACHE", str(folder / "cache"))
-    notebook = json.loads((DOCS / "tutorial.ipynb").read_text(encoding="utf-8"))
-    cells = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
-    names: dict[str, Any] = {"qpatchbench": qpatchbench}
+def what_is_left_of(notebook: str) -> dict[str, Any]:
+    """Names that a notebook has given when all its cells have run; it is kept without outputs."""
+    cells = json.loads((DOCS / notebook).read_text(encoding="utf-8"))["cells"]
+    assert all(not cell.get("outputs") for cell in cells)
+    names: dict[str, Any] = {}
     with torch.random.fork_rng(devices=[]):
         for cell in cells:
-            exec(compile(cell, "tutorial.ipynb", "exec"), names)
+            if cell["cell_type"] == "code":
+                exec(compile("".join(cell["source"]), notebook, "exec"), names)
+    return names
+
+
+def test_the_tutorial_runs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QPATCHBENCH_CACHE", str(folder / "cache"))
+    names = what_is_left_of("tutorial.ipynb")
     accuracy = names["found"].clean_accuracy
     assert accuracy > 80
     assert names["found"].asr > names["found"].asr_control
     assert len(names["table"]) == 9
     assert names["run"].errors == {}
     assert len(names["run"].rows) == 5
-    assert all(not cell.get("outputs") for cell in notebook["cells"])
+
+
+def test_a_row_by_hand_is_the_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    by_hand = what_is_left_of("one-row-by-hand.ipynb")["by_hand"]
+    assert sorted(by_hand.index) == ["32", "w4a32"]
+    assert (by_hand["n_eligible"] > 100).all()
+    assert (by_hand["n_fooled"] > 0).all()
