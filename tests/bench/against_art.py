@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from statistics import mean, median
+from statistics import mean, median, stdev
 from typing import Any
 
 import numpy as np
@@ -92,7 +92,7 @@ def rates(subject: Subject, patch: Patch) -> list[float]:
 
 
 def strength(subject: Subject) -> list[Row]:
-    """Targeted ASR of all, on the five targets that are easiest for the plain loop, and on the five hardest."""
+    """Targeted ASR of all, on the five targets that are easiest for all together, and on the five hardest."""
     images = subject.splits.craft[:256]
     kinds: dict[str, type[UniversalAttack]] = {
         "gap": Gap, "plain gap": PlainGap, "lavan": Lavan, "plain lavan": PlainLavan,
@@ -101,7 +101,8 @@ def strength(subject: Subject) -> list[Row]:
     found["ART"] = [value for target in TARGETS for value in rates(subject, theirs(subject.plain, images, target))]
     noise = torch.rand(len(TARGETS), 3, SIZE, SIZE, generator=derive_generator(0, "bench control"))
     found["random patch"] = rates(subject, Patch(noise, torch.ones_like(noise[:, :1]), tuple(map(Targeted, TARGETS))))
-    ranked = sorted(TARGETS, key=lambda target: -found["plain gap"][target])
+    # Ranked by one of them, the others would look weaker where it was lucky.
+    ranked = sorted(TARGETS, key=lambda target: -sum(each[target] for each in found.values()))
     easy, hard = ranked[: len(ranked) // 2], ranked[len(ranked) // 2 :]
     meaning = f"asr_targeted on targets {easy} and {hard}; each from {EPOCHS * len(images)} images, {SIZE}x{SIZE}"
     rows = [Row(name, _groups(each, easy, hard), meaning) for name, each in found.items()]
@@ -109,6 +110,9 @@ def strength(subject: Subject) -> list[Row]:
         quotients = [sum(found[own][t] for t in group) / sum(found[other][t] for t in group) for group in (easy, hard)]
         value = f"{quotients[0]:.2f}, {quotients[1]:.2f} x"
         rows.append(Row(f"{own} / {other}", value, "on the five easiest and the five hardest; aim: 1 or more"))
+        differences = [found[own][target] - found[other][target] for target in TARGETS]
+        half = 2.26 * stdev(differences) / len(TARGETS) ** 0.5  # Student's t, 9 degrees of freedom
+        rows.append(Row(f"{own} - {other}", f"{mean(differences):+.1f} ± {half:.1f}", "points, over all ten targets"))
     return rows
 
 
