@@ -53,12 +53,12 @@ class SegmentAndComplete(Preprocessor):
 
     def fit(self, calibration: torch.Tensor) -> Mapping[str, torch.Tensor]:
         """The U-Net's weights."""
-        from qpatchbench.ops.training.patch_segmenter import Schedule, segmenter_trained_on
+        from qpatchbench.ops.training.patch_segmenter import SegmenterTraining, segmenter_trained_on
 
-        schedule = Schedule(
+        training = SegmenterTraining(
             self.channels, self.steps, self.adversarial, self.attack_steps, self.attack_step_size, self.learning_rate
         )
-        return segmenter_trained_on(_seen(calibration), schedule)
+        return segmenter_trained_on(_seen(calibration), training)
 
     def apply(
         self, images: torch.Tensor, state: Mapping[str, torch.Tensor], generator: torch.Generator

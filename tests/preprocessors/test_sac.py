@@ -7,7 +7,7 @@ import torch
 
 from qpatchbench.ops.maps.shape_completion import completed_squares
 from qpatchbench.ops.training.patch_segmenter import (
-    Schedule,
+    SegmenterTraining,
     patch_logits,
     saturated_noise,
     segmenter_trained_on,
@@ -83,7 +83,7 @@ def test_masks_are_squares_of_all_sides() -> None:
 
 @pytest.fixture(scope="module")
 def trained() -> SegmentAndComplete:
-    return SegmentAndComplete(name="sac", channels=8, steps=60, attack_steps=3, sides=(0.25, 0.125))
+    return SegmentAndComplete(name="sac", channels=8, steps=60, attack_steps=1, sides=(0.25, 0.125))
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +94,8 @@ def state(trained: SegmentAndComplete) -> dict[str, torch.Tensor]:
 def test_squares_of_noise_are_found_and_painted_black(
     trained: SegmentAndComplete, state: dict[str, torch.Tensor]
 ) -> None:
-    # Of 4 seeds of weights and noise: 99.9 to 100 % of the square are found, and 0 to 4.5 % of scenes without one.
+    # Of 8 seeds of weights and scenes: 99.9 to 100 % of the square are found, and of scenes without one 0 to 3 %,
+    # but 37 % with one seed, whose training is not over after so few steps.
     shown = torch.nn.functional.avg_pool2d(scenes(16, seed=1), 2)
     patched = shown.clone()
     noise = saturated_noise(shown, torch.Generator().manual_seed(2))
@@ -129,8 +130,12 @@ def test_the_gradient_is_straight_through(trained: SegmentAndComplete, state: di
 def test_training_hides_squares_from_the_network() -> None:
     """With self adversarial training alone the loss is that of harder squares: another network comes out."""
     images = torch.nn.functional.avg_pool2d(scenes(16), 2)
-    plain = Schedule(channels=4, steps=6, adversarial=0.0, attack_steps=3, attack_step_size=0.2, learning_rate=1e-3)
-    hidden = Schedule(channels=4, steps=6, adversarial=0.5, attack_steps=3, attack_step_size=0.2, learning_rate=1e-3)
+    plain = SegmenterTraining(
+        channels=4, steps=6, adversarial=0.0, attack_steps=3, attack_step_size=0.2, learning_rate=1e-3
+    )
+    hidden = SegmenterTraining(
+        channels=4, steps=6, adversarial=0.5, attack_steps=3, attack_step_size=0.2, learning_rate=1e-3
+    )
     first, second, again = (segmenter_trained_on(images, each) for each in (plain, hidden, hidden))
     assert all(torch.equal(second[name], again[name]) for name in second)
     assert any(not torch.equal(first[name], second[name]) for name in first)

@@ -22,7 +22,7 @@ _MULTIPLE = 2**LEVELS
 
 
 @dataclass(frozen=True)
-class Schedule:
+class SegmenterTraining:
     """How a segmenter is trained.
 
     Attributes:
@@ -74,25 +74,27 @@ class _UNet(nn.Module):
         return logits
 
 
-def segmenter_trained_on(images: torch.Tensor, schedule: Schedule, seed: int = 0) -> Mapping[str, torch.Tensor]:
+def segmenter_trained_on(
+    images: torch.Tensor, training: SegmenterTraining, seed: int = 0
+) -> Mapping[str, torch.Tensor]:
     """Weights of a segmenter by name.
 
     Args:
         images: (N, 3, H, W) float32 in [0, 1], square, without patches.
-        schedule: of the training.
+        training: how long, and against what.
         seed: of all draws.
     """
     generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
         torch.manual_seed(seed)  # first weights are drawn from the global generator
-        network = _UNet(schedule.channels).to(images.device)
-        optimizer = torch.optim.Adam(network.parameters(), schedule.learning_rate)
-        for step in range(schedule.steps):
+        network = _UNet(training.channels).to(images.device)
+        optimizer = torch.optim.Adam(network.parameters(), training.learning_rate)
+        for step in range(training.steps):
             drawn = images[torch.randint(len(images), (BATCH,), generator=generator).to(images.device)]
             masks = square_masks(len(drawn), drawn.shape[-1], generator).to(drawn)
             shown = torch.where(masks > 0, saturated_noise(drawn, generator), drawn)
-            if step >= (1 - schedule.adversarial) * schedule.steps:
-                shown = _hidden_from(network, shown, masks, schedule)
+            if step >= (1 - training.adversarial) * training.steps:
+                shown = _hidden_from(network, shown, masks, training)
             loss = functional.binary_cross_entropy_with_logits(network(_padded(shown)), _padded(masks))
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]  # torch
@@ -141,14 +143,16 @@ def saturated_noise(images: torch.Tensor, generator: torch.Generator) -> torch.T
     return (grey + contrast * (draws - 0.5)).clamp(0, 1).to(images)
 
 
-def _hidden_from(network: nn.Module, shown: torch.Tensor, masks: torch.Tensor, schedule: Schedule) -> torch.Tensor:
+def _hidden_from(
+    network: nn.Module, shown: torch.Tensor, masks: torch.Tensor, training: SegmenterTraining
+) -> torch.Tensor:
     """The images with squares that the network, as it would be used, finds less of."""
     network.eval().requires_grad_(False)
-    for _ in range(schedule.attack_steps):
+    for _ in range(training.attack_steps):
         own = shown.detach().requires_grad_()
         loss = functional.binary_cross_entropy_with_logits(network(_padded(own)), _padded(masks))
         (gradient,) = torch.autograd.grad(loss, own)
-        shown = (own + schedule.attack_step_size * gradient.sign() * masks).clamp(0, 1).detach()
+        shown = (own + training.attack_step_size * gradient.sign() * masks).clamp(0, 1).detach()
     network.train().requires_grad_(True)
     return shown
 
