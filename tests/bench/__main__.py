@@ -14,6 +14,8 @@ from tests.bench.timing import Row
 
 SECTIONS = {
     "crafting": loops.crafting,
+    "compiled": loops.compiled,
+    "threads": loops.threads,
     "goals": loops.goals,
     "evaluation": loops.evaluation,
     "quantization": loops.fake_quantization,

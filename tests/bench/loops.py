@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import copy
+import signal
+import subprocess
+import sys
+from functools import partial
 
 import torch
 from torch import nn
@@ -57,6 +61,55 @@ def crafting(subject: Subject) -> list[Row]:
         Row("crafting / bare gradient", f"{ratio(times, 'straight', 'bare'):.2f} x", f"lavan, {meaning}"),
         Row("crafting / bare gradient, rotated", f"{ratio(times, 'rotated', 'bare'):.2f} x", f"gap, {meaning}"),
     ]
+
+
+def compiled(subject: Subject) -> list[Row]:
+    """A crafting step against forward and input gradient of the same network as `torch.compile` makes it."""
+    images = to_float(subject.splits.craft.pixels[:BATCH])
+    labels = subject.splits.craft.labels[:BATCH]
+    network = torch.compile(subject.deployed)
+
+    def bare() -> None:
+        for _ in range(STEPS):
+            inputs = images.clone().requires_grad_()
+            torch.autograd.grad(functional.cross_entropy(network(inputs), labels), inputs)
+
+    try:
+        times = alternate({"bare": bare, "crafting": lambda: _craft(subject, 1, BATCH, STEPS, 0)})
+    except Exception as error:  # of whichever compiler is not there
+        return [Row("crafting / compiled gradient", "-", f"torch.compile failed: {type(error).__name__}")]
+    meaning = f"lavan, per step of {BATCH}, in float32; aim: at most 1.25"
+    return [Row("crafting / compiled gradient", f"{ratio(times, 'crafting', 'bare'):.2f} x", meaning)]
+
+
+def threads(subject: Subject) -> list[Row]:
+    """A crafting step with one thread and with two, each alone and beside a process that keeps a core busy."""
+    before = torch.get_num_threads()
+    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as busy:
+
+        def work(count: int, beside: bool) -> None:
+            torch.set_num_threads(count)
+            busy.send_signal(signal.SIGCONT if beside else signal.SIGSTOP)
+            _craft(subject, 1, BATCH, STEPS // 2, 0)
+
+        try:
+            works = {(count, beside): partial(work, count, beside) for beside in (False, True) for count in (1, 2)}
+            times = alternate({_called(*key): each for key, each in works.items()})
+        finally:
+            busy.kill()
+            torch.set_num_threads(before)
+    return [
+        Row(
+            _called(*key),
+            f"{ratio(times, _called(*key), _called(1, False)):.2f} x",
+            "time of a step, beside one thread alone",
+        )
+        for key in works
+    ]
+
+
+def _called(count: int, beside: bool) -> str:
+    return f"{count} thread{'s' * (count > 1)}{', a busy core' * beside}"
 
 
 def goals(subject: Subject) -> list[Row]:
