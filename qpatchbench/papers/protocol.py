@@ -77,7 +77,7 @@ def of_costs(folder: RunFolder, row: Mapping[str, Any]) -> Iterator[str]:
         yield f"relative to {row['reference']} instead of qat"
 
 
-def of_gradients(folder: RunFolder) -> Iterator[str]:
+def of_gradients(folder: RunFolder, row: Mapping[str, Any]) -> Iterator[str]:  # noqa: ARG001 (as `of_costs`)
     """Departures of compared input gradients, of which the papers say next to nothing."""
     yield "the pixel attack, the patch and the images are not stated"
     if "(" in folder.dataset:

@@ -1,4 +1,4 @@
-"""Segment and Complete, SAC (Liu, Levine, Lau, Chellappa, Feizi 2022, CVPR, arXiv 2112.04532, section 3).
+"""Segment and Complete, SAC (Liu, Levine, Lau, Chellappa, Feizi 2022, CVPR, arXiv 2112.04532).
 
 1. A U-Net says of every pixel whether it belongs to a patch.
 2. What it found is completed to squares that are close to it in Hamming distance.
@@ -6,8 +6,8 @@
 
 The U-Net is trained on images with squares of noise, and then on such that hide from it (self adversarial training).
 Own choices: the paper trains first on patches made against an object detector, which a preprocessor does not know; its
-U-Net has 16 to 64 channels and one more level, and sees 500 pixels where ours sees at most 64; it trains by RMSprop for
-days. What was found and is in no square is painted too, as with the authors' option `union`.
+authors' U-Net has 64 channels and one more level, sees 500 pixels where ours sees at most 64, and learns by RMSprop.
+What was found and is in no square is painted too, as with the authors' option `union`.
 
 Masks are hard. Attacks follow the straight-through gradient of the U-Net's probabilities, as the authors' adaptive one.
 """

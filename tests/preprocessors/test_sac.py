@@ -50,7 +50,7 @@ def test_squares_are_those_of_a_search_by_hand(around: float, within: float, exp
 
 
 def test_a_mask_within_the_distance_is_completed_to_one_that_covers_the_patch() -> None:
-    """Section 3.4: with gamma s^2 = 0.1 * 64 pixels in mind, any 6 wrong ones leave the patch covered."""
+    """With gamma s^2 = 0.1 * 64 pixels in mind, any 6 wrong ones leave the patch covered."""
     patch = torch.zeros(20, 20, dtype=torch.bool)
     patch[4:12, 7:15] = True
     generator = torch.Generator().manual_seed(0)

@@ -1,4 +1,4 @@
-"""Completion of a patch mask to squares (Liu et al. 2022, CVPR, arXiv 2112.04532, section 3.4)."""
+"""Completion of a patch mask to squares (Liu et al. 2022, CVPR, arXiv 2112.04532); numbers are those of their code."""
 
 from __future__ import annotations
 

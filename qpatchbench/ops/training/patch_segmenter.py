@@ -1,4 +1,4 @@
-"""A U-Net that tells of every pixel whether it belongs to a patch (Liu et al. 2022, CVPR, arXiv 2112.04532, section 3).
+"""A U-Net that tells of every pixel whether it belongs to a patch (Liu et al. 2022, CVPR, arXiv 2112.04532).
 
 It is trained on images of which a share of 0.3 is clean and the others have a square of saturated noise each. In self
 adversarial training the squares are moved, by steps along the sign of the gradient, to where the network misses them.

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from qpatchbench.papers import protocol
 from qpatchbench.papers.claims.hypotheses import Claim, Hypothesis, Selection
@@ -37,18 +37,27 @@ FACETS = {*_NETWORK, *_PATCH, *_GRADIENTS, "quantization", "source_model", "same
 
 
 class _Analysis(NamedTuple):
-    """Where a quantity is that no leaderboard has: the table, the columns that make two rows comparable, and facets."""
+    """Where a quantity is that no leaderboard has.
+
+    Attributes:
+        table: of the run folder.
+        agreeing: columns in which two rows have to agree.
+        departures: of a row from what the papers state.
+        facets: of all its rows.
+    """
 
     table: str
     agreeing: tuple[str, ...]
+    departures: Callable[[RunFolder, Mapping[str, Any]], Iterator[str]]
     facets: tuple[Facet, ...] = ()
 
 
 _ANALYSES: Mapping[str, _Analysis] = {
-    "relative_time": _Analysis("costs", ("base", "model", "seed")),
+    "relative_time": _Analysis("costs", ("base", "model", "seed"), protocol.of_costs),
     "gradient_cosine": _Analysis(
         "gradients",
         ("base", "model", "defense", "quantization", "seed", "bits"),
+        protocol.of_gradients,
         (Facet("metric", ("cosine",)),),
     ),
 }
@@ -128,11 +137,8 @@ def _departures(claim: Claim, folder: RunFolder, row: Record, *, patched: bool) 
         yield f"dataset: {base} instead of {' or '.join(sorted(datasets))}"
     if not any(own_model in MODELS.get(model, (model,)) for model in models):
         yield f"architecture: {own_model} instead of {' or '.join(sorted(models))}"
-    if claim.hypothesis.quantity == "gradient_cosine":
-        yield from protocol.of_gradients(folder)
-        return
     if not isinstance(row, Row):
-        yield from protocol.of_costs(folder, row)
+        yield from _ANALYSES[claim.hypothesis.quantity].departures(folder, row)
         return
     yield from protocol.of_run(folder, values[0], base)
     named = [named for side in _sides(claim.hypothesis) for named in side.components.get("defense", ())]
