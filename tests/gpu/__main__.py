@@ -12,10 +12,11 @@ import torch
 
 from qpatchbench.ops.devices import name_of
 from qpatchbench.suite.execution.device import device_named
-from tests.gpu import agreement, speed, whole_run
+from tests.gpu import agreement, fused_quantizers, speed, whole_run
 
 SECTIONS: dict[str, Callable[[torch.device, Path], bool]] = {
     "components": agreement.components,
+    "fused quantizers": fused_quantizers.agreement,
     "resume": agreement.resume,
     "kernels": speed.kernels,
     "speed": speed.beside_bare_loops,

@@ -12,25 +12,37 @@ from __future__ import annotations
 import torch
 from torch.autograd.function import FunctionCtx
 
+from qpatchbench.ops.quantization import fused
+
 
 class FixedScale(torch.autograd.Function):
     """values, scale (broadcastable, no gradient), qmin, qmax -> values on the grid."""
 
     @staticmethod
     def forward(ctx: FunctionCtx, values: torch.Tensor, scale: torch.Tensor, qmin: int, qmax: int) -> torch.Tensor:
-        """Quantize; keeps the unclamped codes only where a gradient is needed."""
-        codes = (values * scale.reciprocal()).round_()
+        """Quantize; keeps the unclamped codes, or what they are computed from, only where a gradient is needed."""
         ctx.qmin, ctx.qmax = qmin, qmax  # type: ignore[attr-defined]  # torch's own way to keep non-tensors
-        if ctx.needs_input_grad[0]:  # type: ignore[attr-defined]  # set by torch, absent from its stub
+        if fused.fits(values):
+            if ctx.needs_input_grad[0]:  # type: ignore[attr-defined]  # set by torch, absent from its stub
+                ctx.save_for_backward(values, scale)
+            return fused.on_grid(values, scale, qmin, qmax)
+        codes = (values * scale.reciprocal()).round_()
+        if ctx.needs_input_grad[0]:  # type: ignore[attr-defined]  # as above
             ctx.save_for_backward(codes)
         return codes.clamp(qmin, qmax).mul_(scale)
 
     @staticmethod
     def backward(ctx: FunctionCtx, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         """Gradient of values; the scale has none."""
-        (codes,) = ctx.saved_tensors  # type: ignore[attr-defined]  # as above
+        saved = ctx.saved_tensors  # type: ignore[attr-defined]  # as above
         # Codes are integers, so that half a step around the range decides exactly.
         low, high = ctx.qmin - 0.5, ctx.qmax + 0.5  # type: ignore[attr-defined]  # as above
+        if len(saved) == 1:
+            return _where_between(gradients[0], saved[0], low, high), None, None, None
+        values, scale = saved
+        if not torch.is_grad_enabled():
+            return fused.passed(gradients[0], values, scale, low, high), None, None, None
+        codes = (values.detach() * scale.reciprocal()).round_()
         return _where_between(gradients[0], codes, low, high), None, None, None
 
 
@@ -44,12 +56,18 @@ class LearnedScale(torch.autograd.Function):
         """Quantize; the backward pass recomputes the codes, so only the inputs are kept."""
         ctx.qmin, ctx.qmax, ctx.factor = qmin, qmax, factor  # type: ignore[attr-defined]  # as above
         ctx.save_for_backward(values, scale)
+        if fused.fits(values):
+            return fused.on_grid(values, scale, qmin, qmax)
         return (values * scale.reciprocal()).round_().clamp_(qmin, qmax).mul_(scale)
 
     @staticmethod
     def backward(ctx: FunctionCtx, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         """Gradients of values and scale."""
         values, scale = ctx.saved_tensors  # type: ignore[attr-defined]  # as above
+        if fused.fits(values) and ctx.needs_input_grad[1] and not torch.is_grad_enabled():  # type: ignore[attr-defined]  # as above
+            limits = ctx.qmin, ctx.qmax, ctx.factor  # type: ignore[attr-defined]  # as above
+            inside, pull = fused.pulled(gradients[0], values, scale, *limits)
+            return inside, pull.sum_to_size(scale.shape), None, None, None
         steps = values * scale.reciprocal()
         fixed = steps.detach()
         inside = _where_between(gradients[0], fixed, ctx.qmin, ctx.qmax)  # type: ignore[attr-defined]  # as above
