@@ -16,7 +16,14 @@ Statistic: TypeAlias = Literal["level", "difference", "ratio"]
 
 
 Quantity: TypeAlias = Literal[
-    "asr", "asr_common", "asr_net", "clean_accuracy", "robust_accuracy", "relative_time", "gradient_cosine"
+    "asr",
+    "asr_common",
+    "asr_net",
+    "clean_accuracy",
+    "robust_accuracy",
+    "relative_time",
+    "relative_inference",
+    "gradient_cosine",
 ]
 
 

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import gc
 import os
-import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -21,6 +20,7 @@ from qpatchbench.defenses.base import Step
 from qpatchbench.errors import UnknownNameError
 from qpatchbench.ops.devices import finish, forked_draws
 from qpatchbench.ops.randomness import derive_generator, derive_seed
+from qpatchbench.statistics.quartiles import quartiles
 from qpatchbench.training.loop import Learner, TrainingTask, begun_learner, take_step
 from qpatchbench.training.loss_reading import LossReading
 from qpatchbench.types import ImageSet
@@ -177,9 +177,9 @@ def _quiet_profiler() -> Iterator[None]:
 
 
 def _cost(one: _Measured, reference: _Measured, peak: int, reference_peak: int) -> Cost:
-    low, middle, high = _quartiles(one.seconds)
+    low, middle, high = quartiles(one.seconds)
     # Within a round, so that a machine that slows down does not count.
-    ratios = _quartiles([own / other for own, other in zip(one.seconds, reference.seconds, strict=True)])
+    ratios = quartiles([own / other for own, other in zip(one.seconds, reference.seconds, strict=True)])
     return Cost(
         step_seconds=middle,
         step_seconds_low=low,
@@ -192,11 +192,3 @@ def _cost(one: _Measured, reference: _Measured, peak: int, reference_peak: int) 
         relative_memory=peak / reference_peak,
         active_bits=" ".join(map(str, one.step().bits)),
     )
-
-
-def _quartiles(values: Sequence[float]) -> tuple[float, float, float]:
-    """First quartile, median and third; a single value has no spread."""
-    if len(values) == 1:
-        return values[0], values[0], values[0]
-    low, middle, high = statistics.quantiles(values, method="inclusive")
-    return low, middle, high

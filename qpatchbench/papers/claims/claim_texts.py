@@ -87,7 +87,7 @@ def _counts(given: Sequence[str], order: Sequence[str]) -> str:
 def _definitions(found: Sequence[Finding]) -> Iterator[str]:
     yield from (f"{verdict}: {text}" for verdict, text in VERDICTS)
     yield UNDER_PROTOCOL
-    used = {each.claim.hypothesis.quantity for each in found if each.claim.hypothesis is not None}
+    used = {each.claim.hypothesis.quantity for each in found}
     yield from definitions_text(tuple(used))
 
 
@@ -101,7 +101,7 @@ def under_text(found: Finding) -> str:
 
 
 def _effect(each: Finding) -> str:
-    if each.decisive is None or each.claim.hypothesis is None:
+    if each.decisive is None:
         return "-"
     return effect_text(each.decisive.effect, each.claim.hypothesis.statistic)
 
@@ -109,10 +109,9 @@ def _effect(each: Finding) -> str:
 def _told(each: Finding) -> Iterator[tuple[str, str]]:
     """Name and text of the lines about a claim, those that are empty left out."""
     claim = each.claim
-    hypothesis = str(claim.hypothesis) if claim.hypothesis is not None else ""
     lines = (
         ("says", claim.says),
-        ("tested", hypothesis),
+        ("tested", str(claim.hypothesis)),
         ("as published", each.verdict),
         ("under the protocol of these runs", under_text(each)),
         ("to decide it", each.wanting),
@@ -131,8 +130,10 @@ def _number(number: float) -> str:
 
 def _record(each: Finding) -> tuple[object, ...]:
     claim, hypothesis = each.claim, each.claim.hypothesis
-    tested = (hypothesis.statistic, hypothesis.quantity, hypothesis.direction, f"{hypothesis.threshold:g}",
-              hypothesis.quantifier) if hypothesis is not None else ("",) * 5  # fmt: skip
+    tested = (
+        *(hypothesis.statistic, hypothesis.quantity, hypothesis.direction),
+        *(f"{hypothesis.threshold:g}", hypothesis.quantifier),
+    )
     effect = each.decisive.effect if each.decisive is not None else None
     numbers = [_number(number) for number in (effect.value, effect.low, effect.high)] if effect else ["", "", ""]
     unit = UNITS[hypothesis.statistic] if hypothesis is not None and effect else ""

@@ -25,8 +25,7 @@ UNITS = {"level": "%", "difference": "points", "ratio": "times"}
 VERDICTS: tuple[tuple[ClaimVerdict, str], ...] = (
     ("holds", "the whole 95 % interval lies on the claimed side of the threshold"),
     ("does not hold", "the whole interval lies on the other side"),
-    ("cannot tell", "the interval covers the threshold, the protocol is not the paper's, a check failed, or runs "
-     "cannot test it"),
+    ("cannot tell", "the interval covers the threshold, the protocol is not the paper's, or a check failed"),
     ("not measured", "no row, or no row to compare it with; the reason names what is missing"),
 )  # fmt: skip
 UNDER_PROTOCOL = (
@@ -87,14 +86,14 @@ class Finding:
     @property
     def leans(self) -> str:
         """On which side of the threshold the value lies: "towards it" or "against it"."""
-        if self.decisive is None or self.claim.hypothesis is None:
+        if self.decisive is None:
             return ""
         return "towards it" if _margins(self.claim.hypothesis, self.decisive.effect)[0] > 0 else "against it"
 
     @property
     def wanting(self) -> str:
         """What is too close: by how much more its interval would have to rest on, if its value stays."""
-        if self.under != "too close" or self.decisive is None or self.claim.hypothesis is None:
+        if self.under != "too close" or self.decisive is None:
             return ""
         value, worse, better = _margins(self.claim.hypothesis, self.decisive.effect)
         reach = abs((worse if value > 0 else better) - value)
@@ -111,8 +110,6 @@ def examine_all(claims: Sequence[Claim], sources: Sequence[ClaimSource]) -> list
 def examine(claim: Claim, sources: Sequence[ClaimSource]) -> Finding:
     """Test one claim, as published."""
     hypothesis = claim.hypothesis
-    if hypothesis is None:
-        return Finding(claim, "cannot tell", f"needs {claim.needs}")
     answers = [(source, stands(hypothesis, source)) for source in sources]
     measured = [stand for _, answer in answers if not isinstance(answer, Missing) for stand in answer]
     if not measured:
@@ -157,7 +154,6 @@ def decided(found: Sequence[Finding]) -> list[Finding]:
 def _together(found: Finding, count: int) -> ProtocolVerdict:
     """What intervals say that hold together for `count` claims."""
     hypothesis, alike = found.claim.hypothesis, len(found.groups)
-    assert hypothesis is not None, "a sound finding has a hypothesis"
     wide = [
         replace(group, effect=widened(group.effect, alike * count, hypothesis.statistic, alike))
         for group in found.groups
@@ -239,7 +235,7 @@ def _covers(hypothesis: Hypothesis, group: RowGroup) -> str:
 
 
 def _method(hypothesis: Hypothesis, groups: Sequence[RowGroup]) -> str:
-    if hypothesis.quantity == "relative_time":
+    if hypothesis.quantity in ("relative_time", "relative_inference"):
         kind = "quartiles of the timed rounds, side by side with the reference"
     elif hypothesis.quantity == "gradient_cosine":
         kind = "standard errors over images, as if independent"
@@ -269,7 +265,7 @@ def _here(hypothesis: Hypothesis, groups: Sequence[RowGroup], decisive: RowGroup
     quantity, digits = str(hypothesis.quantity), _digits(hypothesis.statistic)
     if decisive.baseline is None:
         sides = quantity
-    elif quantity == "relative_time":
+    elif quantity in ("relative_time", "relative_inference"):
         sides = f"{quantity} {decisive.rows:.3g} against {decisive.baseline:.3g}"
     else:
         sides = f"{quantity} {decisive.rows:.1f} % against {decisive.baseline:.1f} %"

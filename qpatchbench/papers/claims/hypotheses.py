@@ -111,15 +111,14 @@ class Claim(_Entry):
         description="what contradicts the sentence, or the tables behind it"
     )
     says: str = Field(description="the hypothesis in words")
-    hypothesis: Hypothesis | None = Field(description="the same as data; None where runs cannot test it")
-    needs: str = Field(default="", description="what would be needed beyond a leaderboard")
+    hypothesis: Hypothesis = Field(description="the same as data")
     note: str = Field(default="", description="how the sentence was read, and whose choice the threshold is")
 
     @model_validator(mode="before")
     @classmethod
     def _beside(cls, entry: dict[str, Any]) -> dict[str, Any]:
         own = {name: value for name, value in entry.items() if name in cls.model_fields}
-        return {**own, "hypothesis": {name: value for name, value in entry.items() if name not in own} or None}
+        return {**own, "hypothesis": {name: value for name, value in entry.items() if name not in own}}
 
 
 @cache

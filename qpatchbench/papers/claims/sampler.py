@@ -70,12 +70,14 @@ class Sampler:
 
 
 def has_quantity(row: Record, quantity: Quantity) -> bool:
-    """Whether it was measured; what analyses tell always was."""
-    return row.measured(quantity) if isinstance(row, Row) else True
+    """Whether it was measured: runs of before lack some of what analyses tell."""
+    if isinstance(row, Row):
+        return row.measured(quantity)
+    return quantity == "gradient_cosine" or not math.isnan(row.get(quantity) or math.nan)
 
 
 def estimate(row: Record, quantity: Quantity, sampler: Sampler) -> Estimate:
-    """A quantity of one row: a rate of a leaderboard, the relative time of a row of costs, or a cosine times 100."""
+    """A quantity of one row: a rate of a leaderboard, a relative time of a row of costs, or a cosine times 100."""
     if isinstance(row, Row):
         return Estimate(row.number(quantity), *row.interval(quantity), sampler.replicates(row, quantity))
     if quantity == "gradient_cosine":

@@ -54,6 +54,7 @@ class _Analysis(NamedTuple):
 
 _ANALYSES: Mapping[str, _Analysis] = {
     "relative_time": _Analysis("costs", ("base", "model", "seed"), protocol.of_costs),
+    "relative_inference": _Analysis("costs", ("base", "model", "seed", "inference_bits"), protocol.of_costs),
     "gradient_cosine": _Analysis(
         "gradients",
         ("base", "model", "defense", "quantization", "seed", "bits"),
@@ -118,7 +119,6 @@ def group_of(row: Record, each: Sequence[str]) -> tuple[str, ...]:
 
 def departures(claim: Claim, found: Sequence[Stand]) -> list[str]:
     """In what the protocol of the rows is not the paper's, and which checks they failed."""
-    assert claim.hypothesis is not None
     patched = claim.hypothesis.quantity != "clean_accuracy"
     told: dict[str, None] = {}
     for stand in found:
@@ -128,7 +128,6 @@ def departures(claim: Claim, found: Sequence[Stand]) -> list[str]:
 
 
 def _departures(claim: Claim, folder: RunFolder, row: Record, *, patched: bool) -> Iterator[str]:
-    assert claim.hypothesis is not None
     values = [value for table in claim.tables for value in values_by_table().get(table, ())]
     datasets = {value.dataset or DATASETS.get(f"{value.paper}.{value.table}", "") for value in values} - {""}
     base, own_model = column(row, "base"), column(row, "model")

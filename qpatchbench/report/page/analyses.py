@@ -43,8 +43,8 @@ def analysis_texts(run_dir: Path, formats: Sequence[str]) -> Iterator[tuple[str,
 
 
 def costs_table(rows: Records) -> str:
-    """Time and memory of a training step of every defense, relative to the reference."""
-    names = ("model", "defense", "bits", "step [ms]", "images/s", "time", "memory [MiB]", "memory")
+    """Time and memory of a training step of every defense, and time of an inference, relative to the reference."""
+    names = ("model", "defense", "bits", "step [ms]", "images/s", "time", "memory [MiB]", "memory", "inference")
     cells = [
         [
             *(row["model"], row["defense"], row["bits"]),
@@ -53,6 +53,7 @@ def costs_table(rows: Records) -> str:
             f"{row['relative_time']:.2f}",
             f"{row['peak_bytes'] / 2**20:.0f}",
             f"{row['relative_memory']:.2f}",
+            _times(row.get("relative_inference")),
         ]
         for row in rows
     ]
@@ -63,11 +64,16 @@ def costs_table(rows: Records) -> str:
             "",
             f"One optimiser step, measured in turn on one machine; time and memory are relative to {reference}.",
             "A defense that trains one network per bit-width is measured on one of them; a curriculum at its end.",
+            "An inference is that of the deployed network, relative to the reference's at the same bits.",
             "",
             Grid(names, cells, names[3:]).markdown(),
             "",
         ]
     )
+
+
+def _times(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"
 
 
 def similarity_table(rows: Records) -> str:

@@ -9,7 +9,7 @@ JOB_VERSIONS = {
     "preprocess": 1,
     "craft": 2,
     "evaluate": 2,
-    "cost": 2,
+    "cost": 3,
     "similarity": 1,
     "maps": 1,
 }

@@ -312,10 +312,6 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
     assert result(folder, "triqdef-cost").reason == "the run has no costs"
     unseen(folder, "pbat", 40, "2")
     assert result(folder, "triqdef-unseen-pbat-points").reason.startswith("no row and baseline that agree in base, ")
-    found = result(folder, "triqdef-inference")
-    assert (found.verdict, found.reason) == (
-        "cannot tell", "needs the time of an inference, which runs do not measure",
-    )  # fmt: skip
 
 
 def test_a_crashed_cell_measures_nothing(tmp_path: Path) -> None:
@@ -325,6 +321,27 @@ def test_a_crashed_cell_measures_nothing(tmp_path: Path) -> None:
         "crashed", dataset="cifar10", model="resnet56", target_bits="2", patch_height=6, patch_width=6, **OWN_32
     )
     assert result(folder, "qadtr-transfer").reason == "no asr: error"
+
+
+def test_inference_is_compared_at_one_bit_width(tmp_path: Path) -> None:
+    folder = new(tmp_path)
+    add(folder, 5)
+    facts = {"model": "resnet56", "seed": 0, "batch_size": 256, "reference": "qat", "relative_time": 1.0}
+    known = {"relative_inference": 1.0, "relative_inference_low": 0.99, "relative_inference_high": 1.01}
+    rows = [
+        {**facts, "defense": "qat", **known, "inference_bits": "2"},
+        {**facts, "defense": "triqdef", **known, "inference_bits": "2"},
+        {**facts, "defense": "pbat"},  # measured before inferences were
+    ]
+    folder.path.mkdir()
+    names = list(rows[0])
+    pq.write_table(
+        pa.Table.from_pylist([{name: row.get(name) for name in names} for row in rows]), folder.path / "costs.parquet"
+    )
+    found = result(folder, "triqdef-inference")
+    assert (found.verdict, found.under) == ("cannot tell", "")
+    assert decided([found])[0].under == "holds"
+    assert found.here.startswith("dataset cifar10, model resnet56: relative_inference 1 against 1, 1.00 times")
 
 
 def test_costs_are_ratios_of_timed_steps(tmp_path: Path) -> None:
@@ -465,10 +482,10 @@ def test_texts(tmp_path: Path) -> None:
     assert tuple(rows[0]) == COLUMNS
     first = rows[0]
     assert (first["verdict"], first["effect"], first["unit"], first["contradictions"]) == ("holds", "90", "%", "T02")
-    assert {row["verdict"] for row in rows} == {"holds", "cannot tell", "not measured"}
+    assert {row["verdict"] for row in rows} == {"holds", "not measured"}
     assert Counter(row["under_protocol"] for row in rows) == {"holds": 2, "": len(CLAIMS) - 2}
     text = as_markdown(found)
-    assert f"Of {len(CLAIMS)} claims, as published: 2 holds, 1 cannot tell, {len(CLAIMS) - 3} not measured. " in text
+    assert f"Of {len(CLAIMS)} claims, as published: 2 holds, {len(CLAIMS) - 2} not measured. " in text
     assert "Under the protocol of these runs: 2 holds. Runs: " in text
     assert "| triqdef-transfer | a 32-bit patch fools the undefended 2-bit network in more than 73 % of its" in text
     assert "- T02: qadtr text" in text
