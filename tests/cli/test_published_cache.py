@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -37,3 +39,32 @@ def test_a_new_machine_does_no_job_again(tiny_runs: TinyRuns, tmp_path: Path, mo
         assert (output / name).read_bytes() == (tiny_runs.first / name).read_bytes(), name
     planned = tiny_runs.invoke("plan", suite, "--seeds", "0", cache=url)  # type: ignore[arg-type]
     assert "to do" not in planned.output
+
+
+def test_a_network_deployed_again_elsewhere_leaves_finished_cells_alone(tiny_runs: TinyRuns, tmp_path: Path) -> None:
+    """Another processor answers otherwise for an image on the edge; the counts of a cell rest on its own answers."""
+    cache = tmp_path / "cache"
+    shutil.copytree(tiny_runs.cache, cache)
+    store = Store(cache)
+    networks = [path.stem for path in cache.glob("deploy/??/*.json")]
+    assert networks
+    for key in networks:
+        found = store.read("deploy", key)
+        answers = found.arrays["predictions"].copy()
+        answers[0] = (answers[0] + 1) % 10
+        store.write("deploy", key, replace(found, arrays={**found.arrays, "predictions": answers}))
+    output = tmp_path / "out"
+    result = tiny_runs.invoke(
+        "run",
+        str(tiny_runs.root / "tiny.yaml"),
+        "--output",
+        str(output),
+        "--seeds",
+        "0",
+        "--display",
+        "plain",
+        cache=cache,
+    )
+    assert result.return_value == 0, result.output
+    for name in (CELLS, OUTCOMES, "leaderboard.csv"):
+        assert (output / name).read_bytes() == (tiny_runs.first / name).read_bytes(), name

@@ -132,7 +132,8 @@ def _outcomes(job: EvaluateJob, artifact: Artifact, target: Artifact, bench: Wor
         ),
         "image": pa.DictionaryArray.from_arrays(pa.array(each), list(images.ids)),
         "label": np.tile(images.labels.cpu().numpy().astype(np.int32), goals),
-        "clean_prediction": np.tile(target.arrays["predictions"], goals),
+        # Cells of earlier versions have none of their own.
+        "clean_prediction": np.tile(artifact.arrays.get("clean", target.arrays["predictions"]), goals),
         "patched_prediction": predictions.reshape(-1),
         "row": artifact.arrays["rows"].reshape(-1),
         "column": artifact.arrays["columns"].reshape(-1),

@@ -59,7 +59,7 @@ def stored_bytes(job: Job, sizes: Sizes, footprints: Footprints) -> float | None
         case EvaluateJob():
             each = 4 + 2 + 2 + (8 if job.patch.attack.access == "scores" else 0) + 4 * ("deployment" in job.facts)
             goals = len(job.patch.goals)
-            return _FACTS + _CHECKED + 3 * _ENTRY + goals * (_COUNTS + each * sizes.evaluation)
+            return _FACTS + _CHECKED + 4 * _ENTRY + goals * _COUNTS + (4 + goals * each) * sizes.evaluation
         case AuditJob():
             arrays = (1 + len(job.variants)) * len(job.cell.patch.goals)
             return _FACTS + _ENTRY * (3 + len(job.variants)) + (12 + 4 * arrays) * min(sizes.evaluation, 128)

@@ -43,7 +43,9 @@ def evaluated(bench: Workbench, job: EvaluateJob) -> Artifact:
     if bench.suite.evaluation.checks != "off":
         # The job got this far, so the attack did not crash.
         found.append(Check(id="V10", verdict="pass"))
-    arrays = {"predictions": predictions}
+    # The network may be deployed again elsewhere, where an image on the edge falls to the other side: a cell keeps what
+    # its own counts rest on.
+    arrays = {"predictions": predictions, "clean": clean}
     arrays |= {
         axis: np.stack([getattr(placement, axis).numpy().astype(np.int16) for placement in placements])
         for axis in ("rows", "columns")

@@ -80,7 +80,9 @@ def test_the_artifact_of_a_cell_is_its_arrays(plan_of: MakePlan, tmp_path: Path)
     few, more = (estimates(plan, tmp_path).disk(of_kind(plan, "evaluate")) for plan in (small, large))
     assert few is not None
     assert more is not None
-    assert more - few == 4000 * 10 * (4 + 2 + 2)  # ten goals: predictions int32, rows and columns int16
+    assert more - few == 4000 * (
+        4 + 10 * (4 + 2 + 2)
+    )  # clean predictions int32; ten goals: predictions int32, rows and columns int16
 
 
 def test_estimates_are_multiplied_by_what_jobs_took(plan_of: MakePlan, tmp_path: Path) -> None:
