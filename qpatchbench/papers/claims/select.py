@@ -182,7 +182,10 @@ def _selected(hypothesis: Hypothesis, selection: Selection, source: ClaimSource)
         if has_quantity(row, hypothesis.quantity):
             known.setdefault(key, row)
     if not known:
-        return Missing(f"no {hypothesis.quantity}: {column(found[0], 'status')}", len(facets))
+        why = (
+            f": {column(found[0], 'status')}" if isinstance(found[0], Row) else ", which runs of before did not measure"
+        )
+        return Missing(f"no {hypothesis.quantity}{why}", len(facets))
     return list(known.values())
 
 

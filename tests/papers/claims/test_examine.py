@@ -342,6 +342,8 @@ def test_inference_is_compared_at_one_bit_width(tmp_path: Path) -> None:
     assert (found.verdict, found.under) == ("cannot tell", "")
     assert decided([found])[0].under == "holds"
     assert found.here.startswith("dataset cifar10, model resnet56: relative_inference 1 against 1, 1.00 times")
+    pq.write_table(pa.Table.from_pylist([{**facts, "defense": "triqdef"}]), folder.path / "costs.parquet")
+    assert result(folder, "triqdef-inference").reason == ("no relative_inference, which runs of before did not measure")
 
 
 def test_costs_are_ratios_of_timed_steps(tmp_path: Path) -> None:
