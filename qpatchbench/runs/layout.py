@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 MANIFEST = "manifest.json"
+GROUP_ROWS = 2**17  # of outcomes.parquet, unless a single cell has more
 CELLS, OUTCOMES, EXAMPLES = "cells.parquet", "outcomes.parquet", "examples.safetensors"
 LEADERBOARD = "leaderboard.csv"
 REPORT_PAGE, REPORT_FACTS = "report.html", ".report.json"

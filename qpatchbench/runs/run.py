@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,6 +31,7 @@ _TEXTS = ("cell", "goal", "image")
 _NUMBERS = ("label", "clean_prediction", "patched_prediction", "row", "column")
 OUTCOME_COLUMNS = (*_TEXTS, *_NUMBERS, "queries", "attacked")
 _KEPT = 24  # cells whose outcomes stay in memory: one row's cells, controls and sources
+_READ = 8  # row groups that stay in memory: cells of a row lie in several
 
 
 class PlacedAnswer(NamedTuple):
@@ -67,14 +68,15 @@ class Run:
         self._file = opened(path)
         _expect_outcomes(path, self._file)
         with damage(path):
-            self._groups = _groups_by_cell(path, self._file)
+            self._segments = _segments_by_cell(path, self._file)
+        self._read: OrderedDict[tuple[int, tuple[str, ...]], pa.Table] = OrderedDict()
         self._recent: OrderedDict[str, Outcomes] = OrderedDict()
         self._reference: dict[str, tuple[tuple[str, ...], Array]] = {}
 
     @property
     def measured_cells(self) -> frozenset[str]:
         """Keys of the cells that outcomes.parquet holds."""
-        return frozenset(self._groups)
+        return frozenset(self._segments)
 
     def outcomes(self, cell: CellRecord) -> Outcomes:
         """Predictions of a cell, checked against its record.
@@ -130,13 +132,23 @@ class Run:
         return [name for name in names if name in self._file.schema_arrow.names]
 
     def _table(self, key: str, columns: list[str]) -> pa.Table:
-        if key not in self._groups:
+        if key not in self._segments:
             raise ArtifactError(f"{self.directory / OUTCOMES}: expected outcomes of cell {key}, found none")
-        groups, alone = self._groups[key]
-        expect_modest(self.directory / OUTCOMES, self._file, groups)
+        segments = self._segments[key]
+        expect_modest(self.directory / OUTCOMES, self._file, list(dict.fromkeys(part.group for part in segments)))
         with damage(self.directory / OUTCOMES):
-            table = self._file.read_row_groups(groups, columns=columns if alone else ["cell", *columns])
-        return table if alone else table.filter(pc.equal(pc.cast(table["cell"], pa.string()), key))
+            return pa.concat_tables(
+                [self._group(segment.group, columns).slice(segment.start, segment.length) for segment in segments]
+            )
+
+    def _group(self, group: int, columns: list[str]) -> pa.Table:
+        wanted = group, tuple(columns)
+        if wanted not in self._read:
+            self._read[wanted] = self._file.read_row_group(group, columns=columns)
+            if len(self._read) > _READ:
+                self._read.popitem(last=False)
+        self._read.move_to_end(wanted)
+        return self._read[wanted]
 
     def _check(self, cell: CellRecord, outcomes: Outcomes, ids: tuple[str, ...]) -> None:
         where = f"{self.directory}: cell {cell.cell}"
@@ -195,21 +207,30 @@ def _expect_outcomes(path: Path, file: pq.ParquetFile) -> None:
         raise ArtifactError(f"{path}: expected true or false in the column attacked, found {found['attacked']}")
 
 
-def _groups_by_cell(path: Path, file: pq.ParquetFile) -> dict[str, tuple[list[int], bool]]:
-    """Row groups of every cell, and whether they hold nothing else, from the file's own statistics."""
-    groups: dict[str, tuple[list[int], bool]] = {}
+class _Segment(NamedTuple):
+    """Neighbouring rows of one cell: those from `start` on of a row group."""
+
+    group: int
+    start: int
+    length: int
+
+
+def _segments_by_cell(path: Path, file: pq.ParquetFile) -> dict[str, list[_Segment]]:
+    """Where the rows of every cell are."""
+    found: dict[str, list[_Segment]] = defaultdict(list)
     place = file.schema_arrow.get_field_index("cell")
     for group in range(file.metadata.num_row_groups):
-        found = file.metadata.row_group(group).column(place).statistics
-        if found is not None and found.has_min_max and found.min == found.max:
-            keys = [found.min]
-        else:
-            expect_modest(path, file, [group])
-            keys = pc.unique(pc.cast(file.read_row_group(group, columns=["cell"])["cell"], pa.string())).to_pylist()
-        for key in keys:
-            earlier, alone = groups.get(key, ([], True))
-            groups[key] = ([*earlier, group], alone and len(keys) == 1)
-    return groups
+        part = file.metadata.row_group(group)
+        known = part.column(place).statistics
+        if known is not None and known.has_min_max and known.min == known.max:
+            found[known.min].append(_Segment(group, 0, part.num_rows))
+            continue
+        expect_modest(path, file, [group])
+        codes, names = _codes(file.read_row_group(group, columns=["cell"])["cell"])
+        starts = np.flatnonzero(np.diff(codes, prepend=-1))
+        for start, end in zip(starts, [*starts[1:], len(codes)], strict=True):
+            found[names[codes[start]]].append(_Segment(group, int(start), int(end - start)))
+    return dict(found)
 
 
 def _arranged(cell: CellRecord, table: pa.Table) -> tuple[Outcomes, tuple[str, ...], dict[str, Array]]:

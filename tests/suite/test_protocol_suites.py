@@ -12,7 +12,7 @@ PROTOCOL = Path(__file__).parents[2] / "suites" / "protocol"
 
 
 @pytest.mark.parametrize("scale", [None, "gpu", "cpu"])
-@pytest.mark.parametrize("name", ["cifar_patches", "cifar_worst_case"])
+@pytest.mark.parametrize("name", ["cifar_patches", "cifar_worst_case", "cifar_costs"])
 def test_networks_are_those_of_the_protocol(name: str, scale: str | None) -> None:
     whole, part = (load_suite(PROTOCOL / f"{each}.yaml", scale=scale) for each in ("cifar", name))
     for section in ("dataset", "models", "training", "finetuning", "quantizers", "seeds"):

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from qpatchbench.evaluation.checks.artifacts import merged
 from qpatchbench.runs.files import parquet, replacing, sha256_of, storage_errors, write_atomically
-from qpatchbench.runs.layout import ANALYSIS_FILES, CELLS, EXAMPLES, MANIFEST, OUTCOMES, patch_file
+from qpatchbench.runs.layout import ANALYSIS_FILES, CELLS, EXAMPLES, GROUP_ROWS, MANIFEST, OUTCOMES, patch_file
 from qpatchbench.runs.ownership import claim, owned_files
 from qpatchbench.runs.records import CellRecord
 from qpatchbench.suite.execution.executor import Execution
@@ -80,7 +80,7 @@ def _record(
 def _write_outcomes(
     execution: Execution, bench: Workbench, artifacts: Mapping[str, Artifact | None], path: Path
 ) -> None:
-    """One row group per cell, so that the table never has to fit into memory."""
+    """Row groups of some cells: all never have to fit into memory, and what cells share is stored once a group."""
     schema = pa.schema(
         [
             *((name, pa.dictionary(pa.int32(), pa.string())) for name in ("cell", "goal", "image")),
@@ -95,10 +95,18 @@ def _write_outcomes(
         replacing(path) as temporary,
         pq.ParquetWriter(temporary, schema, compression="zstd") as writer,
     ):
+        held: list[pa.Table] = []
         for job in execution.plan.cells:
             artifact, target = artifacts[job.key], execution.artifact(job.target)
-            if artifact is not None and target is not None:
-                writer.write_table(_outcomes(job, artifact, target, bench, schema))
+            if artifact is None or target is None:
+                continue
+            table = _outcomes(job, artifact, target, bench, schema)
+            if held and sum(map(len, held)) + len(table) > GROUP_ROWS:
+                writer.write_table(pa.concat_tables(held).unify_dictionaries())
+                held = []
+            held.append(table)
+        if held:
+            writer.write_table(pa.concat_tables(held).unify_dictionaries())
 
 
 def _write_patches(execution: Execution, output: Path) -> list[dict[str, Any]]:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from typing import TypeAlias
 
 from qpatchbench.attacks.base import Attack
+from qpatchbench.runs.layout import GROUP_ROWS
 from qpatchbench.suite.jobs.audit import AuditJob
 from qpatchbench.suite.jobs.base import Job, Sizes
 from qpatchbench.suite.jobs.cost import CostJob
@@ -28,8 +29,8 @@ _EPOCH = 160
 _ROW = 400  # a line of a table of costs or similarities
 _MAP_LAYERS = 3
 _CELL, _CELLS = 155, 17_500  # in cells.parquet
-_OUTCOMES = 2_100  # of a cell in outcomes.parquet, beside its images and predictions
-_NAME = 4  # of an image
+_OUTCOMES = 60  # of a cell in outcomes.parquet, beside its images and predictions
+_NAME = 10  # of an image, once in a row group
 _BOARD = 560  # of a cell in leaderboard.csv, .md and .tex
 _MANIFEST, _MANIFEST_JOB = 8_000, 360
 _PAGE, _PAGE_CELL = 15_000, 1_200
@@ -91,8 +92,12 @@ def results_bytes(plan: Plan, sizes: Sizes) -> float:
     cells = plan.cells
     classes, side = plan.suite.dataset.num_classes, plan.suite.dataset.side
     label, place = math.log2(max(2, classes)) / 8, math.log2(max(2, side)) / 8
-    images = sizes.evaluation * (_NAME + 2 * place + 2 * label)
-    outcomes = sum(_OUTCOMES + images + sizes.evaluation * len(cell.patch.goals) * label for cell in cells)
+    images = sizes.evaluation * (
+        place + label
+    )  # half of what they hold: cells of one network or place repeat each other
+    rows = [sizes.evaluation * len(cell.patch.goals) for cell in cells]
+    outcomes = sum(_OUTCOMES + images + count * label for count in rows)
+    outcomes += _NAME * sizes.evaluation * math.ceil(sum(rows) / GROUP_ROWS)
     patches = {cell.patch.key: cell.patch for cell in cells}.values()
     kept = sum(_patch_bytes(patch, sizes) + 8 * _recorded(patch.attack) for patch in patches)
     shown = sum(_shown_bytes(patch) for patch in patches) + 3 * _SHOWN * side**2
