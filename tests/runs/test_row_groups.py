@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -13,11 +15,14 @@ import pytest
 from qpatchbench.runs.layout import OUTCOMES
 from qpatchbench.runs.run import Run
 
+RunWith: TypeAlias = Callable[[pa.Table, int], Run]
 ENTRY = Path(__file__).parents[2] / "results/entries/quickstart-seed-0"
 
 
 @pytest.fixture
-def run_with(tmp_path: Path):  # noqa: ANN201 (a function of a table and the length of its groups)
+def run_with(tmp_path: Path) -> RunWith:
+    """A run folder with some table of outcomes, in groups of some rows."""
+
     def made(table: pa.Table, rows: int) -> Run:
         folder = tmp_path / f"{rows}"
         folder.mkdir()
@@ -30,7 +35,7 @@ def run_with(tmp_path: Path):  # noqa: ANN201 (a function of a table and the len
 
 
 @pytest.mark.parametrize("rows", [7, 1000, 10**6])
-def test_cells_may_be_split_and_share_groups(run_with, rows: int) -> None:  # noqa: ANN001
+def test_cells_may_be_split_and_share_groups(run_with: RunWith, rows: int) -> None:
     known = Run(ENTRY)
     found = run_with(pq.read_table(ENTRY / OUTCOMES).slice(0, 4000), rows)
     cells = [cell for cell in known.cells if cell.cell in found.measured_cells]
@@ -42,7 +47,7 @@ def test_cells_may_be_split_and_share_groups(run_with, rows: int) -> None:  # no
         assert np.array_equal(found.stored(cell).rows, known.stored(cell).rows)
 
 
-def test_rows_of_cells_may_alternate(run_with) -> None:  # noqa: ANN001
+def test_rows_of_cells_may_alternate(run_with: RunWith) -> None:
     known = Run(ENTRY)
     table = pq.read_table(ENTRY / OUTCOMES)
     first, second = known.cells[:2]

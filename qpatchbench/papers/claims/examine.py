@@ -173,10 +173,17 @@ def _missing(answers: Sequence[tuple[ClaimSource, list[Stand] | Missing]]) -> st
 
 
 def _groups(hypothesis: Hypothesis, found: Sequence[Stand]) -> list[RowGroup]:
-    """Every group's effect is the mean over its comparisons, and its interval is widened for their number."""
+    """Every group's effect is the mean over its comparisons, and its interval is widened for their number.
+
+    What several runs measured of one group on networks of the same trainings is one measurement: that of the first run.
+    """
     by_name: dict[tuple[str, ...], list[Stand]] = defaultdict(list)
     for stand in found:
-        by_name[group_of(stand.rows[0], hypothesis.each)].append(stand)
+        earlier = by_name[group_of(stand.rows[0], hypothesis.each)]
+        if all(
+            stand.source is each.source or not stand.source.checkpoints & each.source.checkpoints for each in earlier
+        ):
+            earlier.append(stand)
     return [_group(hypothesis, name, by_name[name], len(by_name)) for name in sorted(by_name)]
 
 

@@ -66,7 +66,11 @@ _ANALYSES: Mapping[str, _Analysis] = {
 
 @dataclass
 class ClaimSource:
-    """A run folder, prepared for many claims."""
+    """A run folder, prepared for many claims.
+
+    Attributes:
+        checkpoints: keys of its trained networks.
+    """
 
     folder: RunFolder
 
@@ -76,6 +80,7 @@ class ClaimSource:
         base = base_name(self.folder.dataset)
         found = {"costs": self.folder.whole_costs, "gradients": self.folder.gradients}
         self.analyses = {name: Rows([{**row, "base": base} for row in rows]) for name, rows in found.items()}
+        self.checkpoints = frozenset(str(each["key"]) for each in self.folder.manifest.get("checkpoints", ()))
 
 
 class Stand(NamedTuple):

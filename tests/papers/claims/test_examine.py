@@ -438,6 +438,22 @@ def test_rows_of_several_runs_count(tmp_path: Path) -> None:
     assert missing.reason == f"{tmp_path / 'one' / 'run'}: no row with defense triqdef; there: qat"
 
 
+def test_networks_that_two_runs_share_are_measured_once(tmp_path: Path) -> None:
+    """Other networks of the same kind are a second measurement."""
+
+    def source(name: str, fooled: int, *keys: str) -> ClaimSource:
+        folder = new(tmp_path / name)
+        add(folder, fooled, target_bits="2", **OWN_32)
+        written = read_folder(folder.write())
+        known = {**written.manifest, "checkpoints": [{"key": key} for key in keys]}
+        return ClaimSource(replace(written, manifest=known))
+
+    first, same, other = source("a", 180, "float", "qat"), source("b", 20, "float"), source("c", 100, "another")
+    several: tuple[tuple[ClaimSource, ...], ...] = ((first,), (first, same), (same, first), (first, other))
+    found = [examine(CLAIMS["triqdef-transfer"], given).groups for given in several]
+    assert [[group.effect.value for group in groups] for groups in found] == [[90], [90], [10], [70]]
+
+
 def test_newcombes_own_example() -> None:
     """Newcombe 1998, table II, (a) 56/70 - 48/80, method 10: 0.0524 to 0.3339."""
     bounds = [[100 * bound for bound in wilson(*counts)] for counts in ((56, 70), (48, 80))]

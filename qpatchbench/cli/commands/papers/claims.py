@@ -13,7 +13,9 @@ FORMATS = ("csv", "md", "tex")
 
 
 @click.command("claims")
-@runs_option("Run folder to test on; repeatable, rows of all runs count.")
+@runs_option(
+    "Run folder to test on; repeatable, rows of all runs count, those on the same networks once: of the first."
+)
 @click.option("--paper", metavar="NAME", help="triqdef or qadtr [default: both].")
 @click.option("--format", "form", type=click.Choice(FORMATS), default="md", show_default=True, help="Of the output.")
 @click.option("--output", type=click.Path(path_type=Path), help="File [default: standard output].")
