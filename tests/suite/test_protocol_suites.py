@@ -12,10 +12,13 @@ PROTOCOL = Path(__file__).parents[2] / "suites" / "protocol"
 
 
 @pytest.mark.parametrize("scale", [None, "gpu", "cpu"])
-@pytest.mark.parametrize("name", ["cifar_patches", "cifar_worst_case", "cifar_costs"])
+@pytest.mark.parametrize(
+    "name", ["cifar_all_images", "cifar_architectures", "cifar_costs", "cifar_patches", "cifar_worst_case"]
+)
 def test_networks_are_those_of_the_protocol(name: str, scale: str | None) -> None:
     whole, part = (load_suite(PROTOCOL / f"{each}.yaml", scale=scale) for each in ("cifar", name))
-    for section in ("dataset", "models", "training", "finetuning", "quantizers", "seeds"):
+    assert set(whole.models) <= set(part.models)
+    for section in ("dataset", "training", "finetuning", "quantizers", "seeds"):
         assert getattr(part, section) == getattr(whole, section), section
     assert part.defenses
     assert all(defense in whole.defenses for defense in part.defenses)
