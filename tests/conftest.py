@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import gc
+import json
+import os
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 import torch
@@ -22,6 +26,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     gc.disable()  # imports make millions of objects and hardly any garbage: looking for it took a third of the time
+    if not hasattr(config, "workerinput"):
+        _prepare_art()
     shift = config.getoption("--shift-seeds")
     if shift:
         _shift_seeds(shift * STRIDE)
@@ -30,6 +36,17 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_finish() -> None:
     gc.freeze()  # what was imported stays: never look through it again
     gc.enable()
+
+
+def _prepare_art() -> None:
+    """Adversarial-robustness-toolbox writes a file when it is imported first, and workers that both do so fail."""
+    path = Path.home() / ".art" / "config.json"
+    with suppress(OSError):
+        if not path.exists():
+            path.parent.mkdir(exist_ok=True)
+            written = path.with_name(f"config.{os.getpid()}")
+            written.write_text(json.dumps({"ART_DATA_PATH": str(path.parent / "data")}), encoding="utf-8")
+            written.replace(path)
 
 
 def _shift_seeds(by: int) -> None:

@@ -286,9 +286,12 @@ def test_pgd_is_stronger_than_fgsm_and_a_random_start_still_draws_per_image(
     attack = Pgd(name="pgd", epsilon=epsilon)
     whole = adversarial(attack, network, images, seed=3).textures
     assert float(losses(network, whole, images.labels).mean()) > float(single.mean())
+    # A step too small to be seen leaves the start, which no processor's order of sums moves.
+    start = Pgd(name="pgd", epsilon=epsilon, steps=1, step_size=1e-7)
+    drawn = adversarial(start, network, images, seed=3).textures
     monkeypatch.setattr(loops, "PER_IMAGE_BATCH", 7)
-    assert torch.equal(adversarial(attack, network, images, seed=3).textures, whole), "batches of 7 changed the draws"
-    assert not torch.equal(adversarial(attack, network, images, seed=4).textures, whole)
+    assert torch.allclose(adversarial(start, network, images, seed=3).textures, drawn, atol=1e-6), "other draws"
+    assert not torch.allclose(adversarial(start, network, images, seed=4).textures, drawn, atol=1e-3)
 
 
 def test_the_random_start_fills_the_ball(network: torch.nn.Module) -> None:
@@ -515,7 +518,9 @@ def test_autoattack_takes_its_randomness_from_the_task_and_not_from_the_world(
         torch.manual_seed(99)
         again = adversarial(attack, network, images, seed=5)
     assert torch.equal(first.textures, again.textures)
-    assert not torch.equal(first.textures, adversarial(attack, network, images, seed=6).textures)
+    # Few images are left to the parts that draw, and one draw may find what another did.
+    others = (adversarial(attack, network, images, seed=seed) for seed in range(6, 12))
+    assert any(not torch.equal(first.textures, other.textures) for other in others)
 
 
 def test_a_part_may_write_into_the_logits_it_is_given(images: ImageSet) -> None:
