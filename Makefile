@@ -51,8 +51,9 @@ lint: $(VENV)/dev.done   ## lint, format and types, as continuous integration ch
 gpu-check:       ## one GPU: components agree with the CPU, kernels, speed, a leaderboard: DATA=folder of CIFAR-10
 	$(PYTHON) -m tests.gpu --data-dir "$(DATA)"
 
+# ONLY=strength measures how strong attacks are, which takes longer than all the rest.
 bench: $(VENV)/test.done ## speed, as ratios measured side by side
-	$(BIN)/python -m tests.bench
+	$(BIN)/python -m tests.bench $(if $(ONLY),--only $(ONLY))
 
 bench-scale: $(VENV)/test.done ## what many jobs cost besides their work, and two workers beside one, on quiet cores
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.bench.scale

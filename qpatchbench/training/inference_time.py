@@ -71,10 +71,8 @@ def measure_inference(
     widths = {name: _narrowest(task.bits, tasks[reference].bits) for name, task in tasks.items()}
     shared = {name: bits for name, bits in widths.items() if bits is not None}
     batch = to_float(images.pixels[: tasks[reference].settings.batch_size]).to(device)
-    made = {
-        pair: _deployed(tasks[pair[0]], pair[1], images, calibration, device)
-        for pair in {*shared.items(), *((reference, bits) for bits in shared.values())}
-    }
+    pairs = dict.fromkeys([*shared.items(), *((reference, bits) for bits in shared.values())])
+    made = {(name, bits): _deployed(tasks[name], bits, images, calibration, device) for name, bits in pairs}
     seconds: dict[tuple[str, Bits], list[float]] = {pair: [] for pair in made}
     with torch.no_grad():
         for repetition in range(1 + repeats):  # the first warms up

@@ -33,7 +33,7 @@ class Clock:
 
 
 class Ticking(TinyNet):
-    """Every forward pass takes `seconds` of the clock's time, and notes how wide its convolution is then."""
+    """Every forward pass takes `seconds` of the clock's time, and notes whether the network was in training mode."""
 
     def __init__(self, clock: Clock, seconds: float, training: list[bool]) -> None:
         super().__init__()

@@ -92,9 +92,8 @@ def results_bytes(plan: Plan, sizes: Sizes) -> float:
     cells = plan.cells
     classes, side = plan.suite.dataset.num_classes, plan.suite.dataset.side
     label, place = math.log2(max(2, classes)) / 8, math.log2(max(2, side)) / 8
-    images = sizes.evaluation * (
-        place + label
-    )  # half of what they hold: cells of one network or place repeat each other
+    # Half of what they hold: cells of one network, or of one place, repeat each other.
+    images = sizes.evaluation * (place + label)
     rows = [sizes.evaluation * len(cell.patch.goals) for cell in cells]
     outcomes = sum(_OUTCOMES + images + count * label for count in rows)
     outcomes += _NAME * sizes.evaluation * math.ceil(sum(rows) / GROUP_ROWS)
