@@ -1,4 +1,4 @@
-"""The picture of the README, drawn from results/cifar_defenses_small: `python docs/leaderboard.py` from the root."""
+"""The picture of the README, drawn from results/protocol/cifar: `python docs/leaderboard.py` from the root."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ import matplotlib.pyplot as plt
 import pandas as pd
 
 ROOT = Path(__file__).parents[1]
-BOARD = ROOT / "results/cifar_defenses_small/leaderboard.csv"
+BOARD = ROOT / "results/protocol/cifar/leaderboard.csv"
 PICTURE = ROOT / "docs/leaderboard.png"
 TRANSFERRED, WHITE_BOX, NOISE = "LaVAN 6x6 of the undefended network", "patch_apgd 6x6, white box", "random noise 6x6"
 COLOURS = {TRANSFERRED: "#0072b2", WHITE_BOX: "#d55e00", NOISE: "#888888"}
 BITS = (32, 4, 2)
+PARTS = ("qadtr_without_", "triqdef_without_fdp", "triqdef_without_gpdp", "triqdef_without_bact")  # not shown
 
 
 def rows_at(board: pd.DataFrame, bits: int) -> dict[str, pd.DataFrame]:
@@ -35,6 +36,7 @@ def draw() -> None:
     board = pd.read_csv(BOARD, keep_default_na=False)
     columns = [name for name in board if name.startswith(("asr", "clean"))]
     board[columns] = board[columns].apply(pd.to_numeric, errors="coerce")
+    board = board[~board.defense.str.startswith(PARTS)]
     order = rows_at(board, BITS[0])[WHITE_BOX].sort_values("asr", ascending=False).index
     mpl.rcParams.update({"font.size": 8, "axes.spines.top": False, "axes.spines.right": False})
     figure, axes = plt.subplots(1, len(BITS), figsize=(9, 3.4), sharey=True, layout="constrained")

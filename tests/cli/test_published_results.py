@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import re
 import shlex
 import subprocess
@@ -12,15 +13,15 @@ import pytest
 
 from tests.cli.test_commands import ROOT, invoke
 
-PAPERS = ROOT / "results/papers"
-README = (PAPERS / "README.md").read_text(encoding="utf-8")
+PAPERS, PROTOCOL = ROOT / "results/papers", ROOT / "results/protocol"
 FORMATS = ("csv", "md")
 MOST_PICTURES, MOST_BYTES = 6, 150_000
 
 
-def command(start: str = "table all") -> list[str]:
-    """The arguments that the README gives for all tables, or for all claims."""
-    (found,) = re.findall(rf"^qpatchbench ({start} (?:.*\\\n)*.*)$", README, re.MULTILINE)
+def command(folder: Path, start: str) -> list[str]:
+    """The arguments that a folder's README gives for all tables, or for all claims."""
+    text = (folder / "README.md").read_text(encoding="utf-8")
+    (found,) = re.findall(rf"^qpatchbench ({start} (?:.*\\\n)*.*)$", text, re.MULTILINE)
     return shlex.split(found.replace("\\\n", " "))
 
 
@@ -29,7 +30,7 @@ def test_the_committed_tables_are_those_of_the_committed_runs(
     form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(ROOT)
-    done = invoke(*command(), "--format", form, "--output", str(tmp_path))
+    done = invoke(*command(PAPERS, "table all"), "--format", form, "--output", str(tmp_path))
     assert done.exit_code == 0, done.output
     written = {path.name: path.read_text(encoding="utf-8") for path in tmp_path.iterdir()}
     committed = {path.name: path.read_text(encoding="utf-8") for path in (PAPERS / "tables").glob(f"*.{form}")}
@@ -40,23 +41,27 @@ def test_the_committed_tables_are_those_of_the_committed_runs(
 
 def test_the_committed_claims_are_those_of_the_committed_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    asked = command("claims")
-    done = invoke(*[part for part in asked if part not in ("--output", "results/papers/claims.md")])
-    assert done.output == (PAPERS / "claims.md").read_text(encoding="utf-8"), "run the command of the README again"
-    assert {run for run in asked if run.startswith("results/")} == {
-        *(run for run in command() if run.startswith("results/") and run != "results/papers/tables"),
-        "results/papers/claims.md",
-    }
-    small = ROOT / "results/cifar_defenses_small"
-    alone = invoke("claims", "--run", small.relative_to(ROOT).as_posix()).output
-    assert alone == (small / "claims.md").read_text(encoding="utf-8")
+    asked = command(PROTOCOL, "claims")
+    done = invoke(*[part for part in asked if part not in ("--output", "results/protocol/claims.md")])
+    assert done.output == (PROTOCOL / "claims.md").read_text(encoding="utf-8"), "run the command of the README again"
 
 
-def test_every_run_there_is_read_and_came_from_a_clean_checkout() -> None:
-    given = [name for option, name in pairwise(command()) if option == "--run"]
-    runs = {Path(name).name for name in given if name.startswith("results/papers/")}
-    assert runs == {path.parent.name for path in PAPERS.glob("*/manifest.json")}
-    for path in PAPERS.glob("*/manifest.json"):
+def test_most_claims_are_decided_and_pages_say_how_many() -> None:
+    text = (PROTOCOL / "claims.md").read_text(encoding="utf-8")
+    (counts,) = re.findall(r"Under the protocol of these runs: (\d+) holds, (\d+) does not hold, (\d+) too close", text)
+    holds, fails, close = map(int, counts)
+    assert holds + fails >= 30
+    said = f"Of the 41 claims {holds} hold under this protocol, {fails} do not, {close} are too close"
+    for page in ("README.md", "results/README.md", "docs/results.md"):
+        assert said in " ".join((ROOT / page).read_text(encoding="utf-8").split()), page
+
+
+@pytest.mark.parametrize(("folder", "start"), [(PAPERS, "table all"), (PROTOCOL, "claims")], ids=["papers", "protocol"])
+def test_every_run_there_is_read_and_came_from_a_clean_checkout(folder: Path, start: str) -> None:
+    given = [name for option, name in pairwise(command(folder, start)) if option == "--run"]
+    runs = {Path(name).name for name in given if (ROOT / name).parent == folder}
+    assert runs == {path.parent.name for path in folder.glob("*/manifest.json")}
+    for path in folder.glob("*/manifest.json"):
         text = path.read_text(encoding="utf-8")
         assert '"dirty": false' in text, path
 
@@ -81,11 +86,32 @@ def test_a_folder_keeps_the_pictures_that_its_readme_shows(folder: Path) -> None
     assert {name: size for name, size in kept.items() if size > MOST_BYTES} == {}
 
 
+def test_every_number_of_the_reading_has_its_row() -> None:
+    """`12. `folder` column value, column value: column number`, and the text says the number before `[12]`."""
+    text, _, listed = (ROOT / "results/README.md").read_text(encoding="utf-8").partition("## Rows\n")
+    rows = re.findall(r"^(\d+)\. `([^`]+)` (.+): (\w+) ([\d.]+)$", listed, re.MULTILINE)
+    said = {number: value for value, number in re.findall(r"([\d.]+)\s\[(\d+)\]", text)}
+    assert len(rows) == len(said) > 40
+    for number, folder, where, column, value in rows:
+        wanted = dict(re.findall(r"(\w+) (.+?)(?=, [a-z]\w+ |$)", where))
+        wanted = {"transformation": "", **wanted}
+        with (ROOT / "results" / folder / "leaderboard.csv").open(encoding="utf-8", newline="") as file:
+            found = [row for row in csv.DictReader(file) if wanted.items() <= row.items()]
+        assert [f"{float(row[column]):.1f}" for row in found] == [value], (number, wanted)
+        assert said[number] == value, number
+
+
 @pytest.mark.skipif(not (ROOT / ".git").exists(), reason="not a checkout")
 def test_what_is_made_on_demand_is_not_kept() -> None:
-    """LaTeX, PDF and HTML follow from the rest by one command; parquet, weights and images are too large."""
+    """LaTeX, PDF and HTML follow from the rest by one command; weights and images are too large.
+
+    So are outcomes of single images, but those of the protocol, on which paired verdicts rest.
+    """
     listed = subprocess.run(["git", "ls-files", "results"], cwd=ROOT, capture_output=True, text=True, check=True)
     names = [name for name in listed.stdout.splitlines() if not name.startswith("results/entries/")]
     assert names
     endings = {Path(name).suffix for name in names}
-    assert endings <= {".md", ".csv", ".json", ".png"}
+    assert endings <= {".md", ".csv", ".json", ".png", ".parquet"}
+    tables = [ROOT / name for name in names if name.endswith(".parquet")]
+    assert {path.parent.parent for path in tables} == {PROTOCOL}
+    assert sum(path.stat().st_size for path in tables) < 16_000_000
