@@ -7,18 +7,39 @@ from pathlib import Path
 import pytest
 
 from qpatchbench.suite.file.load import load_suite
+from qpatchbench.suite.file.schema import Suite
 
 PROTOCOL = Path(__file__).parents[2] / "suites" / "protocol"
 
 
-@pytest.mark.parametrize("scale", [None, "gpu", "cpu"])
-@pytest.mark.parametrize(
-    "name", ["cifar_all_images", "cifar_architectures", "cifar_costs", "cifar_patches", "cifar_worst_case"]
+COMPANIONS = (
+    "cifar_all_images",
+    "cifar_architectures",
+    "cifar_audit",
+    "cifar_costs",
+    "cifar_patches",
+    "cifar_strength",
+    "cifar_worst_case",
 )
+
+
+@pytest.mark.parametrize("scale", [None, "gpu", "cpu"])
+@pytest.mark.parametrize("name", COMPANIONS)
 def test_networks_are_those_of_the_protocol(name: str, scale: str | None) -> None:
-    whole, part = (load_suite(PROTOCOL / f"{each}.yaml", scale=scale) for each in ("cifar", name))
+    expect_shared(load_suite(PROTOCOL / "cifar.yaml", scale=scale), load_suite(PROTOCOL / f"{name}.yaml", scale=scale))
+
+
+def test_the_sample_of_the_worst_case_uses_the_networks_of_the_gpu() -> None:
+    sample = load_suite(PROTOCOL / "cifar_worst_case.yaml", scale="sample")
+    expect_shared(load_suite(PROTOCOL / "cifar.yaml", scale="gpu"), sample)
+
+
+def expect_shared(whole: Suite, part: Suite) -> None:
+    """Every network of `part` is one that `whole` trains, from the same images and patches."""
     assert set(whole.models) <= set(part.models)
-    for section in ("dataset", "training", "finetuning", "quantizers", "seeds"):
+    assert part.seeds
+    assert set(part.seeds) <= set(whole.seeds)
+    for section in ("dataset", "training", "finetuning", "quantizers"):
         assert getattr(part, section) == getattr(whole, section), section
     assert part.defenses
     assert all(defense in whole.defenses for defense in part.defenses)
