@@ -92,4 +92,5 @@ class FloatPgdAdversarialTraining(Defense):
 class PgdAdversarialTraining(FixedBitsDefense, FloatPgdAdversarialTraining):
     """Adversarial training with PGD through fake quantizers, one network per bit-width."""
 
+    version: ClassVar[int] = 2
     quantization_aware: ClassVar[bool] = True

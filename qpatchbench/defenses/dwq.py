@@ -16,7 +16,7 @@ apart.
 from __future__ import annotations
 
 from contextlib import nullcontext
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -30,6 +30,8 @@ from qpatchbench.types import FLOAT, Bits, Losses, Network
 
 class DoubleWinQuant(Defense):
     """Adversarial training at one random bit-width per step."""
+
+    version: ClassVar[int] = 2
 
     adversarial: bool = Field(
         default=True,

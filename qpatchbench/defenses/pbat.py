@@ -179,4 +179,5 @@ class FloatPatchAdversarialTraining(Defense):
 class PatchAdversarialTraining(FixedBitsDefense, FloatPatchAdversarialTraining):
     """Adversarial training with patches through fake quantizers, one network per bit-width."""
 
+    version: ClassVar[int] = 2
     quantization_aware: ClassVar[bool] = True

@@ -25,7 +25,7 @@ is the paper's ablation of the gradient.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -49,6 +49,8 @@ from qpatchbench.types import Bits, Losses, Network, Size
 
 class PatchCompositeTraining(FixedBitsDefense):
     """Adversarial training with a patch where the gradient is large and weak noise everywhere else."""
+
+    version: ClassVar[int] = 2
 
     size: Size = Field(
         default=Size(percent=4.0), description="side of the square in pixels, or the share of the image it covers"

@@ -49,6 +49,7 @@ from qpatchbench.types import FLOAT, Bits, Losses, Size
 class Qadtr(Defense):
     """Adversarial training with patches at random bit-widths and with perturbed gradients."""
 
+    version: ClassVar[int] = 2
     calibrates: ClassVar[bool] = True  # only `cycle` adds widths
 
     patches: Literal["quantized", "float", "none"] = Field(

@@ -57,6 +57,7 @@ class _View(NamedTuple):
 class TriQDef(Defense):
     """Joint training on patched images with penalties on features and gradients that the bit-widths share."""
 
+    version: ClassVar[int] = 2
     calibrates: ClassVar[bool] = True
 
     lambda_adv: float = Field(default=1.0, ge=0, description="weight of the patched images' cross-entropy")

@@ -190,7 +190,8 @@ def begun_learner(
     if snapshot is not None:
         snapshot.restore(module, optimizer)
     forward, wrapped = fabric.setup(module, optimizer, move_to_device=False)
-    network = Switch(module, _answering(module, fabric), task.quantizer is not None)
+    example = to_float(calibration.pixels[:1]).to(device)
+    network = Switch(module, _answering(module, fabric), task.quantizer is not None, example)
     pool = tuple(patch.to(device) for patch in task.pool)
     learned = [parameter for parameter in module.parameters() if parameter.requires_grad]
     return Learner(task, module, network, learned, optimizer, fabric, forward, wrapped, images.to(device), pool)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -11,6 +12,9 @@ from qpatchbench.errors import TrainingError
 from qpatchbench.quantizers.inspection.inputs import evaluating
 from qpatchbench.quantizers.inspection.taps import Taps
 from qpatchbench.types import FLOAT, Bits, Network, Observed
+
+if TYPE_CHECKING:
+    from qpatchbench.quantizers.trained.constant import Absorbed
 
 
 class Switch:
@@ -20,11 +24,17 @@ class Switch:
         module: the network, prepared with quantizers or not.
         forward: what runs it, for example the module as mixed precision wraps it.
         quantized: whether it has quantizers.
+        example: images (B, 3, H, W) in [0, 1], which tell the BatchNorms that can be folded where parameters are
+            constants; None folds none.
     """
 
-    def __init__(self, module: torch.nn.Module, forward: Network, quantized: bool) -> None:
+    def __init__(
+        self, module: torch.nn.Module, forward: Network, quantized: bool, example: torch.Tensor | None = None
+    ) -> None:
         self.module, self.forward, self.quantized = module, forward, quantized
         self.taps = Taps(module)
+        self.example = example if quantized else None
+        self._absorbed: Absorbed | None = None
 
     def at(self, bits: Bits) -> Network:
         """The network at `bits`.
@@ -43,9 +53,11 @@ class Switch:
     @contextmanager
     def evaluating(self) -> Iterator[None]:
         """Eval mode inside, where parameters are constants."""
-        from qpatchbench.quantizers.trained.layers import constant
+        from qpatchbench.quantizers.trained.constant import absorbable, constant
 
-        with evaluating(self.module), constant(self.module):
+        if self._absorbed is None:
+            self._absorbed = () if self.example is None else absorbable(self.module, self.example)
+        with evaluating(self.module), constant(self.module, self._absorbed):
             yield
 
     def observed(self, bits: Bits, images: torch.Tensor, layers: tuple[str, ...]) -> Observed:

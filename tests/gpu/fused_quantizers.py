@@ -23,26 +23,26 @@ def agreement(device: torch.device, data_dir: Path) -> bool:
             upstream = torch.randn(shape, generator=draws)
             limits = code_range(bits, signed=True)
             scale = max_scale(values, limits.qmax, axis) * 0.6
-            for learned in (False, True):
-                found = [_answers(values, scale, limits, axis, upstream, learned, place) for place in ("cpu", device)]
+            for kind in ("fixed", "learned", "held"):
+                found = [_answers(values, scale, limits, axis, upstream, kind, place) for place in ("cpu", device)]
                 near, far = ([part.cpu() for part in parts] for parts in found)
                 same = torch.equal(near[0], far[0]) and torch.equal(near[1], far[1])
                 close = all(torch.allclose(*pair, rtol=1e-4, atol=1e-5) for pair in zip(near[2:], far[2:], strict=True))
                 tried += 1
                 if not (same and close):
                     wrong += 1
-                    print(f"  shape {shape}, {bits} bits, axis {axis}, learned {learned}: not what the CPU computes")
+                    print(f"  shape {shape}, {bits} bits, axis {axis}, {kind} scale: not what the CPU computes")
     print(f"  {tried - wrong} of {tried} quantizers answer as on the CPU")
     return tried > 0 and not wrong
 
 
 def _answers(
     values: torch.Tensor, scale: torch.Tensor, limits: tuple[int, int], axis: int | None, upstream: torch.Tensor,
-    learned: bool, place: str | torch.device,
+    kind: str, place: str | torch.device,
 ) -> list[torch.Tensor]:  # fmt: skip
+    """Outputs and gradients; a held scale is a learned one that gets no gradient, as in an attack within training."""
     inputs = values.to(place).detach().requires_grad_()
-    steps = scale.to(place).detach().requires_grad_()
-    quantize = fake_quantize_learned if learned else fake_quantize
-    outputs = quantize(inputs, steps, *limits, axis)
-    wanted = (inputs, steps) if learned else (inputs,)
+    steps = scale.to(place).detach().requires_grad_(kind == "learned")
+    outputs = (fake_quantize if kind == "fixed" else fake_quantize_learned)(inputs, steps, *limits, axis)
+    wanted = (inputs, steps) if kind == "learned" else (inputs,)
     return [outputs.detach(), *torch.autograd.grad(outputs, wanted, upstream.to(place))]

@@ -27,6 +27,12 @@ template <typename T> T passed(T gradient, T value, T scale, T low, T high) {
     return code <= low || code >= high ? T(0) : gradient;
 }
 """
+_KEPT = """
+template <typename T> T kept(T gradient, T value, T scale, T qmin, T qmax) {
+    T step = value * (T(1) / scale);
+    return step <= qmin || step >= qmax ? T(0) : gradient;
+}
+"""
 _PULLED = """
 template <typename T> void pulled(
     T gradient, T value, T scale, T qmin, T qmax, T factor, T& inside, T& pull
@@ -52,6 +58,12 @@ def on_grid(values: torch.Tensor, scale: torch.Tensor, qmin: int, qmax: int) -> 
 def passed(gradient: torch.Tensor, values: torch.Tensor, scale: torch.Tensor, low: float, high: float) -> torch.Tensor:
     """The gradient where the code lies strictly between two limits, else 0."""
     return cast(torch.Tensor, _kernel(_PASSED, ("low", "high"))(gradient, values, scale, low=low, high=high))
+
+
+def kept(gradient: torch.Tensor, values: torch.Tensor, scale: torch.Tensor, qmin: int, qmax: int) -> torch.Tensor:
+    """The gradient where the value lies strictly between the outermost points, else 0."""
+    kernel = _kernel(_KEPT, ("qmin", "qmax"))
+    return cast(torch.Tensor, kernel(gradient, values, scale, qmin=float(qmin), qmax=float(qmax)))
 
 
 def pulled(

@@ -64,9 +64,11 @@ class LearnedScale(torch.autograd.Function):
     def backward(ctx: FunctionCtx, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         """Gradients of values and scale."""
         values, scale = ctx.saved_tensors  # type: ignore[attr-defined]  # as above
-        if fused.fits(values) and ctx.needs_input_grad[1] and not torch.is_grad_enabled():  # type: ignore[attr-defined]  # as above
-            limits = ctx.qmin, ctx.qmax, ctx.factor  # type: ignore[attr-defined]  # as above
-            inside, pull = fused.pulled(gradients[0], values, scale, *limits)
+        if fused.fits(values) and not torch.is_grad_enabled():
+            limits = ctx.qmin, ctx.qmax  # type: ignore[attr-defined]  # as above
+            if not ctx.needs_input_grad[1]:  # type: ignore[attr-defined]  # as above
+                return fused.kept(gradients[0], values, scale, *limits), None, None, None, None
+            inside, pull = fused.pulled(gradients[0], values, scale, *limits, ctx.factor)  # type: ignore[attr-defined]  # as above
             return inside, pull.sum_to_size(scale.shape), None, None, None
         steps = values * scale.reciprocal()
         fixed = steps.detach()

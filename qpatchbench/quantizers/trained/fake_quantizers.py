@@ -192,6 +192,8 @@ class WeightQuantizer(_FakeQuantizer):
 class ActivationQuantizer(_FakeQuantizer):
     """One scale per tensor; unsigned if the layer's inputs are never negative. Learns or observes in training mode."""
 
+    held: dict[Bits, torch.Tensor] | None = None  # step sizes, while parameters are constants
+
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """Inputs of any shape (B, ...) -> the same on the grid of the active bits; the same object at 32."""
         width = self.bits_at(self.active)
@@ -207,7 +209,8 @@ class ActivationQuantizer(_FakeQuantizer):
             return fake_quantize_between(inputs, batch_range, width)
         qmin, qmax = code_range(width, self._role.signed)
         if self.mode(self.active) == "lsq":
-            return fake_quantize_learned(inputs, _nonzero(scale), qmin, qmax, elements=max(1, inputs[0].numel()))
+            step = self._step_size(scale)
+            return fake_quantize_learned(inputs, step, qmin, qmax, elements=max(1, inputs[0].numel()))
         if self.training:
             observed = self.observed_scale(inputs, self.active)
             with torch.no_grad():
@@ -243,6 +246,13 @@ class ActivationQuantizer(_FakeQuantizer):
     def bits_at(self, bits: Bits) -> int:
         """As for weights, but 32 for the image."""
         return FLOAT_BITS if self.role is not None and self.role.first else super().bits_at(bits)
+
+    def _step_size(self, scale: torch.Tensor) -> torch.Tensor:
+        if self.held is None:
+            return _nonzero(scale)
+        if self.active not in self.held:
+            self.held[self.active] = _nonzero(scale)
+        return self.held[self.active]
 
     @property
     def _role(self) -> Role:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from contextlib import contextmanager
 
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from qpatchbench.ops.quantization.batch_norm_folding import Affine, folded
 from qpatchbench.quantizers.frozen.activation import FrozenActivation
 from qpatchbench.quantizers.trained.fake_quantizers import ActivationQuantizer, WeightQuantizer
 from qpatchbench.types import FLOAT, Bits
@@ -26,7 +26,7 @@ class QuantizedLayer(nn.Module):
 
     weight_quantizer: WeightQuantizer
     activation_quantizer: ActivationQuantizer
-    held: dict[Bits, torch.Tensor] | None = None  # quantized weights, while `constant` holds them
+    held: Held | None = None  # while parameters are constants
 
     @property
     def raw_weight(self) -> nn.Parameter:
@@ -36,13 +36,17 @@ class QuantizedLayer(nn.Module):
     @property
     def weight(self) -> torch.Tensor:
         """The weight at the active bits; the parameter itself at 32."""
-        if self.held is None:
-            quantized: torch.Tensor = self.weight_quantizer(self.raw_weight)
-            return quantized
-        bits = self.weight_quantizer.active
-        if bits not in self.held:
-            self.held[bits] = self.weight_quantizer(self.raw_weight)
-        return self.held[bits]
+        return self.quantized_weight() if self.held is None else self.held.of(self)[0]
+
+    @property
+    def bias(self) -> torch.Tensor | None:
+        """The parameter, or what a BatchNorm that is absorbed makes of it."""
+        return self._parameters["bias"] if self.held is None else self.held.of(self)[1]
+
+    def quantized_weight(self) -> torch.Tensor:
+        """The weight at the active bits, quantized now."""
+        quantized: torch.Tensor = self.weight_quantizer(self.raw_weight)
+        return quantized
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """Inputs as the float layer takes them."""
@@ -50,22 +54,26 @@ class QuantizedLayer(nn.Module):
         return outputs
 
 
-@contextmanager
-def constant(module: nn.Module) -> Iterator[None]:
-    """No gradient reaches a parameter inside, so that a weight is quantized once per bit-width, not in each pass."""
-    learned = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    layers = [layer for layer in module.modules() if isinstance(layer, QuantizedLayer)]
-    for parameter in learned:
-        parameter.requires_grad_(False)
-    for layer in layers:
-        layer.held = {}
-    try:
-        yield
-    finally:
-        for layer in layers:
-            layer.held = None
-        for parameter in learned:
-            parameter.requires_grad_()
+class Held:
+    """Weights and biases that one layer computed once for every bit-width.
+
+    Args:
+        norm: the BatchNorm that is folded into them, or None.
+    """
+
+    def __init__(self, norm: SwitchableBatchNorm | None) -> None:
+        self._norm = norm
+        self._at: dict[Bits, tuple[torch.Tensor, torch.Tensor | None]] = {}
+
+    def of(self, layer: QuantizedLayer) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Weight and bias at the active bits."""
+        bits = layer.weight_quantizer.active
+        if bits not in self._at:
+            weight, bias = layer.quantized_weight(), layer._parameters["bias"]
+            self._at[bits] = (
+                (weight, bias) if self._norm is None else folded(weight, bias, affine(self._norm.current()))
+            )
+        return self._at[bits]
 
 
 class FrozenLayer(nn.Module):
@@ -103,6 +111,7 @@ class SwitchableBatchNorm(nn.Module):
         self.at_bits = nn.ModuleDict({str(width): copy.deepcopy(original) for width in bits})
         self.default = str(FLOAT if FLOAT in bits else bits[0])
         self.active = FLOAT
+        self.absorbed = False  # by the layer before it, while parameters are constants
         self.training = original.training
 
     def current(self) -> nn.Module:
@@ -112,8 +121,13 @@ class SwitchableBatchNorm(nn.Module):
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """Inputs as BatchNorm takes them."""
-        outputs: torch.Tensor = self.current()(inputs)
-        return outputs
+        norm = self.current()
+        if not self.absorbed:
+            outputs: torch.Tensor = norm(inputs)
+            return outputs
+        for part in behind_norm(norm):
+            inputs = part(inputs)
+        return inputs
 
 
 def quantizable(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
@@ -173,6 +187,33 @@ def batch_norms(module: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Module]]
         for name, child in list(parent.named_children()):
             if isinstance(child, _BatchNorm):
                 yield parent, name, child
+
+
+def foldable(norm: nn.Module) -> bool:
+    """Whether it is plain BatchNorm, or timm's with an activation behind it; both with running statistics."""
+    plain = type(norm) in (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm)
+    return isinstance(norm, _BatchNorm) and (plain or hasattr(norm, "act")) and norm.running_var is not None
+
+
+def affine(norm: nn.Module) -> Affine:
+    """What a foldable BatchNorm computes in eval mode, but for the modules behind it."""
+    assert isinstance(norm, _BatchNorm), "foldable() chose it"
+    assert norm.running_mean is not None, "foldable() chose it"
+    assert norm.running_var is not None, "foldable() chose it"
+    return Affine(norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias)
+
+
+def behind_norm(norm: nn.Module) -> list[nn.Module]:
+    """Dropout and activation that timm puts into a BatchNorm, behind it; nothing for torch's own."""
+    rest = [getattr(norm, part) for part in ("drop", "act") if hasattr(norm, part)]
+    return [part for part in rest if not isinstance(part, nn.Identity)]
+
+
+def switch_to(module: nn.Module, bits: Bits) -> None:
+    """Let every part use `bits`, or its float path, from the next forward pass on."""
+    for part in module.modules():
+        if isinstance(part, WeightQuantizer | ActivationQuantizer | SwitchableBatchNorm):
+            part.active = bits
 
 
 def _mixed(mixin: type[nn.Module], original: type[nn.Module]) -> type[nn.Module]:

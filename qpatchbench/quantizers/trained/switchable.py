@@ -34,6 +34,7 @@ from qpatchbench.quantizers.trained.layers import (
     is_shortcut,
     quantizable,
     quantize_layer,
+    switch_to,
 )
 from qpatchbench.types import FLOAT, Bits
 
@@ -95,7 +96,7 @@ def set_bits(module: nn.Module, bits: Bits) -> None:
     if bits not in prepared:
         available = ", ".join(map(str, prepared)) or "none: the network is not prepared"
         raise QPatchBenchError(f"network has no quantizers for {bits} bits. Available: {available}")
-    _switch(module, bits)
+    switch_to(module, bits)
 
 
 @torch.no_grad()
@@ -114,7 +115,7 @@ def initialize(module: nn.Module, images: torch.Tensor, chosen: tuple[Bits, ...]
     """
     layers = dict(switchable_layers(module))
     active = next(iter(layers.values())).activation_quantizer.active
-    _switch(module, FLOAT)
+    switch_to(module, FLOAT)
     batches = in_batches(images)
     with plausible_statistics(module, batches):
         # Signs come first, because what a batch says about a scale depends on them.
@@ -132,7 +133,7 @@ def initialize(module: nn.Module, images: torch.Tensor, chosen: tuple[Bits, ...]
             if chosen is not None and bits not in chosen:
                 continue
             layer.activation_quantizer.scale_at(bits).copy_(seen[name].mean(str(bits)))
-    _switch(module, active)
+    switch_to(module, active)
 
 
 @torch.no_grad()
@@ -144,7 +145,7 @@ def recalibrate_batch_norm(module: nn.Module, bits: Bits, images: torch.Tensor) 
     active = next(switchable_layers(module))[1].activation_quantizer.active
     set_bits(module, bits)
     estimate_statistics(module, active_batch_norms(module), in_batches(images))
-    _switch(module, active)
+    switch_to(module, active)
 
 
 def float_state(module: nn.Module, bits: Bits = FLOAT) -> dict[str, torch.Tensor]:
@@ -189,12 +190,6 @@ def switchable_layers(module: nn.Module) -> Iterator[tuple[str, QuantizedLayer]]
     if not layers:
         raise QPatchBenchError("network has no quantizers. Expected prepare(module, bits, settings) before")
     yield from layers
-
-
-def _switch(module: nn.Module, bits: Bits) -> None:
-    for part in module.modules():
-        if isinstance(part, WeightQuantizer | ActivationQuantizer | SwitchableBatchNorm):
-            part.active = bits
 
 
 def _wanted(quantizer: ActivationQuantizer) -> dict[str, Measure]:
