@@ -34,6 +34,17 @@ def test_the_sample_of_the_worst_case_uses_the_networks_of_the_gpu() -> None:
     expect_shared(load_suite(PROTOCOL / "cifar.yaml", scale="gpu"), sample)
 
 
+@pytest.mark.parametrize(("scale", "factor"), [("half", 0.5), ("twice", 2)])
+def test_other_lengths_of_fine_tuning_differ_in_nothing_else(scale: str, factor: float) -> None:
+    whole = load_suite(PROTOCOL / "cifar.yaml", scale="gpu")
+    part = load_suite(PROTOCOL / "cifar_training.yaml", scale=scale)
+    assert part.finetuning is not None
+    assert whole.finetuning is not None
+    assert part.finetuning.epochs == factor * whole.finetuning.epochs
+    expect_shared(whole, part.model_copy(update={"finetuning": whole.finetuning}))
+    assert part.pool == whole.pool
+
+
 def expect_shared(whole: Suite, part: Suite) -> None:
     """Every network of `part` is one that `whole` trains, from the same images and patches."""
     assert set(whole.models) <= set(part.models)
