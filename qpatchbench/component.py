@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Annotated, Any, ClassVar, TypeVar
 
 from pydantic import (
@@ -21,6 +23,9 @@ from qpatchbench.registry import Registry
 from qpatchbench.types import Announced, Written
 
 ComponentT = TypeVar("ComponentT", bound="Component")
+
+# Class of a component, as `identity` names it -> the version that keys are made for instead of its own.
+_VERSIONS: ContextVar[Mapping[str, int]] = ContextVar("versions", default={})  # noqa: B039 (never changed)
 
 
 class Component(BaseModel):
@@ -80,9 +85,10 @@ class Component(BaseModel):
     def identity(self) -> dict[str, Any]:
         """Everything that decides what this component computes, as JSON-ready data."""
         cls = type(self)
+        name = f"{cls.__module__}:{cls.__qualname__}"
         return {
-            "class": f"{cls.__module__}:{cls.__qualname__}",
-            "version": self.version,
+            "class": name,
+            "version": _VERSIONS.get().get(name, self.version),
             # The space keeps it apart from any field.
             **({"source hash": source_hash(cls)} if is_outside(cls) else {}),
             **({"known to": THIS_PROCESS} if self.unidentified else {}),
@@ -101,6 +107,20 @@ class Component(BaseModel):
         A suite is checked with this before anything is read, so that nothing is computed in vain.
         """
         yield from ()
+
+
+@contextmanager
+def versions_of(recorded: Mapping[str, int]) -> Iterator[None]:
+    """Identities inside are those of earlier versions; what a component computes is that of today's all the same.
+
+    Args:
+        recorded: class, as `identity` names it -> version.
+    """
+    token = _VERSIONS.set(recorded)
+    try:
+        yield
+    finally:
+        _VERSIONS.reset(token)
 
 
 class PlainDefaults(GenerateJsonSchema):

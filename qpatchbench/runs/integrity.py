@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from qpatchbench.errors import ArtifactError
 from qpatchbench.labels import shown
 from qpatchbench.runs.files import sha256_of
-from qpatchbench.runs.layout import BIBTEX, MANIFEST, PATCHES, SUMS
+from qpatchbench.runs.layout import BIBTEX, MANIFEST, PATCHES, PICTURES, SUMS
 from qpatchbench.runs.reading import MEGABYTE, MOST_BYTES_OF_ARRAYS, expect_modest, read_whole
 from qpatchbench.runs.records import CellRecord
 
@@ -37,7 +37,12 @@ def file_findings(directory: Path, manifest: Mapping[str, Any]) -> Iterator[str]
     named = {str(name): str(digest) for name, digest in manifest.get("files", {}).items()}
     patches = manifest.get("patches", ())  # an entry that lacks a field is a file that is not there
     named |= {str(entry.get("file")): str(entry.get("sha256")) for entry in patches}
-    yield from _compared(directory, named, MANIFEST)
+    left = {name for name in left_out(manifest) if not (directory / name).exists()}
+    for name in sorted(name for name in left if name not in named or not name.startswith(PICTURES)):
+        yield f"manifest.json, left_out: expected patches and maps that it names, found {name}"
+    if left:
+        yield Unchecked(f"{len(left)} of {len(named)} files, which were left out; manifest.json has their hashes")
+    yield from _compared(directory, {name: each for name, each in named.items() if name not in left}, MANIFEST)
     there = {f"{PATCHES}/{path.name}" for path in (directory / PATCHES).glob("*")}
     for name in sorted(there - set(named)):
         yield f"{name}: expected no such file, since manifest.json does not name it, found one"
@@ -54,6 +59,11 @@ def file_findings(directory: Path, manifest: Mapping[str, Any]) -> Iterator[str]
         files = {str(path.relative_to(directory)) for path in directory.rglob("*") if path.is_file()}
         for name in sorted({*files, MANIFEST, BIBTEX} - {*sums, SUMS}):
             yield f"{SUMS}: expected a line for every file of the entry, found none for {name}"
+
+
+def left_out(manifest: Mapping[str, Any]) -> tuple[str, ...]:
+    """Files of the run that its entry does not have, as the entry says."""
+    return tuple(str(name) for name in manifest.get("left_out", ()))
 
 
 def _sums(path: Path) -> str:

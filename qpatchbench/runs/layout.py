@@ -22,6 +22,9 @@ TABLES: Mapping[str, Mapping[str, str]] = {
 MAPS = "maps.safetensors"
 ANALYSIS_FILES = (*(file for files in TABLES.values() for file in files.values()), MAPS)
 
+# What a number can be counted again without, and what an entry may leave out.
+PICTURES = (f"{PATCHES}/", MAPS)
+
 KEY_DIGITS = 16  # of a job's key, as records, file names and messages show it
 
 

@@ -16,7 +16,9 @@ KINDS: Mapping[str, type] = {
     **dict.fromkeys(("suite", "description", "plan", "dataset_note", "device", "mixed"), str),
     **dict.fromkeys(("partial", "complete"), bool),
     **dict.fromkeys(("files", "resolved", "typed", "versions", "git", "ran_on", "dataset_fingerprint", "images"), dict),
-    **dict.fromkeys(("seeds", "class_names", "plugins", "checkpoints", "networks", "jobs", "patches"), list),
+    **dict.fromkeys(
+        ("seeds", "class_names", "plugins", "checkpoints", "networks", "jobs", "patches", "left_out"), list
+    ),
 }
 OBJECTS = frozenset({"checkpoints", "networks", "jobs", "patches"})  # what these are lists of
 WORDS = {str: "a text", bool: "true or false", dict: "a JSON object", list: "a list"}

@@ -69,6 +69,41 @@ def test_an_entry_is_written_and_verified(tiny_runs: TinyRuns, copy_of: CopyOf, 
         assert done.returncode == 0
 
 
+def test_an_entry_may_do_without_its_pictures(tiny_runs: TinyRuns, copy_of: CopyOf, tmp_path: Path) -> None:
+    run, output = committed(copy_of(tiny_runs.first)), tmp_path / "entry"
+    made(tiny_runs, run, output, "--without-pictures")
+    names = sorted(path.name for path in output.iterdir())
+    assert names == sorted(
+        ["SHA256SUMS", "cells.parquet", "entry.bib", "leaderboard.csv", "manifest.json", "outcomes.parquet"]
+    )
+    manifest = json.loads((output / "manifest.json").read_text())
+    assert manifest["left_out"] == sorted(entry["file"] for entry in manifest["patches"])
+    assert {**json.loads((run / "manifest.json").read_text()), "left_out": manifest["left_out"]} == manifest
+    count = len(manifest["left_out"])
+    result = tiny_runs.invoke("verify", str(output))
+    assert result.return_value == 3, result.output
+    assert "numbers: every count, rate and hash is as it should be\n" in result.output
+    assert "labels: every one is that of the suite\n" in result.output
+    assert "predictions: not made again: its patches were left out\n" in result.output
+    told = f"  - {count} of {count + 2} files, which were left out; manifest.json has their hashes\n"
+    assert told in result.output
+    # What is there all the same has to be what it was.
+    (output / "patches").mkdir()
+    (output / manifest["left_out"][0]).write_bytes(b"another")
+    assert tiny_runs.invoke("verify", str(output)).return_value == 1
+
+
+@pytest.mark.parametrize("name", ["cells.parquet", "outcomes.parquet", "patches/none.safetensors", "../else"])
+def test_nothing_else_may_be_left_out(tiny_runs: TinyRuns, copy_of: CopyOf, tmp_path: Path, name: str) -> None:
+    folder = copy_of(tiny_runs.first)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps({**manifest, "left_out": [name]}))
+    (folder / name).unlink(missing_ok=True)
+    result = tiny_runs.invoke("verify", str(folder), "--numbers-only")
+    assert result.return_value == 1
+    assert f"manifest.json, left_out: expected patches and maps that it names, found {name}\n" in result.output
+
+
 def test_failed_checks_are_listed_and_kept(tiny_runs: TinyRuns, copy_of: CopyOf, tmp_path: Path) -> None:
     run = committed(copy_of(tiny_runs.first))
     text = made(tiny_runs, run, tmp_path / "entry")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -78,15 +78,18 @@ def verify(
     folder, or decoded for the first time: the last is allowed by --decode, source files of networks by --run-code.
 
     What nothing can compute again (times, devices, versions, revision, what happened while a patch was crafted) is
-    compared with this machine and with what its cache remembers.
+    compared with this machine and with what its cache remembers. Labels of a defense or an attack that has changed
+    since are held against the version that the manifest names, which is told.
 
     Exit code 0: everything was checked and holds; 1: something does not, and is named; 2: no run folder; 3: nothing is
     wrong, but a part of the results was taken at its word: "claimed, not checked" says which.
     """
+    from qpatchbench.component import versions_of
     from qpatchbench.report.entries.recount import manifest_of, number_findings
     from qpatchbench.runs.integrity import Unchecked
     from qpatchbench.suite.file.load import load_suite
     from qpatchbench.suite.store.provenance import git_state
+    from qpatchbench.suite.verification.earlier_versions import version_claims
 
     asked = None if suite_file is None else load_suite(suite_file, with_shorthands(overrides, limit, seeds), scale)
     findings = list(number_findings(folder, same_code=manifest_of(folder).get("git") == git_state()))
@@ -94,15 +97,32 @@ def verify(
     click.echo(f"numbers: {_found(len(wrong)) if wrong else 'every count, rate and hash is as it should be'}")
     _list(wrong)
     places = (cache or cache_dir(), chosen_data_dir(data_dir))
-    findings += _labels_and_predictions(
-        folder, asked, str(suite_file), *places, device, decode, run_code, numbers_only, recraft
-    )
+    earlier = _earlier(folder, asked)
+    findings += version_claims(earlier)
+    with versions_of(earlier):
+        findings += _labels_and_predictions(
+            folder, asked, str(suite_file), *places, device, decode, run_code, numbers_only, recraft
+        )
     wrong = _wrong(findings)
     claims = [text for text in findings if isinstance(text, Unchecked)]
     if claims:
         click.echo("claimed, not checked:")
         _list(list(dict.fromkeys(claims)))
     return 1 if wrong else 3 if claims else 0
+
+
+def _earlier(folder: Path, asked: Suite | None) -> Mapping[str, int]:
+    """Versions of defenses and attacks that the run was made with and that are not those of today."""
+    from qpatchbench.report.entries.recount import manifest_of
+    from qpatchbench.suite.verification.asked import own_suite
+    from qpatchbench.suite.verification.earlier_versions import earlier_versions
+    from qpatchbench.suite.verification.strangers import Unavailable
+
+    manifest = manifest_of(folder)
+    try:
+        return earlier_versions(asked or own_suite(manifest), manifest)
+    except Unavailable:  # told with the labels
+        return {}
 
 
 def _labels_and_predictions(
@@ -119,7 +139,8 @@ def _labels_and_predictions(
 ) -> list[str]:
     """Plan the suite again, predict everything again, and tell; what is wrong and what was not checked."""
     from qpatchbench.errors import ArtifactError, QPatchBenchError
-    from qpatchbench.runs.integrity import Unchecked
+    from qpatchbench.runs.integrity import Unchecked, left_out
+    from qpatchbench.runs.layout import PATCHES
     from qpatchbench.runs.run import Run
     from qpatchbench.suite.execution.device import device_named
     from qpatchbench.suite.verification.rebuilding import rebuilt
@@ -131,14 +152,16 @@ def _labels_and_predictions(
         click.echo(f"labels: not compared: {error}")
         return [Unchecked("labels"), Unchecked("predictions")]
     why, again = "as asked for", None
-    if not numbers_only:
+    if any(name.startswith(PATCHES) for name in left_out(run.manifest)):
+        why = "its patches were left out"
+    elif not numbers_only:
         try:
             again = rebuilt(folder, run.manifest, cache, data, where, suite=asked, decode=decode, run_code=run_code)
         except (ArtifactError, Unavailable) as error:
             why = str(error)
     findings = _labels(run, asked, name, cache, where, again)
     if again is None:
-        click.echo(f"predictions: not made again{', ' if numbers_only else ': '}{why}")
+        click.echo(f"predictions: not made again{', ' if why == 'as asked for' else ': '}{why}")
         return [*findings, Unchecked("predictions, and the checks of networks and patches")]
     try:
         return [*findings, *_predictions(run, again, recraft)]

@@ -6,6 +6,7 @@ entry.bib and SHA256SUMS; analyses where the run had them. No weights and no ima
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -19,7 +20,7 @@ from qpatchbench.report.leaderboard.row import Row
 from qpatchbench.report.page.escaping import tex_escaped
 from qpatchbench.runs.files import sha256_of, write_atomically
 from qpatchbench.runs.integrity import entry_findings
-from qpatchbench.runs.layout import BIBTEX, CELLS, LEADERBOARD, MANIFEST, SUMS
+from qpatchbench.runs.layout import BIBTEX, CELLS, LEADERBOARD, MANIFEST, PICTURES, SUMS
 from qpatchbench.runs.records import CellRecord
 from qpatchbench.runs.run import read_cells
 
@@ -33,8 +34,15 @@ class Citation(NamedTuple):
     year: int
 
 
-def write_entry(run_dir: Path, output: Path, citation: Citation) -> tuple[Path, ...]:
+def write_entry(run_dir: Path, output: Path, citation: Citation, *, without_pictures: bool = False) -> tuple[Path, ...]:
     """Write an entry; SHA256SUMS comes last.
+
+    Args:
+        run_dir: of a finished run.
+        output: new or empty folder.
+        citation: of the entry.
+        without_pictures: leave out patches and maps, which may be large, and say so in the manifest: every number can
+            be counted again, and no prediction made again.
 
     Raises:
         ArtifactError: no run folder.
@@ -50,8 +58,12 @@ def write_entry(run_dir: Path, output: Path, citation: Citation) -> tuple[Path, 
         problems.append(f"{output}: expected a new or empty folder, found a file")
     if problems:
         raise QPatchBenchError(f"{run_dir} is no entry:\n" + "\n".join(f"  - {problem}" for problem in problems))
-    names = [LEADERBOARD, *manifest["files"], *(entry["file"] for entry in manifest["patches"]), MANIFEST]
-    written = [write_atomically(output / name, (run_dir / name).read_bytes()) for name in names]
+    names = [*manifest["files"], *(entry["file"] for entry in manifest["patches"])]
+    left = sorted(name for name in names if without_pictures and name.startswith(PICTURES))
+    kept = [LEADERBOARD, *(name for name in names if name not in left)]
+    written = [write_atomically(output / name, (run_dir / name).read_bytes()) for name in kept]
+    told = (json.dumps({**manifest, "left_out": left}, indent=1) + "\n").encode()
+    written.append(write_atomically(output / MANIFEST, told if left else (run_dir / MANIFEST).read_bytes()))
     written.append(write_atomically(output / BIBTEX, bibtex(output.resolve().name, manifest, citation).encode()))
     lines = sorted(f"{sha256_of(path)}  {path.relative_to(output).as_posix()}" for path in written)
     return (*written, write_atomically(output / SUMS, ("\n".join(lines) + "\n").encode()))

@@ -9,7 +9,9 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from qpatchbench.attacks.base import Attack
 from qpatchbench.attacks.universal import UniversalAttack
+from qpatchbench.component import versions_of
 from qpatchbench.evaluation.checks.convergence import noise
 from qpatchbench.ops.patches.pasting import to_uint8
 from qpatchbench.runs.layout import patch_file
@@ -39,7 +41,7 @@ class Recrafted(NamedTuple):
 def recrafted(run: Rebuilt, count: int) -> Iterator[Recrafted]:
     """Craft that many patches of gradient or score-based attacks again, drawn anew at every call."""
     jobs = {job.patch.key: job.patch for job in run.cells if job.patch.sources}
-    ready = [job for job in jobs.values() if _at_hand(run, job)]
+    ready = [job for job in jobs.values() if _at_hand(run, job) and not _changed_since(job.attack)]
     for job in random.sample(ready, min(count, len(ready))):
         yield Recrafted(job.label, _compared(run, job))
 
@@ -63,6 +65,8 @@ def loss_findings(run: Rebuilt) -> Iterator[str]:
         known = isinstance(attack, UniversalAttack) and type(attack).craft is UniversalAttack.craft
         if not isinstance(attack, UniversalAttack) or not known or not path.is_file() or not _at_hand(run, job):
             continue
+        if _changed_since(attack):
+            continue
         patch = stored_patch(read_patch(path))
         history = np.array(patch.history)
         if len(history) < FEWEST_STEPS:
@@ -72,6 +76,13 @@ def loss_findings(run: Rebuilt) -> Iterator[str]:
         # A patch is the best of several iterates, and so may be better than where its history ends.
         if not history.min() - margin <= loss <= last + margin:
             yield f"{patch_file(job.short_key)}: history: expected it to end near {loss:.3g}, found {last:.3g}"
+
+
+def _changed_since(attack: Attack) -> bool:
+    """Whether its patches are of an earlier version, as `earlier_versions` found it."""
+    recorded = attack.identity()
+    with versions_of({}):
+        return attack.identity() != recorded
 
 
 def _at_hand(run: Rebuilt, job: CraftJob) -> bool:

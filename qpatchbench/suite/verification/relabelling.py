@@ -32,7 +32,7 @@ FIELDS = frozenset(
     {
         *("suite", "description", "plan", "complete", "partial", "dataset_note", "dataset_fingerprint", "class_names"),
         *("images", "seeds", "resolved", "versions", "git", "plugins", "device", "ran_on", "mixed", "checkpoints"),
-        *("networks", "jobs", "patches", "files", "typed"),
+        *("networks", "jobs", "patches", "files", "typed", "left_out"),
     }
 )
 JOB_FIELDS = frozenset({"kind", "key", "label", "error", "dirty", "seconds", "device"})
