@@ -63,7 +63,8 @@ quantizer-table: $(VENV)/test.done ## clean accuracy of all quantizers, next to 
 		--results "$(CACHE)/quantizer-table.json" $(if $(WEIGHTS),--cifar-weights "$(WEIGHTS)") --write docs/quantizers.md
 
 verify-entries: $(VENV)/test.done ## every number of the submitted entries again
-	@for entry in results/entries/*/; do [ ! -d "$$entry" ] || $(BIN)/qpatchbench verify "$$entry" || [ $$? -eq 3 ] || exit 1; done
+	@for made in results/entries/*/manifest.json results/protocol/*/manifest.json; do \
+		echo "$${made%/*}"; $(BIN)/qpatchbench verify "$${made%/*}" || [ $$? -eq 3 ] || exit 1; done
 
 clean:           ## remove the virtual environment and build leftovers
 	rm -rf $(VENV) build dist *.egg-info

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+import shlex
 import shutil
 from pathlib import Path
 
@@ -61,6 +62,41 @@ def test_committed_tables_are_those_of_the_committed_runs(page: Path, tmp_path: 
     shutil.copytree(page.parent, copy.parent, ignore=shutil.ignore_patterns("plots"))
     assert invoke("leaderboard", "--fill", str(copy)).exit_code == 0
     assert copy.read_bytes() == page.read_bytes(), f"run: qpatchbench leaderboard --fill {page.relative_to(ROOT)}"
+
+
+def test_a_table_may_be_of_cells_and_of_some_of_them(tiny_runs: TinyRuns, tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(f"{BEGINNING}{tiny_runs.first} --cells --bits 4 -->\nold\n<!-- end of leaderboard -->\n")
+    assert tiny_runs.invoke("leaderboard", "--fill", str(page)).exit_code == 0
+    shown = tiny_runs.invoke("leaderboard", str(tiny_runs.first), "--cells", "--bits", "4").output
+    assert page.read_text().splitlines()[2:-2] == shown.splitlines()
+    assert {line.split("|")[7].strip() for line in shown.splitlines()[2:]} == {"4"}
+
+
+@pytest.mark.parametrize(
+    ("options", "found"),
+    [
+        (("--cells", "--columns", "clean"), "--cells: expected nothing that it has no use for, found --columns"),
+        (("--cells", "--size", "3x3", "--rank-by", "worst"), "found --size, --rank-by"),
+        (("--cells", "--defenses", "pbatt"), "unknown defense 'pbatt'"),
+    ],
+)
+def test_options_that_would_do_nothing_are_refused(
+    tiny_runs: TinyRuns, tmp_path: Path, options: tuple[str, ...], found: str
+) -> None:
+    assert found in str(tiny_runs.invoke("leaderboard", str(tiny_runs.first), *options).exception)
+    page = tmp_path / "page.md"
+    page.write_text(f"{BEGINNING}{tiny_runs.first} {shlex.join(options)} -->\n<!-- end of leaderboard -->\n")
+    assert found in str(tiny_runs.invoke("leaderboard", "--fill", str(page)).exception)
+
+
+def test_a_file_that_is_filled_takes_no_other_options(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(f"{BEGINNING}{DEFENSES} --format csv -->\n<!-- end of leaderboard -->\n")
+    given: tuple[tuple[str, ...], ...] = ((), ("--bits", "4"))
+    for options, found in zip(given, ("a table in a file: {}--format", "--fill: {}--bits"), strict=True):
+        done = invoke("leaderboard", "--fill", str(page), *options)
+        assert found.format("expected nothing that it has no use for, found ") in str(done.exception)
 
 
 def test_some_document_has_such_a_table() -> None:

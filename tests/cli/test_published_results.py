@@ -57,10 +57,12 @@ def test_most_claims_are_decided_and_pages_say_how_many() -> None:
 
 
 @pytest.mark.parametrize(("folder", "start"), [(PAPERS, "table all"), (PROTOCOL, "claims")], ids=["papers", "protocol"])
-def test_every_run_there_is_read_and_came_from_a_clean_checkout(folder: Path, start: str) -> None:
+def test_every_run_there_is_told_and_came_from_a_clean_checkout(folder: Path, start: str) -> None:
     given = [name for option, name in pairwise(command(folder, start)) if option == "--run"]
     runs = {Path(name).name for name in given if (ROOT / name).parent == folder}
-    assert runs == {path.parent.name for path in folder.glob("*/manifest.json")}
+    there = {path.parent.name for path in folder.glob("*/manifest.json")}
+    beside = re.findall(r"^\| `(\w+)/` \|", (folder / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert runs <= there == runs | set(beside)
     for path in folder.glob("*/manifest.json"):
         text = path.read_text(encoding="utf-8")
         assert '"dirty": false' in text, path

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from qpatchbench.errors import UnknownNameError
 from qpatchbench.report.leaderboard.keys import bits_order
+from qpatchbench.report.leaderboard.row import Row
 from qpatchbench.report.standings.standing import Standing
 from qpatchbench.report.standings.threats import ACCURACIES, THREATS
 
@@ -34,22 +35,35 @@ class BoardSelection:
         Raises:
             UnknownNameError: a name that no row has.
         """
+        kept = self._kept([(each.bits, each.model, {each.defense, each.defended}) for each in found])
+        rows = [each for each, chosen in zip(found, kept, strict=True) if chosen]
+        return tuple(sorted(rows, key=self._order) if self.rank_by else rows)
+
+    def cells(self, found: Sequence[Row]) -> tuple[Row, ...]:
+        """The chosen rows of the log, by the network that they are on, in the order of `found`.
+
+        Raises:
+            UnknownNameError: a name that no row has.
+        """
+        kept = self._kept([(each.target_bits, each.model, {each.defense}) for each in found])
+        return tuple(each for each, chosen in zip(found, kept, strict=True) if chosen)
+
+    def _kept(self, found: Sequence[tuple[str, str, set[str]]]) -> list[bool]:
+        """Whether each row, by its bits, model and names of its defense, is chosen."""
         for what, wanted, known in (
-            ("bits", self.bits, {each.bits for each in found}),
-            ("model", self.models, {each.model for each in found}),
-            ("defense", self.defenses, {name for each in found for name in (each.defense, each.defended)}),
+            ("bits", self.bits, {bits for bits, _, _ in found}),
+            ("model", self.models, {model for _, model, _ in found}),
+            ("defense", self.defenses, set().union(*(names for _, _, names in found))),
         ):
             for name in wanted:
                 if name not in known:
                     raise UnknownNameError(what, name, known)
-        kept = [
-            each
-            for each in found
-            if (not self.bits or each.bits in self.bits)
-            and (not self.models or each.model in self.models)
-            and (not self.defenses or {each.defense, each.defended} & set(self.defenses))
+        return [
+            (not self.bits or bits in self.bits)
+            and (not self.models or model in self.models)
+            and (not self.defenses or not names.isdisjoint(self.defenses))
+            for bits, model, names in found
         ]
-        return tuple(sorted(kept, key=self._order) if self.rank_by else kept)
 
     def _order(self, each: Standing) -> tuple[object, ...]:
         rate = each.rates.get(self.rank_by)

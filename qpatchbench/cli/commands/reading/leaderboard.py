@@ -6,15 +6,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from click.core import ParameterSource
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from qpatchbench.report.standings.selection import BoardSelection
     from qpatchbench.report.standings.standing import Standing
 
 FORMATS = ("md", "csv", "tex", "json", "html")
 WORSE = 4  # exit code
+OF_STANDINGS = frozenset({"columns", "size", "rank_by", "long", "baseline"})  # options of no use to the log of cells
 
 
 def _names(context: click.Context, parameter: click.Parameter, value: str) -> tuple[str, ...]:
@@ -79,17 +81,20 @@ def leaderboard(
     from qpatchbench.report.standings.selection import BoardSelection
     from qpatchbench.runs.files import write_atomically
 
+    context = click.get_current_context()
     if fill is not None:
+        _expect_idle(context, "--fill", {parameter.name for parameter in context.command.params} - {"fill"})
         click.echo(str(write_atomically(fill, _filled(fill).encode())))
         return 0
+    chosen = BoardSelection(columns, bits, models, defenses, rank_by)
     if cells:
-        text = _cells(runs, entries, form)
+        _expect_idle(context, "--cells", OF_STANDINGS)
+        text = _cells(runs, entries, form, chosen)
         found: Sequence[Standing] = ()
     else:
         from qpatchbench.report.standings.experiments import read_experiments
         from qpatchbench.report.standings.standing import standings
 
-        chosen = BoardSelection(columns, bits, models, defenses, rank_by)
         experiments = read_experiments(runs, entries)
         found = standings(experiments, size)
         shown = chosen.rows(found)
@@ -119,11 +124,23 @@ def _text(rows: Sequence[Standing], chosen: BoardSelection, form: str, *, long: 
     return standing_texts.markdown(rows, chosen)
 
 
-def _cells(runs: Sequence[Path], entries: Path | None, form: str) -> str:
+def _expect_idle(context: click.Context, option: str, names: Collection[str | None]) -> None:
+    """Refuse options that would do nothing beside another one."""
+    given = [
+        parameter.opts[0]
+        for parameter in context.command.params
+        if parameter.name in names and context.get_parameter_source(parameter.name) is ParameterSource.COMMANDLINE
+    ]
+    if given:
+        raise click.UsageError(f"{option}: expected nothing that it has no use for, found {', '.join(given)}")
+
+
+def _cells(runs: Sequence[Path], entries: Path | None, form: str, chosen: BoardSelection) -> str:
     from qpatchbench.report.page.tables import readable_grid, whole_grid
     from qpatchbench.report.standings.experiments import read_experiments
 
-    rows = [member.row for each in read_experiments(runs, entries) for members in each.rows for member in members]
+    every = [member.row for each in read_experiments(runs, entries) for members in each.rows for member in members]
+    rows = chosen.cells(every)
     if form == "csv":
         return whole_grid(rows).csv()
     if form == "md":
@@ -153,9 +170,14 @@ def _filled(path: Path) -> str:
     from qpatchbench.report.standings.standing_texts import readable
 
     def table(arguments: Sequence[str]) -> str:
-        given = leaderboard.make_context("leaderboard", list(arguments)).params
+        context = leaderboard.make_context("leaderboard", list(arguments))
+        given = context.params
+        _expect_idle(context, "a table in a file", {"form", "output", "long", "baseline", "fill"})
         folders = [path.parent / run for run in given["runs"]]
         chosen = BoardSelection(*(given[name] for name in ("columns", "bits", "models", "defenses", "rank_by")))
+        if given["cells"]:
+            _expect_idle(context, "--cells", OF_STANDINGS)
+            return _cells(folders, given["entries"], "md", chosen)
         rows = chosen.rows(standings(read_experiments(folders, given["entries"]), given["size"]))
         return readable(rows, chosen).markdown() + "\n"
 
