@@ -6,15 +6,16 @@ it, as in a deployed network.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 from torch import nn
+from torch.func import functional_call
 
+from qpatchbench.quantizers.inspection.inputs import evaluating
 from qpatchbench.quantizers.inspection.norms_behind import norms_behind, same_answer
-from qpatchbench.quantizers.trained.layers import Held, QuantizedLayer, SwitchableBatchNorm, affine, foldable, switch_to
+from qpatchbench.quantizers.trained.layers import Held, QuantizedLayer, SwitchableBatchNorm, foldable, switch_to
 from qpatchbench.types import FLOAT
 
 # Layers and the BatchNorm behind each, by name.
@@ -53,37 +54,40 @@ def constant(module: nn.Module, absorbed: Absorbed = ()) -> Iterator[None]:
 def absorbable(module: nn.Module, example: torch.Tensor) -> Absorbed:
     """The switchable BatchNorms that the layer before them can absorb without changing an answer.
 
-    They are found on a copy whose BatchNorms are drawn at random: those of a fresh network change nothing, so that
+    Answers are compared with other, random BatchNorms in their place: those of a fresh network change nothing, so that
     folding one wrongly would not show.
 
     Args:
         module: network under training; left as it is.
         example: images (B, 3, H, W); one is enough, with none nothing is absorbed.
     """
-    if not len(example):
+    names = {part: name for name, part in module.named_modules()}
+    switchable = [part for part in names if isinstance(part, SwitchableBatchNorm)]
+    norms = [norm for norm in switchable if all(map(foldable, norm.at_bits.values()))]
+    if not norms or not len(example):
         return ()
-    probe = copy.deepcopy(module).eval()
-    switch_to(probe, FLOAT)  # rounding would turn a difference in the last bit into one of a whole step
-    _draw_norms(probe)
-    names = {part: name for name, part in probe.named_modules()}
-    norms = [
-        part for part in names if isinstance(part, SwitchableBatchNorm) and all(map(foldable, part.at_bits.values()))
-    ]
-    pairs = tuple(
-        (names[layer], names[norm])
-        for layer, norm in norms_behind(probe, example, norms)
-        if isinstance(layer, QuantizedLayer)
-    )
+    drawn = _drawn_norms(module)
+    active = norms[0].active
+    switch_to(module, FLOAT)  # rounding would turn a difference in the last bit into one of a whole step
 
     def answer(absorbed: Absorbed) -> torch.Tensor:
-        with constant(probe, absorbed):
-            logits: torch.Tensor = probe(example)
+        with constant(module, absorbed):
+            logits: torch.Tensor = functional_call(module, drawn, (example,))
         return logits
 
-    expected = answer(())
-    if same_answer(answer(pairs), expected):
-        return pairs
-    return tuple(pair for pair in pairs if same_answer(answer((pair,)), expected))
+    try:
+        with evaluating(module):
+            pairs = tuple(
+                (names[layer], names[norm])
+                for layer, norm in norms_behind(module, example, norms)
+                if isinstance(layer, QuantizedLayer)
+            )
+            expected = answer(())
+            if same_answer(answer(pairs), expected):
+                return pairs
+            return tuple(pair for pair in pairs if same_answer(answer((pair,)), expected))
+    finally:
+        switch_to(module, active)
 
 
 def _norm(module: nn.Module, name: str) -> SwitchableBatchNorm:
@@ -92,11 +96,13 @@ def _norm(module: nn.Module, name: str) -> SwitchableBatchNorm:
     return norm
 
 
-def _draw_norms(module: nn.Module) -> None:
+def _drawn_norms(module: nn.Module) -> dict[str, torch.Tensor]:
+    """Statistics, gains and shifts of every foldable BatchNorm, by name, from 0.5 to 1.5."""
     draws = torch.Generator().manual_seed(0)
-    for part in module.modules():
+    drawn = {}
+    for name, part in module.named_modules():
         if foldable(part):
-            found = affine(part)
-            for tensor in (found.mean, found.variance, found.gain, found.shift):
-                if tensor is not None:
-                    tensor.copy_(torch.rand(tensor.shape, generator=draws) + 0.5)
+            for own, tensor in (*part.named_parameters(recurse=False), *part.named_buffers(recurse=False)):
+                if tensor.is_floating_point():
+                    drawn[f"{name}.{own}"] = (torch.rand(tensor.shape, generator=draws) + 0.5).to(tensor)
+    return drawn
