@@ -62,7 +62,7 @@ quantizer-table: $(VENV)/test.done ## clean accuracy of all quantizers, next to 
 	$(BIN)/python -m tests.bench.quantizers --data-dir "$(DATA)" --cache-dir "$(CACHE)" \
 		--results "$(CACHE)/quantizer-table.json" $(if $(WEIGHTS),--cifar-weights "$(WEIGHTS)") --write docs/quantizers.md
 
-verify-entries: $(VENV)/test.done ## every number of the submitted entries again
+verify-entries: $(VENV)/test.done ## every number of the entries, and of the protocol, again
 	@for made in results/entries/*/manifest.json results/protocol/*/manifest.json; do \
 		echo "$${made%/*}"; $(BIN)/qpatchbench verify "$${made%/*}" || [ $$? -eq 3 ] || exit 1; done
 
