@@ -49,7 +49,7 @@ RUN: dict[str, Any] = {
     "quantizers": [{"name": "qat", "bits": [32, 4]}],
     "attacks": [
         {"name": "lavan", "label": f"lavan_{steps}", "size": 4, "targets": "untargeted", "steps": steps}
-        for steps in range(20, 30)
+        for steps in range(60, 70)
     ],
     "transfer": {"sources": [32, "same"]},
     "evaluation": {"images": 200},
@@ -68,8 +68,12 @@ class Idle:
 
 
 def plan_of(seeds: int) -> Plan:
-    """The plan of a suite with so many seeds, on images that nobody has."""
-    suite: Suite = suite_from({**PLANNED, "seeds": list(range(seeds))}, "bench")
+    """The plan of a suite with so many seeds."""
+    return unseen(suite_from({**PLANNED, "seeds": list(range(seeds))}, "bench"))
+
+
+def unseen(suite: Suite) -> Plan:
+    """The plan of a suite of ResNet-20s, on images that nobody has."""
     keys = DataKeys(train="train", calibration="calibration", craft="craft", evaluation="evaluation")
     return make_plan(suite, {"resnet20": keys}, {"resnet20": ""})
 
@@ -130,8 +134,9 @@ def workers(root: Path) -> Iterator[Row]:
 
         return ran
 
+    jobs = len(unseen(suite_from(RUN, "bench")).jobs)
     alone = seconds(run("serial"))
-    yield Row("a small suite, one by one", f"{alone:.0f} s", "one thread")
+    yield Row(f"a suite of {jobs} jobs, one by one", f"{alone:.0f} s", "one thread")
     for executor in ("process", "ray"):
         taken = seconds(run(executor, "--executor", executor, "--workers", "2"))
         yield Row(f"two workers, {executor}", f"{alone / taken:.2f} x", "times as fast; goal: 1.7 on two idle cores")
