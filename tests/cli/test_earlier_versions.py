@@ -42,7 +42,7 @@ def test_patches_of_earlier_attacks_are_not_crafted_anew(tiny_runs: TinyRuns, mo
     assert "crafted anew" not in text
 
 
-@pytest.mark.parametrize("version", [0, 99, "1", None])
+@pytest.mark.parametrize("version", [0, 99, "1", None, [1], {}])
 def test_a_version_that_never_was_or_is_not_yet_is_wrong(tiny_runs: TinyRuns, copy_of: CopyOf, version: object) -> None:
     folder = copy_of(tiny_runs.first)
     manifest = manifest_of(folder)

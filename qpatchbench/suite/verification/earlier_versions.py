@@ -22,16 +22,16 @@ def earlier_versions(suite: Suite, manifest: Mapping[str, Any]) -> dict[str, int
     """
     pool = () if suite.pool is None else (*suite.pool.seen, *suite.pool.unseen)
     today = {_class_of(each): each.version for each in (*suite.defenses, *suite.attacks, *pool)}
-    named: dict[str, set[object]] = {}
+    named: dict[str, set[int | None]] = {}
     for entries, field in (("checkpoints", "defense"), ("patches", "attack")):
         for entry in manifest.get(entries, ()):
             for name, version in _versions_in(entry.get(field)):
-                named.setdefault(name, set()).add(version)
+                named.setdefault(name, set()).add(version if type(version) is int else None)
     found = {}
     for name, version in today.items():
         told = named.get(name, set())
         earlier = next(iter(told)) if len(told) == 1 else None
-        if isinstance(earlier, int) and 1 <= earlier < version:
+        if earlier is not None and 1 <= earlier < version:
             found[name] = earlier
     return found
 
