@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from qpatchbench.runs.layout import BIBTEX, SUMS
 from tests.cli.test_commands import ROOT, invoke
 
 PAPERS, PROTOCOL = ROOT / "results/papers", ROOT / "results/protocol"
@@ -107,12 +108,14 @@ def test_every_number_of_the_reading_has_its_row() -> None:
 def test_what_is_made_on_demand_is_not_kept() -> None:
     """LaTeX, PDF and HTML follow from the rest by one command; weights and images are too large.
 
-    So are outcomes of single images, but those of the protocol, on which paired verdicts rest.
+    So are outcomes of single images, but those of the protocol, on which paired verdicts rest: its folders are entries.
     """
     listed = subprocess.run(["git", "ls-files", "results"], cwd=ROOT, capture_output=True, text=True, check=True)
     names = [name for name in listed.stdout.splitlines() if not name.startswith("results/entries/")]
     assert names
-    endings = {Path(name).suffix for name in names}
+    entries = {name for name in names if Path(name).name in (SUMS, BIBTEX)}
+    assert {(ROOT / name).parent.parent for name in entries} == {PROTOCOL}
+    endings = {Path(name).suffix for name in names if name not in entries}
     assert endings <= {".md", ".csv", ".json", ".png", ".parquet"}
     tables = [ROOT / name for name in names if name.endswith(".parquet")]
     assert {path.parent.parent for path in tables} == {PROTOCOL}

@@ -1,4 +1,4 @@
-"""Which BatchNorm stands right behind which layer, learned by running the network once."""
+"""BatchNorms that stand right behind a layer, found by running the network once."""
 
 from __future__ import annotations
 
