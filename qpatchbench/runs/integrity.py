@@ -37,9 +37,9 @@ def file_findings(directory: Path, manifest: Mapping[str, Any]) -> Iterator[str]
     named = {str(name): str(digest) for name, digest in manifest.get("files", {}).items()}
     patches = manifest.get("patches", ())  # an entry that lacks a field is a file that is not there
     named |= {str(entry.get("file")): str(entry.get("sha256")) for entry in patches}
-    left = {name for name in left_out(manifest) if not (directory / name).exists()}
-    for name in sorted(name for name in left if name not in named or not name.startswith(PICTURES)):
+    for name in sorted(name for name in left_out(manifest) if name not in named or not name.startswith(PICTURES)):
         yield f"manifest.json, left_out: expected patches and maps that it names, found {name}"
+    left = {name for name in left_out(manifest) if not (directory / name).exists()}
     if left:
         yield Unchecked(f"{len(left)} of {len(named)} files, which were left out; manifest.json has their hashes")
     yield from _compared(directory, {name: each for name, each in named.items() if name not in left}, MANIFEST)

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from qpatchbench.runs.layout import BIBTEX, SUMS
+from qpatchbench.runs.run import read_cells
 from tests.cli.test_commands import ROOT, invoke
 
 PAPERS, PROTOCOL = ROOT / "results/papers", ROOT / "results/protocol"
@@ -102,6 +103,55 @@ def test_every_number_of_the_reading_has_its_row() -> None:
             found = [row for row in csv.DictReader(file) if wanted.items() <= row.items()]
         assert [f"{float(row[column]):.1f}" for row in found] == [value], (number, wanted)
         assert said[number] == value, number
+
+
+def tables(heading: str) -> list[list[list[str]]]:
+    """The tables of a section of the protocol's README: rows of cells, the header first, the rule left out."""
+    text = (PROTOCOL / "README.md").read_text(encoding="utf-8")
+    section = re.split(r"^## ", text, flags=re.MULTILINE)
+    (found,) = [part for part in section if part.startswith(heading)]
+    blocks = re.findall(r"(?:^\|.*\|\n)+", found, re.MULTILINE)
+    rows = [[[cell.strip() for cell in line.strip("|").split("|")] for line in block.splitlines()] for block in blocks]
+    return [[header, *body] for header, _, *body in rows]
+
+
+def test_rates_by_steps_are_those_of_the_board() -> None:
+    with (PROTOCOL / "cifar_strength/leaderboard.csv").open(encoding="utf-8", newline="") as file:
+        board = {(row["attack"], row["defense"], row["target_bits"]): row for row in csv.DictReader(file)}
+    shown: dict[tuple[str, str, str], str] = {}
+    for header, *body in tables("The worst case")[1:]:
+        attack, labels = header[0].split()[0], [label.split()[0] for label in header[2:]]
+        for defense, bits, *values in body:
+            shown |= {(f"{attack}_{n}_steps", defense, bits): value for n, value in zip(labels, values, strict=True)}
+    wanted = {key: [float(row[name]) for name in ("asr", "asr_low", "asr_high")] for key, row in board.items()}
+    assert shown == {key: f"{rate:.1f} [{low:.1f}, {high:.1f}]" for key, (rate, low, high) in wanted.items()}
+
+
+def test_what_longer_training_changes_is_that_of_the_cells() -> None:
+    """Of seed 0, which the board of the protocol pools with another."""
+    cells = [
+        [cell for cell in read_cells(PROTOCOL / folder / "cells.parquet") if cell.seed == 0 and not cell.control]
+        for folder in ("cifar", "cifar_training_twice")
+    ]
+    (table,) = tables("Were the defenses trained long enough?")
+    assert len(table) == 9
+    threats = (("lavan", 6), ("gap", 7), ("patch_apgd", 6))
+    for defense, bits, *values in table[1:]:
+        rates: dict[str, list[str]] = {"clean": []}
+        for run in cells:
+            on = [cell for cell in run if (cell.defense, cell.target_bits) == (defense, bits)]
+            rates["clean"].append(f"{100 * on[0].n_clean_correct / on[0].n_images:.1f}")
+            for attack, size in threats:
+                source = (defense, bits) if attack == "patch_apgd" else ("none", "32" if attack == "lavan" else "4")
+                (cell,) = [
+                    cell
+                    for cell in on
+                    if (cell.attack, cell.patch_height) == (attack, size)
+                    and (cell.source_defense, cell.source_bits) == source
+                ]
+                rate = cell.counts[0].n_fooled / cell.counts[0].n_eligible
+                rates.setdefault(attack, []).append(f"{100 * rate:.1f}")
+        assert values == [value for pair in rates.values() for value in pair], (defense, bits)
 
 
 @pytest.mark.skipif(not (ROOT / ".git").exists(), reason="not a checkout")
