@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 
 from qpatchbench.models.base import ModelSource, Preprocessing
 
@@ -19,6 +19,13 @@ class CifarModel(ModelSource):
     name: Literal["alexnet", "resnet20", "resnet32", "resnet44", "resnet56", "vgg16", "vgg19"] = Field(
         description="architecture"
     )
+    width: int = Field(
+        default=1,
+        ge=1,
+        le=16,
+        description="channels of a ResNet relative to its paper's, as in wide residual networks (Zagoruyko, Komodakis "
+        "2016, arXiv 1605.07146)",
+    )
     mean: tuple[Mean, Mean, Mean] = Field(
         default=(0.4914, 0.4822, 0.4465),
         description="subtracted per channel from pixels in [0, 1]; default: CIFAR-10's training images",
@@ -27,6 +34,19 @@ class CifarModel(ModelSource):
         default=(0.2470, 0.2435, 0.2616),
         description="divides per channel after the mean is subtracted; default: CIFAR-10's training images",
     )
+
+    @field_validator("width")
+    @classmethod
+    def _widened(cls, width: int, info: ValidationInfo) -> int:
+        name = str(info.data.get("name", ""))
+        if width > 1 and name and _family(name) != "resnet":
+            raise ValueError(f"expected 1 for {name}, found {width}: only ResNets come in several widths")
+        return width
+
+    def identity(self) -> dict[str, Any]:
+        """Without the paper's own width, so that keys of before it could be chosen stay."""
+        own = super().identity()
+        return {name: value for name, value in own.items() if name != "width" or value > 1}
 
     def preprocessing(self, image_size: int) -> Preprocessing:
         """No resizing; image files, if the dataset has any, are cropped in the customary way."""
@@ -39,18 +59,22 @@ class CifarModel(ModelSource):
         """
         from qpatchbench.models.classifier import ImageClassifier
 
-        return ImageClassifier(_backbone(self.name, num_classes), self.mean, self.std, image_size)
+        return ImageClassifier(_backbone(self.name, self.width, num_classes), self.mean, self.std, image_size)
 
 
-def _backbone(name: str, num_classes: int) -> torch.nn.Module:
+def _family(name: str) -> str:
+    return name.rstrip("0123456789")
+
+
+def _backbone(name: str, width: int, num_classes: int) -> torch.nn.Module:
     from qpatchbench.models.alexnet_cifar import CifarAlexNet
     from qpatchbench.models.resnet_cifar import CifarResNet
     from qpatchbench.models.vgg_cifar import CifarVgg
 
-    family, depth = name.rstrip("0123456789"), name.lstrip("abcdefghijklmnopqrstuvwxyz")
-    match family:
+    depth = name.lstrip("abcdefghijklmnopqrstuvwxyz")
+    match _family(name):
         case "resnet":
-            return CifarResNet(int(depth), num_classes)
+            return CifarResNet(int(depth), num_classes, width)
         case "vgg":
             return CifarVgg(int(depth), num_classes)
     return CifarAlexNet(num_classes)

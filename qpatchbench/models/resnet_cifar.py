@@ -12,6 +12,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+CHANNELS = (16, 32, 64)  # of the three stages
+
 
 class Shortcut(nn.Module):
     """Option A: every `stride`-th pixel, and zeros for the channels that are added."""
@@ -55,25 +57,29 @@ def _stage(blocks: int, in_channels: int, out_channels: int, stride: int) -> nn.
 
 
 class CifarResNet(nn.Module):
-    """ResNet of `depth` = 6n + 2 layers: normalised images (B, 3, H, W), H, W >= 8 -> logits (B, K)."""
+    """ResNet of `depth` = 6n + 2 layers: normalised images (B, 3, H, W), H, W >= 8 -> logits (B, K).
+
+    `width` multiplies all channels; 1 is the paper.
+    """
 
     # The stem and the first convolution of every stage but the last, for defenses that compare early features.
     early_layers = ("conv1", "layer1.0.conv1", "layer2.0.conv1")
 
-    def __init__(self, depth: int, num_classes: int) -> None:
+    def __init__(self, depth: int, num_classes: int, width: int = 1) -> None:
         super().__init__()
         blocks, remainder = divmod(depth - 2, 6)
         if remainder or blocks < 1:
             raise ValueError(f"expected a depth of 6n + 2 such as 20, 32, 44 or 56, found {depth}")
-        self.conv1 = nn.Conv2d(3, 16, 3, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(16)
+        first, second, third = (width * channels for channels in CHANNELS)
+        self.conv1 = nn.Conv2d(3, first, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(first)
         self.relu = nn.ReLU()
-        self.layer1 = _stage(blocks, 16, 16, stride=1)
-        self.layer2 = _stage(blocks, 16, 32, stride=2)
-        self.layer3 = _stage(blocks, 32, 64, stride=2)
+        self.layer1 = _stage(blocks, first, first, stride=1)
+        self.layer2 = _stage(blocks, first, second, stride=2)
+        self.layer3 = _stage(blocks, second, third, stride=2)
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.flatten = nn.Flatten()
-        self.linear = nn.Linear(64, num_classes)
+        self.linear = nn.Linear(third, num_classes)
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
                 nn.init.kaiming_normal_(module.weight)  # He et al. 2015, arXiv 1502.01852, equation 10

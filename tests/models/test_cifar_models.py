@@ -34,6 +34,17 @@ def test_resnet_sizes_are_those_of_he_et_al_table_6(depth: int, millions: float)
     assert count(network) == convolutions + 2 * (16 + 2 * n * (16 + 32 + 64)) + 64 * 10 + 10
 
 
+def test_a_wider_resnet_has_the_squared_convolutions_and_only_resnets_are_wider() -> None:
+    # By hand: 3x3 convolutions of twice 16, 32, 64 channels, two numbers of BatchNorm per channel, the head.
+    convolutions = 9 * (3 * 32 + 6 * 32**2 + 32 * 64 + 5 * 64**2 + 64 * 128 + 5 * 128**2)
+    normalisation = 2 * (32 + 6 * (32 + 64 + 128))
+    assert count(CifarModel(name="resnet20", width=2).build(10, 32)) == convolutions + normalisation + 128 * 10 + 10
+    assert CifarModel(name="resnet20", width=1).identity() == CifarModel(name="resnet20").identity()
+    assert CifarModel(name="resnet20", width=2).identity()["width"] == 2
+    with pytest.raises(ValidationError, match="expected 1 for vgg16, found 2: only ResNets"):
+        CifarModel(name="vgg16", width=2)
+
+
 def test_vgg_and_alexnet_have_the_customary_sizes() -> None:
     with torch.device("meta"):
         assert round(count(CifarVgg(16, 10)) / 1e6, 2) == 14.72
