@@ -11,6 +11,8 @@ import torch
 from qpatchbench.component import Component
 from qpatchbench.types import Announced, Network
 
+DRAWS = 20  # of a randomised preprocessor, for every answer that an attack averages over
+
 
 class Preprocessor(Component, ABC):
     """Maps images to images before the network sees them. It stores nothing: what it learns is its state.
@@ -53,6 +55,11 @@ class Preprocessor(Component, ABC):
             calibration: (N, 3, H, W) float32 in [0, 1], never those of the evaluation; see `learns_from`.
         """
         return {}
+
+    @property
+    def answers_at_once(self) -> int:
+        """Answers of the network to one image whose graphs an attack's gradient needs together."""
+        return DRAWS if self.randomized else 1
 
     @abstractmethod
     def apply(

@@ -40,6 +40,11 @@ class PatchCleanser(Preprocessor):
         """The mean colour (3,), which masked pixels have."""
         return {"colour": calibration.mean(dim=(0, 2, 3))}
 
+    @property
+    def answers_at_once(self) -> int:
+        """One under each mask, of which the logits are the mean."""
+        return self.masks**2
+
     def apply(
         self, images: torch.Tensor, state: Mapping[str, torch.Tensor], generator: torch.Generator
     ) -> torch.Tensor:

@@ -13,10 +13,8 @@ from qpatchbench.errors import QPatchBenchError
 from qpatchbench.ops.crafting.bpda import with_gradient_of
 from qpatchbench.ops.mean_prediction import log_mean_probability
 from qpatchbench.ops.randomness import derive_seed
-from qpatchbench.preprocessors.base import Preprocessor
+from qpatchbench.preprocessors.base import DRAWS, Preprocessor
 from qpatchbench.types import Network, Randomized
-
-DRAWS = 20  # of a randomised preprocessor, for every answer that an attack averages over
 
 Seen: TypeAlias = Callable[[torch.Tensor, torch.Generator], torch.Tensor]
 

@@ -73,6 +73,14 @@ class Quantizer(Component, ABC):
         """Value of the `quantization` column, for example "ptq-percentile"."""
         return self.title
 
+    def calibrated_at_once(self, images: int) -> int:
+        """How many of so many calibration images pass through the network together; decides the memory of `deploy`."""
+        return 0
+
+    def answers_at_once(self, bits: Bits, trained: tuple[Bits, ...]) -> int:
+        """Networks that answer to an attack together, of a deployment at `bits` of a checkpoint with `trained` bits."""
+        return 1
+
     @abstractmethod
     def deploy(self, checkpoint: Checkpoint, bits: Bits, calibration: torch.Tensor) -> torch.nn.Module:
         """A frozen network at `bits`: eval mode, no parameter requires a gradient, observers fixed.

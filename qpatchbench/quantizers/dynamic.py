@@ -27,6 +27,12 @@ class Dynamic(Quantizer):
     calibrates: ClassVar[bool] = True
     scales_per_image: ClassVar[bool] = True
 
+    def calibrated_at_once(self, images: int) -> int:
+        """A batch, of which the signs of activations are read."""
+        from qpatchbench.quantizers.inspection.inputs import BATCH_SIZE
+
+        return min(BATCH_SIZE, images)
+
     def deploy(self, checkpoint: Checkpoint, bits: Bits, calibration: torch.Tensor) -> torch.nn.Module:
         """The float network of the checkpoint, quantized at `bits`, frozen.
 

@@ -9,7 +9,7 @@ other field is something that people do about it, and `recipe: best` all of what
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field, model_validator
@@ -17,6 +17,9 @@ from pydantic import Field, model_validator
 from qpatchbench.quantizers.base import Checkpoint, Quantizer
 from qpatchbench.quantizers.frozen.deploying import deploy_float, finished, float_network
 from qpatchbench.types import Bits
+
+if TYPE_CHECKING:
+    from qpatchbench.quantizers.calibrated.rounding_fit import Rule
 
 # What `recipe: best` means for a field that is not given.
 BEST: dict[str, Any] = {
@@ -123,6 +126,17 @@ class Ptq(Quantizer):
         shrinks = self.bias_correction and self.rounding == "nearest" and self.weight_scale != "max_abs"
         return {**kept, "bias": "own error"} if shrinks else kept  # they were others before
 
+    def calibrated_at_once(self, images: int) -> int:
+        """A batch, or twice the images that biases and rounding are fitted to: through float and quantized layers."""
+        fitted = 0 if self._rule.plain else 2 * min(self.fitting_images, images)
+        return max(min(self.batch_size, images), fitted)
+
+    @property
+    def _rule(self) -> Rule:
+        from qpatchbench.quantizers.calibrated.rounding_fit import Rule
+
+        return Rule(self.weight_scale, self.rounding, self.bias_correction, self.rounding_steps)
+
     def deploy(self, checkpoint: Checkpoint, bits: Bits, calibration: torch.Tensor) -> torch.nn.Module:
         """The float network of the checkpoint, quantized at `bits`, frozen.
 
@@ -132,7 +146,7 @@ class Ptq(Quantizer):
         from qpatchbench.quantizers.calibrated.equalisation import equalize
         from qpatchbench.quantizers.calibrated.float_operands import attach_operands, plan_operands
         from qpatchbench.quantizers.calibrated.grids import plan_layers
-        from qpatchbench.quantizers.calibrated.rounding_fit import Rule, quantize_weights
+        from qpatchbench.quantizers.calibrated.rounding_fit import quantize_weights
         from qpatchbench.quantizers.frozen.folding import fold_batch_norm
         from qpatchbench.quantizers.frozen.network import freeze_static, reject_empty, settle
         from qpatchbench.quantizers.inspection.inputs import in_batches
@@ -142,7 +156,7 @@ class Ptq(Quantizer):
         reject_empty(calibration, self.mode)
         module = float_network(checkpoint, self.mode)
         batches = in_batches(calibration, self.batch_size)
-        rule = Rule(self.weight_scale, self.rounding, self.bias_correction, self.rounding_steps)
+        rule = self._rule
         if self.equalize or not rule.plain:
             settle(module)
             fold_batch_norm(module, calibration[:2])

@@ -36,6 +36,10 @@ class RandomPrecision(Quantizer):
             )
         return bits
 
+    def answers_at_once(self, bits: Bits, trained: tuple[Bits, ...]) -> int:
+        """All that it draws from: an attack sees their mean."""
+        return len(_drawn(trained, bits))
+
     def deploy(self, checkpoint: Checkpoint, bits: Bits, calibration: torch.Tensor) -> torch.nn.Module:
         """A `RandomPrecisionNetwork` of the checkpoint's quantized widths with no more bits than `bits`.
 
@@ -57,10 +61,11 @@ class RandomPrecision(Quantizer):
                 f"checkpoint was not trained at {bits} bits, the widest that {self.mode} is to draw. "
                 f"Available: {available}"
             )
-        drawn = sorted(width for width in checkpoint.bits if _within(width, bits))
+        drawn = _drawn(checkpoint.bits, bits)
         members = {str(width): checkpoint.quantizer.deploy(checkpoint, width, calibration) for width in drawn}
         return RandomPrecisionNetwork(members, self.seed)
 
 
-def _within(width: Bits, widest: Bits) -> bool:
-    return width.weight <= widest.weight and width.activation <= widest.activation
+def _drawn(trained: tuple[Bits, ...], widest: Bits) -> list[Bits]:
+    """Narrowest first."""
+    return sorted(bits for bits in trained if bits.weight <= widest.weight and bits.activation <= widest.activation)

@@ -11,9 +11,9 @@ import torch
 from qpatchbench.errors import QPatchBenchError
 from qpatchbench.evaluation.checks.artifacts import network_is_sound
 from qpatchbench.ops.mean_prediction import log_mean_probability
-from qpatchbench.preprocessors.base import Preprocessor
+from qpatchbench.preprocessors.base import DRAWS, Preprocessor
 from qpatchbench.preprocessors.none import NoPreprocessor
-from qpatchbench.preprocessors.preprocessed import DRAWS, PreprocessedNetwork, preprocessed
+from qpatchbench.preprocessors.preprocessed import PreprocessedNetwork, preprocessed
 from qpatchbench.quantizers.frozen.members import RandomPrecisionNetwork
 from qpatchbench.registry import PREPROCESSORS
 from qpatchbench.testing.fixtures.oracles import best_patch, linear_network

@@ -59,7 +59,7 @@ class Surroundings:
 def peak_bytes(job: Job, around: Surroundings) -> float | None:
     """The most that a worker holds while it does a job; None where it is not known.
 
-    What preprocessors do to a batch is not counted.
+    What a preprocessor holds besides the network behind it is not counted.
     """
     found = _activations(job, around)
     if found is None:
@@ -75,11 +75,11 @@ def _activations(job: Job, around: Surroundings) -> float | None:
         case TrainJob():
             return _learning(job, around) if job.trains else _of(job, around, lambda network: 2.0 * network.weights)
         case DeployJob():
-            return _answers(job, around, around.sizes.evaluation, len(job.partners))
+            return _answers(job, around, job)
         case CraftJob():
             return _crafting(job, around)
         case EvaluateJob():
-            return _answers(job, around, around.sizes.evaluation, len(job.target.partners))
+            return _answers(job, around, job.target)
         case AuditJob():
             found = [_crafting(variant.patch, around, AUDITED_IMAGES) for variant in job.variants]
             return max((each for each in found if each is not None), default=None)
@@ -124,15 +124,32 @@ def _crafting(job: CraftJob, around: Surroundings, images: int | None = None) ->
     pasted = around.floats(3 * batch)
     if job.attack.access != "gradient":
         return network.answer.at(batch) + pasted
-    members = sum(1 + len(source.partners) for source in job.sources)
-    return members * network.differentiated(batch) + pasted
+    attacked = sum(map(_graphs, job.sources)) * network.differentiated(batch) + pasted
+    return max(attacked, *(_deploying(network, source, around) for source in job.sources))
 
 
-def _answers(job: DeployJob | EvaluateJob, around: Surroundings, images: int, partners: int) -> float | None:
+def _graphs(source: DeployJob) -> int:
+    """Of one batch: those of all networks that answer together, to all images that one is shown as."""
+    answers = source.quantizer.answers_at_once(source.bits, source.checkpoint.bits)
+    shown = source.preprocessor.answers_at_once if source.preprocessor else 1
+    return (1 + len(source.partners)) * answers * shown
+
+
+def _deploying(network: Footprint, target: DeployJob, around: Surroundings) -> float:
+    """What calibration holds, of a network that is not kept from an earlier job."""
+    at_once = 0 if target.bits.is_float else target.quantizer.calibrated_at_once(around.sizes.calibration)
+    return network.answer.at(at_once) + around.floats(at_once) if at_once else 0.0
+
+
+def _answers(job: DeployJob | EvaluateJob, around: Surroundings, target: DeployJob) -> float | None:
     """Of the network, and of the runtime that answers a second time, whose memory the process keeps as well."""
-    batch, times = min(around.batch_size, images), 2 if "deployment" in job.facts else 1
-    pasted = around.floats(2 * batch)
-    return _of(job, around, lambda network: times * network.answer.at(batch) + partners * network.weights + pasted)
+    batch, times = min(around.batch_size, around.sizes.evaluation), 2 if "deployment" in job.facts else 1
+
+    def held(network: Footprint) -> float:
+        answered = times * network.answer.at(batch) + around.floats(2 * batch)
+        return len(target.partners) * network.weights + max(answered, _deploying(network, target, around))
+
+    return _of(job, around, held)
 
 
 def _of(job: Job, around: Surroundings, count: Callable[[Footprint], float]) -> float | None:

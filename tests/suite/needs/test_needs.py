@@ -11,7 +11,9 @@ import pytest
 import torch
 
 from qpatchbench.data.cache import write_sealed
+from qpatchbench.preprocessors.base import DRAWS
 from qpatchbench.suite.jobs.base import Job
+from qpatchbench.suite.jobs.pipeline import CraftJob
 from qpatchbench.suite.needs import plan_needs as needs_module
 from qpatchbench.suite.needs.experience import DISK, FILE, Experience, read_experience, remember_needs
 from qpatchbench.suite.needs.job_estimates import Estimates, estimates_of
@@ -64,6 +66,56 @@ def test_memory_grows_by_one_batch_for_each_width_that_a_step_holds(plan_of: Mak
     one = [{"name": "dwq", "steps": 1}]
     alone = of_training(128, quantizers=three, defenses=one) - of_training(64, quantizers=three, defenses=one)
     assert alone == pytest.approx(0.5 * grows, rel=0.1)
+
+
+def test_memory_of_calibration_is_counted_where_it_is_the_most(plan_of: MakePlan, tmp_path: Path) -> None:
+    def of_deploying(**fields: object) -> float:
+        plan = plan_of(
+            defenses=["none"],
+            quantizers=[{"name": "ptq", "bits": [32, 4], **fields}],
+            dataset={"name": "fake", "image_size": 32, "calibration_images": 2000},
+            evaluation={"images": 4},
+        )
+        found = estimates(plan, tmp_path)
+        return max(found.memory(job) or 0.0 for job in plan.jobs if job.kind == "deploy")
+
+    plain = of_deploying()
+    assert of_deploying(batch_size=128) > plain + 1e6
+    # Two copies of 64 images pass, or of as many as there are; where nothing is fitted none does.
+    fitted = of_deploying(bias_correction=True)
+    assert fitted == pytest.approx(of_deploying(batch_size=128))
+    all_of_them = of_deploying(bias_correction=True, fitting_images=5000)
+    assert all_of_them == of_deploying(bias_correction=True, fitting_images=2000)
+    assert all_of_them - fitted == pytest.approx((4000 - 128) / 64 * (fitted - plain), rel=0.01)
+    assert of_deploying(fitting_images=5000) == plain
+
+
+def test_an_attack_holds_the_graphs_of_all_that_answers_together(plan_of: MakePlan, tmp_path: Path) -> None:
+    def of_sources(batch_size: int) -> dict[tuple[str, str], float]:
+        plan = plan_of(
+            attacks=[{"name": "gap", "size": 4, "targets": "untargeted", "batch_size": batch_size}],
+            defenses=["dwq"],
+            quantizers=[{"name": "qat", "bits": [8, 4, 2]}, {"name": "random_precision", "bits": [8]}],
+            preprocessors=["none", "bit_depth", {"name": "patchcleanser", "size": 4, "masks": 3}, "diffpure"],
+            transfer={"sources": ["same"]},
+            dataset={"name": "fake", "image_size": 32},
+        )
+        found = estimates(plan, tmp_path)
+        crafted = [job for job in plan.jobs if isinstance(job, CraftJob) and job.source]
+        sources = [(job, job.source) for job in crafted if job.source]
+        return {(at.preprocessor_title, at.quantizer.mode): found.memory(job) or 0.0 for job, at in sources}
+
+    few, many = of_sources(64), of_sources(128)
+    graphs = {at: (many[at] - few[at]) / (many["none", "qat"] - few["none", "qat"]) for at in few}
+    expected = {"none": 1, "bit_depth": 1, "patchcleanser": 9, "diffpure": DRAWS}
+    assert graphs == pytest.approx(
+        {
+            (name, mode): count * each
+            for name, count in expected.items()
+            for mode, each in (("qat", 1), ("random_precision", 3))
+        },
+        rel=0.05,
+    )
 
 
 def test_training_images_that_nobody_trains_on_are_not_held(plan_of: MakePlan, tmp_path: Path) -> None:
