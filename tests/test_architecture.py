@@ -145,10 +145,11 @@ assert torch.nn.functional.relu(torch.tensor(-1.0)) == 0
     assert result.returncode == 0, result.stderr
 
 
-def test_store_and_report_import_without_torch_even_undeferred() -> None:
+def test_store_report_and_what_drives_a_cluster_import_without_torch_even_undeferred() -> None:
     code = """
 import sys
 import qpatchbench.suite.store.store, qpatchbench.runs.records, qpatchbench.report.page.build
+import qpatchbench.suite.execution.workers.ray_driver
 assert "torch" not in sys.modules
 """
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)

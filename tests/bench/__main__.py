@@ -40,7 +40,7 @@ def main() -> None:
     if (options.weights is None) != (options.data_dir is None):
         parser.error("--weights and --data-dir belong together")
     torch.manual_seed(0)
-    started = time.perf_counter()
+    started, spent = time.perf_counter(), dict[str, float]()
     measured = subject(options.weights, options.data_dir, options.cache_dir)
     evaluation = measured.splits.evaluation
     with torch.no_grad():
@@ -48,8 +48,11 @@ def main() -> None:
     accuracy = 100 * float((predicted == evaluation.labels).float().mean())
     show([Row("clean accuracy", f"{accuracy:.1f} %", f"ResNet-20, {torch.get_num_threads()} threads")])
     for name in options.only or [name for name in SECTIONS if name not in LONG]:
+        begun = time.perf_counter()
         show(SECTIONS[name](measured))
-    show([Row("time", f"{time.perf_counter() - started:.0f} s", "everything, training included")])
+        spent[name] = time.perf_counter() - begun
+    each = ", ".join(f"{name} {seconds:.0f}" for name, seconds in spent.items())
+    show([Row("time", f"{time.perf_counter() - started:.0f} s", f"everything, training included; {each}")])
 
 
 def show(rows: list[Row]) -> None:

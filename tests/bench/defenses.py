@@ -19,7 +19,7 @@ from qpatchbench.types import FLOAT, Bits, Losses, Patch, Targeted
 from tests.bench.subject import CPU, Subject
 from tests.bench.timing import Row
 
-BATCH, SIDE, SIZE, CLASSES = 128, 32, 6, 10
+BATCH, SIDE, SIZE, CLASSES = 64, 32, 6, 10
 FOUR = Bits.parse(4)
 WIDTHS = tuple(map(Bits.parse, (32, 8, 5, 4, 2)))
 # Guesmi, Ouni, Shafique 2026, TriQDef, table 17, CIFAR-10 and ResNet-56: time and memory relative to plain QAT.

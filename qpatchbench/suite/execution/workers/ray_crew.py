@@ -6,6 +6,7 @@ import contextlib
 import importlib.util
 import multiprocessing
 import os
+import pickle
 import uuid
 from collections.abc import Iterator
 from dataclasses import replace
@@ -157,7 +158,9 @@ class RayCrew:
     def _drive(self) -> None:
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
-        self._driver = context.Process(target=drive, args=(theirs, self._cluster, self._setup), name="Ray driver")
+        self._driver = context.Process(
+            target=drive, args=(theirs, self._cluster, pickle.dumps(self._setup)), name="Ray driver"
+        )
         self._driver.start()
         theirs.close()
 

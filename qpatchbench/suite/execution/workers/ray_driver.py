@@ -25,7 +25,6 @@ from qpatchbench.suite.execution.libraries import WAITING
 from qpatchbench.suite.execution.workers.lifeline import die_with_the_run
 from qpatchbench.suite.execution.workers.messages import Died, Idle, Message, Stopped
 from qpatchbench.suite.execution.workers.ray_worker import RayEars, RayWorker
-from qpatchbench.suite.execution.workers.setup import Setup
 
 ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -81,14 +80,14 @@ class Joined(NamedTuple):
     remark: str = ""
 
 
-def drive(connection: Connection, cluster: Cluster, setup: Setup) -> None:
+def drive(connection: Connection, cluster: Cluster, setup: bytes) -> None:
     """Be the driver until the run says ("end",) or is gone.
 
     Args:
         connection: brings ("start", number), ("give", number, key) and ("end",); takes `Joined`, then (number,
             message) pairs.
         cluster: where workers run.
-        setup: the run.
+        setup: the run, a pickled `Setup`.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the run hears it, and ends its workers
     die_with_the_run()
@@ -109,7 +108,7 @@ def drive(connection: Connection, cluster: Cluster, setup: Setup) -> None:
 class _Driver:
     connection: Connection
     cluster: Cluster
-    setup: Setup
+    setup: bytes
     actors: dict[int, Any] = field(default_factory=dict)
     sending: threading.Lock = field(default_factory=threading.Lock)  # answers come in threads of Ray's
 
@@ -145,13 +144,14 @@ class _Driver:
         self.ray.shutdown()
 
     def _start(self, number: int) -> None:
-        options = {
+        options: dict[str, Any] = {
             "num_cpus": self.threads,
             "num_gpus": self.gpu_share,
             "memory": int(self.memory) or None,
             "max_restarts": 0,
-            "runtime_env": {"env_vars": worker_environment(self.threads, os.environ)},
         }
+        if self.cluster.address is not None:  # a local one has them from here, and processes that wait for an actor
+            options["runtime_env"] = {"env_vars": worker_environment(self.threads, os.environ)}
         if number in self.actors:  # if it lives after all, it must not keep its cores
             self.ray.kill(self.actors.pop(number))
         actor = self.ray.remote(RayWorker).options(**options)
@@ -193,10 +193,11 @@ def _joined(cluster: Cluster) -> Any:  # noqa: ANN401 (a module that may be abse
     ray = importlib.import_module("ray")
     shown: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
     if cluster.address is None:
+        # More workers than cores share them, as processes do.
         cores = max(cluster.cores, (cluster.workers or 1) * (cluster.threads or 1))
-        ray.init(
-            "local", num_cpus=cores, include_dashboard=False, object_store_memory=OBJECT_STORE, **shown
-        )  # more workers than cores share them, as processes do
+        threads = cluster.threads or cores_each([cores], cluster.workers or cores)
+        os.environ.update(worker_environment(threads, os.environ))
+        ray.init("local", num_cpus=cores, include_dashboard=False, object_store_memory=OBJECT_STORE, **shown)
         return ray
     deadline = time.monotonic() + cluster.patience
     while True:

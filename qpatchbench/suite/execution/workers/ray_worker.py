@@ -1,41 +1,49 @@
-"""A worker on a Ray cluster: an actor that attempts the job whose key it is given, and answers with what it tells."""
+"""A worker on a Ray cluster: an actor that attempts the job whose key it is given, and answers with what it tells.
+
+Torch is loaded once there is work: the driver and the listener import this too, and would load it for nothing.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import os
+import pickle
 import socket
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from qpatchbench.suite.execution.libraries import keep_memory
 from qpatchbench.suite.execution.workers.messages import Message, Progressed, Started, Stopped, Telling
-from qpatchbench.suite.execution.workers.serve import told_if_stopped
-from qpatchbench.suite.execution.workers.setup import Setup
+
+if TYPE_CHECKING:
+    from qpatchbench.suite.execution.workers.setup import Setup
 
 
 class RayWorker:
     """The actor; Ray gives it cores and a share of a GPU."""
 
-    def __init__(self, number: int, setup: Setup, folder: Path, token: Path, ears: Any) -> None:  # noqa: ANN401 (a handle)
+    def __init__(self, number: int, setup: bytes, folder: Path, token: Path, ears: Any) -> None:  # noqa: ANN401 (a handle)
         """Remember the run.
 
         Args:
             number: of the worker.
-            setup: of the run.
+            setup: of the run, a pickled `Setup`.
             folder: working folder of the run, which relative paths in the suite start from.
             token: a file that the run wrote into the store; where it is missing, the store is another.
             ears: hears the progress of jobs; the handle of a `RayEars`.
         """
-        self.number, self.setup, self.folder, self.token, self.ears = number, setup, folder, token, ears
+        self.number, self.packed, self.folder, self.token, self.ears = number, setup, folder, token, ears
         self.told: list[Message] = []
 
     def begin(self) -> list[Message]:
         """Set up; gives nothing, or why that is impossible."""
-        if self.setup.address is None and not self.token.is_file():
+        from qpatchbench.suite.execution.workers.serve import told_if_stopped
+
+        setup: Setup = pickle.loads(self.packed)
+        if setup.address is None and not self.token.is_file():
             return [
                 Stopped(
-                    f"{self.setup.cache}: expected the store of the run on {socket.gethostname()} too, found another "
+                    f"{setup.cache}: expected the store of the run on {socket.gethostname()} too, found another "
                     "or none; all nodes must see it under this path, or name an address for it",
                     storage=False,
                 )
@@ -44,12 +52,14 @@ class RayWorker:
         if self.folder.is_dir():
             os.chdir(self.folder)
         with told_if_stopped(self._tell):
-            self.execution = self.setup.execution(Telling(self._tell, {}))
+            self.execution = setup.execution(Telling(self._tell, {}))
             self.jobs = {job.key: job for job in self.execution.plan.jobs}
         return self._answer()
 
     def attempt(self, key: str) -> list[Message]:
         """Attempt a job; gives all that is told of it but its start and its progress."""
+        from qpatchbench.suite.execution.workers.serve import told_if_stopped
+
         with told_if_stopped(self._tell):
             self.execution.attempt(self.jobs[key])
         return self._answer()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import os
+import pickle
 import signal
 from collections.abc import Iterator
 from dataclasses import replace
@@ -67,7 +68,7 @@ def worker_of(folder: Path, ears: Ears, *, token: bool = True) -> RayWorker:
     path = folder / "token"
     if token:
         path.touch()
-    return RayWorker(1, cast("Setup", IdleSetup(folder)), folder, path, ears)
+    return RayWorker(1, pickle.dumps(IdleSetup(folder)), folder, path, ears)
 
 
 def test_a_worker_answers_what_it_tells_and_sends_progress_at_once(
