@@ -11,7 +11,7 @@ from pydantic import Field
 from qpatchbench.attacks.base import GradientAttack
 from qpatchbench.ops.crafting.finished_patches import universal_loss
 from qpatchbench.ops.crafting.loops import mean_of_networks, universal_patches
-from qpatchbench.types import CraftTask, Patch, Placement
+from qpatchbench.types import HALF, CraftTask, Patch, Placement
 
 
 class UniversalAttack(GradientAttack):
@@ -62,7 +62,7 @@ class UniversalAttack(GradientAttack):
             steps=self.steps,
             step_size=self.step_size,
             batch_size=self.batch_size,
-            half=self.precision == "bf16-mixed",
+            half=self.precision == HALF,
             weighting=self.weigh,
         )
         return Patch(textures, torch.ones_like(textures[:, :1]), task.goals, history)

@@ -2,7 +2,7 @@
 
 from qpatchbench.types.announced import Announced
 from qpatchbench.types.answers import Losses, Network, Observed, Randomized
-from qpatchbench.types.bits import FLOAT, FLOAT_BITS, HIGHEST_BITS, LOWEST_BITS, Bits
+from qpatchbench.types.bits import FLOAT, FLOAT_BITS, HALF, HIGHEST_BITS, LOWEST_BITS, Bits
 from qpatchbench.types.craft_task import CraftTask, Progress, silent
 from qpatchbench.types.distinct import distinct
 from qpatchbench.types.goals import Goal, Targeted, Untargeted, parse_goal
@@ -20,6 +20,7 @@ __all__ = [
     "FLOAT",
     "FLOAT_BITS",
     "Goal",
+    "HALF",
     "HIGHEST_BITS",
     "ImageSet",
     "LOWEST_BITS",

@@ -11,7 +11,7 @@ from pydantic_core import CoreSchema
 from qpatchbench.types.written import Written
 
 FLOAT_BITS = 32
-
+HALF = "bf16-mixed"  # a precision, as Lightning Fabric names it
 
 LOWEST_BITS, HIGHEST_BITS = 2, 16
 

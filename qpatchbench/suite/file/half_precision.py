@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 from qpatchbench.suite.file.schema import Suite
 from qpatchbench.suite.file.source import KeyPath
-from qpatchbench.types import FLOAT_BITS, Bits
+from qpatchbench.types import FLOAT_BITS, HALF, Bits
 
-HALF, HALF_BITS = "bf16-mixed", 8  # a precision, and its significant bits
+HALF_BITS = 8  # significant ones of bfloat16
 
 
 def half_precision_problems(suite: Suite) -> Iterator[tuple[KeyPath, str]]:

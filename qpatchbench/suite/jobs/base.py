@@ -66,6 +66,11 @@ class Job(ABC):
         """Title of the model that most of its passes go through, and whether through fake quantizers; "" for none."""
         return "", False
 
+    @property
+    def half(self) -> bool:
+        """Whether most of its passes compute in bfloat16."""
+        return False
+
     @cached_property
     def key(self) -> str:
         """Hash of the identity, 32 hex digits."""

@@ -23,7 +23,7 @@ from qpatchbench.suite.jobs.base import Job, Sizes
 from qpatchbench.suite.jobs.versions import JOB_VERSIONS
 from qpatchbench.suite.store.store import key_of
 from qpatchbench.training.settings import TrainingSettings
-from qpatchbench.types import FLOAT, Bits, Goal
+from qpatchbench.types import FLOAT, HALF, Bits, Goal
 
 
 @dataclass(frozen=True)
@@ -79,6 +79,11 @@ class TrainJob(Job):
     def network(self) -> tuple[str, bool]:
         """The model that learns, and whether through fake quantizers."""
         return self.model.title, self.quantizer is not None
+
+    @property
+    def half(self) -> bool:
+        """As its settings say."""
+        return self.settings.precision == HALF
 
     @property
     def trains(self) -> bool:
@@ -233,6 +238,11 @@ class CraftJob(Job):
     def network(self) -> tuple[str, bool]:
         """The first source."""
         return self.sources[0].network if self.sources else ("", False)
+
+    @property
+    def half(self) -> bool:
+        """As its attack says, where that lets one choose."""
+        return getattr(self.attack, "precision", None) == HALF
 
     @property
     def side(self) -> int:

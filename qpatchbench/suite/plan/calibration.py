@@ -21,6 +21,8 @@ _PIXELS = 128 * 32 * 32  # of a batch: 128 images of CIFAR-10, two of ImageNet
 def measured(suite: Suite, device: torch.device, told: Callable[[str], None]) -> dict[Load, float]:
     """Seconds per pass of every model, in float and, where the suite trains quantizers, with fake quantizers.
 
+    Each is measured in float32 and in bfloat16, as `precision` lets training and crafting choose.
+
     Args:
         suite: its models are built with random weights.
         device: where to compute.
@@ -30,7 +32,9 @@ def measured(suite: Suite, device: torch.device, told: Callable[[str], None]) ->
     for model in suite.models:
         for quantized, network in _networks(suite, model, device):
             told(f"{model.title}, {'fake quantizers' if quantized else 'float'}")
-            found[Load(MEASURED, model.title, quantized)] = _pace(network, suite.dataset.side, device)
+            for half in (False, True):
+                pace = _pace(network, suite.dataset.side, device, half)
+                found[Load(MEASURED, model.title, quantized, half)] = pace
     return found
 
 
@@ -49,14 +53,16 @@ def _networks(suite: Suite, model: ModelSource, device: torch.device) -> Iterato
         yield True, network
 
 
-def _pace(network: torch.nn.Module, side: int, device: torch.device) -> float:
+def _pace(network: torch.nn.Module, side: int, device: torch.device, half: bool) -> float:
     batch = max(2, _PIXELS // side**2)
     images = torch.rand(batch, 3, side, side, device=device)
     network.train()
 
     def step() -> float:
         started = time.perf_counter()
-        network(images).float().logsumexp(1).sum().backward()
+        with torch.autocast(device.type, torch.bfloat16, enabled=half):
+            logits = network(images)
+        logits.float().logsumexp(1).sum().backward()
         finish(device)
         return time.perf_counter() - started
 

@@ -12,6 +12,7 @@ from typing import NamedTuple
 from qpatchbench.runs.files import write_atomically
 from qpatchbench.suite.jobs.base import Job, Sizes
 from qpatchbench.suite.store.store import Store
+from qpatchbench.types import HALF
 
 FILE = "paces.json"
 MEASURED = "measured"  # in the place of a kind of job: passes alone, forwards and backwards
@@ -19,20 +20,22 @@ _SEPARATOR = " / "
 
 
 class Load(NamedTuple):
-    """What a pace depends on: a kind of job, a model, and whether fake quantizers run."""
+    """What a pace depends on: a kind of job, a model, whether fake quantizers run, and whether in bfloat16."""
 
     kind: str
     model: str
     quantized: bool
+    half: bool = False
 
     def __str__(self) -> str:
         """One line, as it stands in the file."""
-        return _SEPARATOR.join((self.kind, self.model, "quantized" if self.quantized else "float"))
+        parts = (self.kind, self.model, "quantized" if self.quantized else "float")
+        return _SEPARATOR.join((*parts, HALF) if self.half else parts)
 
 
 def load_of(job: Job) -> Load:
     """The load that a job is."""
-    return Load(job.kind, *job.network)
+    return Load(job.kind, *job.network, job.half)
 
 
 @dataclass
@@ -47,8 +50,16 @@ class Paces:
 
     def of(self, load: Load) -> float | None:
         """The pace of a load: of jobs like it, else of passes like its own, else of passes of its float network."""
-        alike = (load, load._replace(kind=MEASURED), load._replace(kind=MEASURED, quantized=False))
-        return next((self.known[str(each)] for each in alike if str(each) in self.known), None)
+        passes = load._replace(kind=MEASURED)
+        alike = (
+            passes._replace(half=half, quantized=way) for half in (load.half, False) for way in (load.quantized, False)
+        )
+        return next((self.known[str(each)] for each in (load, *alike) if str(each) in self.known), None)
+
+    def gain(self, model: str, quantized: bool) -> float | None:
+        """Time of a measured pass in bfloat16 over that in float32; None where one is not known."""
+        single, half = (self.known.get(str(Load(MEASURED, model, quantized, half))) for half in (False, True))
+        return half / single if half and single else None
 
 
 def read_paces(cache: Path, place: str) -> Paces:

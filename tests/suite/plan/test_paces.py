@@ -93,6 +93,23 @@ def test_measured_passes_stand_in_for_jobs() -> None:
     assert paces.of(Load("train", "other", True)) is None
 
 
+def test_passes_in_bfloat16_are_paced_apart(plan_of: MakePlan) -> None:
+    attacks = [{"name": "lavan", "size": 4, "precision": "bf16-mixed"}, {"name": "gap", "size": 4}]
+    plan = plan_of(training={"precision": "bf16-mixed"}, finetuning={}, attacks=attacks)
+    halves = {load_of(job) for job in plan.jobs if load_of(job).half}
+    assert {(load.kind, load.quantized) for load in halves} == {("train", False), ("craft", False), ("craft", True)}
+    assert {str(load) for load in halves} >= {"train / resnet20 / float / bf16-mixed"}
+    whole = Load(MEASURED, "net", False)
+    paces = Paces({str(whole): 4.0, str(Load("train", "net", False)): 5.0})
+    assert paces.of(Load("train", "net", True, half=True)) == 4.0  # of jobs in float32 nothing follows
+    assert paces.gain("net", False) is None
+    paces.known[str(whole._replace(half=True))] = 1.0
+    assert paces.of(Load("train", "net", True, half=True)) == 1.0
+    assert paces.of(Load("train", "net", False)) == 5.0
+    assert paces.gain("net", False) == 0.25
+    assert paces.gain("net", True) is None
+
+
 def test_nothing_is_told_where_nothing_is_known(tmp_path: Path, plan_of: MakePlan) -> None:
     plan = plan_of()
     sizes = estimated_sizes(plan)
@@ -118,5 +135,6 @@ def test_passes_are_measured_of_every_model(make_suite: MakeSuite, monkeypatch: 
     told: list[str] = []
     found = measured(suite, torch.device("cpu"), told.append)
     assert told == ["resnet20, float", "resnet20, fake quantizers"]
-    assert set(found) == {Load(MEASURED, "resnet20", quantized) for quantized in (False, True)}
+    ways = (False, True)
+    assert set(found) == {Load(MEASURED, "resnet20", quantized, half) for quantized in ways for half in ways}
     assert all(0 < pace < 10 for pace in found.values())
