@@ -127,6 +127,37 @@ def test_rates_by_steps_are_those_of_the_board() -> None:
     assert shown == {key: f"{rate:.1f} [{low:.1f}, {high:.1f}]" for key, (rate, low, high) in wanted.items()}
 
 
+def test_the_wider_network_stands_beside_the_other_as_on_their_boards() -> None:
+    boards = []
+    for folder in ("cifar", "cifar_wide"):
+        with (PROTOCOL / folder / "leaderboard.csv").open(encoding="utf-8", newline="") as file:
+            boards.append([row for row in csv.DictReader(file) if row["defense"] == row["source_defense"] == "qat"])
+    (table,) = tables("Is it so on a more accurate network?")
+    assert len(table) == 9
+    shown = (
+        ("lavan", "clean_accuracy"),
+        ("lavan", "asr_control"),
+        ("lavan", "asr"),
+        ("gap", "asr"),
+        ("patch_apgd", "asr"),
+    )
+    for form, bits, *values in table[1:]:
+        mode, expected = form.replace("float", "fp"), []
+        for attack, column in shown:
+            source = (mode, bits) if attack == "patch_apgd" else ("fp", "32")
+            for board in boards:
+                found = [
+                    f"{float(row[column]):.1f}"
+                    for row in board
+                    if (row["quantization"], row["target_bits"], row["attack"]) == (mode, bits, attack)
+                    and (row["source_quantization"], row["source_bits"]) == source
+                    and row["patch_height"] == "6"
+                ]
+                assert len(found) < 2
+                expected += found or [""]
+        assert values == expected, (form, bits)
+
+
 def test_what_longer_training_changes_is_that_of_the_cells() -> None:
     """Of seed 0, which the board of the protocol pools with another."""
     cells = [
