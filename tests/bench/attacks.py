@@ -62,7 +62,7 @@ def costs(subject: Subject) -> list[Row]:
 def together(subject: Subject) -> list[Row]:
     """What autopatch breaks of the images that are right when clean, over what its parts break apart, together."""
     attack = AutoPatch(name="autopatch", size=Size(SMALL), effort="quick")
-    everything = subject.splits.evaluation[: 2 * IMAGES]
+    everything = subject.splits.evaluation[:IMAGES]
     right = clean_predictions(subject.deployed, everything, IMAGES).long() == everything.labels
     images = everything.chosen(right)
     places = _places(images, SMALL)

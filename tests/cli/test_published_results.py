@@ -158,11 +158,11 @@ def test_the_wider_network_stands_beside_the_other_as_on_their_boards() -> None:
         assert values == expected, (form, bits)
 
 
-def test_what_longer_training_changes_is_that_of_the_cells() -> None:
+def test_what_the_length_of_training_changes_is_that_of_the_cells() -> None:
     """Of seed 0, which the board of the protocol pools with another."""
     cells = [
         [cell for cell in read_cells(PROTOCOL / folder / "cells.parquet") if cell.seed == 0 and not cell.control]
-        for folder in ("cifar", "cifar_training_twice")
+        for folder in ("cifar_training_half", "cifar", "cifar_training_twice")
     ]
     (table,) = tables("Were the defenses trained long enough?")
     assert len(table) == 9
@@ -182,7 +182,7 @@ def test_what_longer_training_changes_is_that_of_the_cells() -> None:
                 ]
                 rate = cell.counts[0].n_fooled / cell.counts[0].n_eligible
                 rates.setdefault(attack, []).append(f"{100 * rate:.1f}")
-        assert values == [value for pair in rates.values() for value in pair], (defense, bits)
+        assert values == [value for lengths in rates.values() for value in lengths], (defense, bits)
 
 
 @pytest.mark.skipif(not (ROOT / ".git").exists(), reason="not a checkout")
