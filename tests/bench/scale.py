@@ -49,7 +49,7 @@ RUN: dict[str, Any] = {
     "quantizers": [{"name": "qat", "bits": [32, 4]}],
     "attacks": [
         {"name": "lavan", "label": f"lavan_{steps}", "size": 4, "targets": "untargeted", "steps": steps}
-        for steps in range(180, 192)
+        for steps in range(80, 92)
     ],
     "transfer": {"sources": [32, "same"]},
     "evaluation": {"images": 200},

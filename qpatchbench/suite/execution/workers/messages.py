@@ -8,7 +8,7 @@ from typing import NamedTuple, TypeAlias
 
 from qpatchbench.suite.jobs.base import Job
 
-OFTEN = 0.2  # seconds between two messages on the progress of a job
+OFTEN = 0.2  # seconds between two messages on the progress of a job, where they cost little
 
 
 class Started(NamedTuple):
@@ -73,10 +73,11 @@ class Telling:
     Attributes:
         send: takes messages.
         errors: those of the execution whose display this is, key -> traceback.
+        often: seconds between two messages on the progress of a job.
     """
 
-    def __init__(self, send: Callable[[Message], None], errors: dict[str, str]) -> None:
-        self.send, self.errors = send, errors
+    def __init__(self, send: Callable[[Message], None], errors: dict[str, str], often: float = OFTEN) -> None:
+        self.send, self.errors, self.often = send, errors, often
         self.latest = 0.0
 
     def started(self, job: Job) -> None:
@@ -87,7 +88,7 @@ class Telling:
     def progressed(self, job: Job, fraction: float, figures: Mapping[str, float]) -> None:
         """Tell it, but not too often; the last figures are always told."""
         now = time.monotonic()
-        if fraction >= 1 or now - self.latest >= OFTEN:
+        if fraction >= 1 or now - self.latest >= self.often:
             self.latest = now
             self.send(Progressed(job.key, float(fraction), {name: float(value) for name, value in figures.items()}))
 

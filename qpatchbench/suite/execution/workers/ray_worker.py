@@ -18,6 +18,8 @@ from qpatchbench.suite.execution.workers.messages import Message, Progressed, St
 if TYPE_CHECKING:
     from qpatchbench.suite.execution.workers.setup import Setup
 
+NOT_SO_OFTEN = 1.0  # seconds between two messages on the progress of a job: each passes through four processes
+
 
 class RayWorker:
     """The actor; Ray gives it cores and a share of a GPU."""
@@ -52,7 +54,7 @@ class RayWorker:
         if self.folder.is_dir():
             os.chdir(self.folder)
         with told_if_stopped(self._tell):
-            self.execution = setup.execution(Telling(self._tell, {}))
+            self.execution = setup.execution(Telling(self._tell, {}, NOT_SO_OFTEN))
             self.jobs = {job.key: job for job in self.execution.plan.jobs}
         return self._answer()
 
