@@ -23,6 +23,7 @@ WIDTHS_OF_SOMETHING_ELSE = {
     "report/leaderboard/row:Row.patch_width": "columns of a patch, pixels",
     "runs/records:CellRecord.image_width": "columns of an image, pixels",
     "ops/patches/locating:Box.width": "columns of a box, pixels",
+    "models/cifar:CifarModel.width": "channels of a network, relative to its paper's",
     "cli/print_leaderboard:PIPED_WIDTH": "columns of text",
     "papers/tables/verdicts:WIDEST_POINTS": "length of an interval, points",
     "papers/tables/verdicts:WIDEST_SHARE": "length of an interval, relative",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field, ValidationInfo, field_validator
@@ -23,6 +23,7 @@ class CifarModel(ModelSource):
         default=1,
         ge=1,
         le=16,
+        exclude_if=lambda width: width == 1,  # keys of before it could be chosen stay
         description="channels of a ResNet relative to its paper's, as in wide residual networks (Zagoruyko, Komodakis "
         "2016, arXiv 1605.07146)",
     )
@@ -42,11 +43,6 @@ class CifarModel(ModelSource):
         if width > 1 and name and _family(name) != "resnet":
             raise ValueError(f"expected 1 for {name}, found {width}: only ResNets come in several widths")
         return width
-
-    def identity(self) -> dict[str, Any]:
-        """Without the paper's own width, so that keys of before it could be chosen stay."""
-        own = super().identity()
-        return {name: value for name, value in own.items() if name != "width" or value > 1}
 
     def preprocessing(self, image_size: int) -> Preprocessing:
         """No resizing; image files, if the dataset has any, are cropped in the customary way."""
