@@ -101,8 +101,7 @@ def test_an_attack_holds_the_graphs_of_all_that_answers_together(plan_of: MakePl
             dataset={"name": "fake", "image_size": 32},
         )
         found = estimates(plan, tmp_path)
-        crafted = [job for job in plan.jobs if isinstance(job, CraftJob) and job.source]
-        sources = [(job, job.source) for job in crafted if job.source]
+        sources = [(job, job.source) for job in plan.jobs if isinstance(job, CraftJob) and job.source]
         return {(at.preprocessor_title, at.quantizer.mode): found.memory(job) or 0.0 for job, at in sources}
 
     few, many = of_sources(64), of_sources(128)
