@@ -27,6 +27,12 @@ class UniversalAttack(GradientAttack):
     precision: Literal["32-true", "bf16-mixed"] = Field(
         default="32-true", description="arithmetic of the optimisation steps; bf16-mixed is up to twice as fast"
     )
+    compile: bool = Field(
+        default=False,
+        exclude_if=lambda chosen: not chosen,  # keys of before it could be chosen stay
+        description="fuse the operators of the source networks by torch.compile, which takes about half a minute for "
+        "a network, and a step less time than before",
+    )
 
     @abstractmethod
     def objective(self, logits: torch.Tensor, labels: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -63,6 +69,7 @@ class UniversalAttack(GradientAttack):
             step_size=self.step_size,
             batch_size=self.batch_size,
             half=self.precision == HALF,
+            fused=self.compile,
             weighting=self.weigh,
         )
         return Patch(textures, torch.ones_like(textures[:, :1]), task.goals, history)

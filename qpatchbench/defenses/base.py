@@ -101,10 +101,12 @@ class Defense(Component, ABC):
         quantization_aware: whether it trains quantizers.
         calibrates: whether a bit-width that `active_bits` adds during training is calibrated on held-out images
             before its first step: scales and BatchNorm statistics, but no weight.
+        differentiates_twice: whether its loss holds a gradient of the network's answers, which a compiled one refuses.
     """
 
     quantization_aware: ClassVar[bool] = True
     calibrates: ClassVar[bool] = False
+    differentiates_twice: ClassVar[bool] = False
 
     @property
     def wants_pool(self) -> bool:

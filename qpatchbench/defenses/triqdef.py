@@ -59,6 +59,7 @@ class TriQDef(Defense):
 
     version: ClassVar[int] = 2
     calibrates: ClassVar[bool] = True
+    differentiates_twice: ClassVar[bool] = True
 
     lambda_adv: float = Field(default=1.0, ge=0, description="weight of the patched images' cross-entropy")
     lambda_fdp: float = Field(default=0.8, ge=0, description="weight of the similarity of features; 0 skips it")

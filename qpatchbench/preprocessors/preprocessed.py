@@ -58,6 +58,11 @@ class PreprocessedNetwork(nn.Module):
         """What the preprocessor makes of a network's answers to what is seen, (B, 3, H, W) -> (B, K)."""
         return self.preprocessor.answer(network, seen, self._state())
 
+    def compiled_by(self, compiler: Callable[[Network], Network]) -> Network:
+        """The same with its network compiled; what a preprocessor does to images may be any code."""
+        answer = compiler(partial(self.answer, self.network))
+        return lambda images: answer(self.seen(images, self.generator))
+
     def certified(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor | None:
         """Which images (B, 3, H, W) no patch of the certified side can turn from their labels (B,); (B,) bool.
 
@@ -134,6 +139,10 @@ class AveragedNetwork(nn.Module):
         generator = self._generator if torch.is_grad_enabled() else torch.Generator().manual_seed(self._seed)
         logits = [self._network(self._seen(images, generator)) for _ in range(self._draws)]
         return logits[0] if len(logits) == 1 else log_mean_probability(torch.stack(logits))
+
+    def compiled_by(self, compiler: Callable[[Network], Network]) -> Network:
+        """The same, drawing as from the start, with its network compiled."""
+        return AveragedNetwork(self._seen, compiler(self._network), self._draws, self._seed)
 
 
 def _identity(images: torch.Tensor) -> torch.Tensor:

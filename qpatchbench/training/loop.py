@@ -14,6 +14,7 @@ import torch
 from lightning_fabric import Fabric
 
 from qpatchbench.defenses.base import Batch, Defense, Step
+from qpatchbench.ops.compilation import compiled
 from qpatchbench.ops.devices import forked_draws
 from qpatchbench.ops.patches.pasting import to_float
 from qpatchbench.ops.randomness import derive_generator, derive_seed
@@ -191,7 +192,10 @@ def begun_learner(
         snapshot.restore(module, optimizer)
     forward, wrapped = fabric.setup(module, optimizer, move_to_device=False)
     example = to_float(calibration.pixels[:1]).to(device)
-    network = Switch(module, _answering(module, fabric), task.quantizer is not None, example)
+    plain = _answering(module, fabric)
+    fused = settings.compile and not task.defense.differentiates_twice
+    answering = _answering(compiled(module), fabric) if fused else plain
+    network = Switch(module, answering, task.quantizer is not None, example, plain)
     pool = tuple(patch.to(device) for patch in task.pool)
     learned = [parameter for parameter in module.parameters() if parameter.requires_grad]
     return Learner(task, module, network, learned, optimizer, fabric, forward, wrapped, images.to(device), pool)
@@ -222,12 +226,12 @@ def take_step(learner: Learner, chosen: torch.Tensor, step: Step) -> dict[str, t
     return {name: term.detach() for name, term in losses.items()}
 
 
-def _answering(module: torch.nn.Module, fabric: Fabric) -> Network:
+def _answering(network: Network, fabric: Fabric) -> Network:
     """Logits as Fabric's wrapped module gives them; that one allows no gradient but by `fabric.backward`."""
 
     def answer(images: torch.Tensor) -> torch.Tensor:
         with fabric.autocast():
-            logits: torch.Tensor = module(images)
+            logits = network(images)
         return logits.float()
 
     return answer

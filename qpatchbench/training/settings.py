@@ -33,6 +33,12 @@ class TrainingSettings(BaseModel):
     precision: Literal["32-true", "bf16-mixed"] = Field(
         default="32-true", description="arithmetic of the forward pass, as Lightning Fabric names it"
     )
+    compile: bool = Field(
+        default=False,
+        exclude_if=lambda chosen: not chosen,  # keys of before it could be chosen stay
+        description="fuse the network's operators by torch.compile, which takes about a minute for a network, and "
+        "a step less time than before; a defense that differentiates twice does without",
+    )
 
     def learning_rate_at(self, progress: float) -> float:
         """Learning rate after a share `progress` (0..1) of all steps.

@@ -26,12 +26,19 @@ class Switch:
         quantized: whether it has quantizers.
         example: images (B, 3, H, W) in [0, 1], which tell the BatchNorms that can be folded where parameters are
             constants; None folds none.
+        hooked: what runs it where layers are observed, if `forward` is compiled, which calls no hooks.
     """
 
     def __init__(
-        self, module: torch.nn.Module, forward: Network, quantized: bool, example: torch.Tensor | None = None
+        self,
+        module: torch.nn.Module,
+        forward: Network,
+        quantized: bool,
+        example: torch.Tensor | None = None,
+        hooked: Network | None = None,
     ) -> None:
         self.module, self.forward, self.quantized = module, forward, quantized
+        self.hooked = hooked or forward
         self.taps = Taps(module)
         self.example = example if quantized else None
         self._absorbed: Absorbed | None = None
@@ -62,7 +69,8 @@ class Switch:
 
     def observed(self, bits: Bits, images: torch.Tensor, layers: tuple[str, ...]) -> Observed:
         """Logits at `bits` and what is handed on by `layers`: see `Taps.observed`."""
-        return self.taps.observed(self.at(bits), images, layers)
+        self.at(bits)
+        return self.taps.observed(self.hooked, images, layers)
 
     def early_layers(self, images: torch.Tensor) -> tuple[str, ...]:
         """Layers whose features are compared where a defense names none: see `Taps.early_layers`."""

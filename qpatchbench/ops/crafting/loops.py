@@ -13,6 +13,7 @@ from typing import NamedTuple, TypeAlias
 import torch
 
 from qpatchbench.errors import AttackError
+from qpatchbench.ops.compilation import compiled
 from qpatchbench.ops.crafting.losses import goal_classes, succeeded
 from qpatchbench.ops.finiteness import FiniteSteps
 from qpatchbench.ops.patches.pasting import paste, to_float
@@ -70,13 +71,15 @@ def universal_patches(
     step_size: float,
     batch_size: int,
     half: bool = False,
+    fused: bool = False,
     weighting: Weighting = mean_of_networks,
 ) -> Crafted:
     """Adam over random images and placements, from grey on; the patches of all goals in one batch.
 
     Each step draws `batch_size` images, pastes every goal's patch on all of them at fresh placements and takes
     one step per patch. A goal's gradient depends on its own patch only, so crafting ten goals together gives
-    what ten separate runs with these draws would. With `half`, steps (not the judging) run under bfloat16 autocast.
+    what ten separate runs with these draws would. With `half`, steps (not the judging) run under bfloat16 autocast;
+    with `fused`, on compiled networks.
 
     Raises:
         AttackError: a network's output is not finite.
@@ -87,6 +90,7 @@ def universal_patches(
     held_out = min(MOST_HELD_OUT, count // HELD_OUT)
     judge = HeldOutJudge(task, images[count - held_out :] if held_out else images, objective, placer, weighting)
     pool = images[: count - held_out]
+    networks = tuple(map(compiled, task.networks)) if fused else task.networks
     targets = goal_classes(task.goals).to(device).repeat_interleave(batch_size)
     textures = torch.full((goal_count, 3, side, side), GREY, device=device, requires_grad=True)
     masks = torch.ones(1, 1, side, side, device=device)
@@ -100,7 +104,7 @@ def universal_patches(
         labels = pool.labels[chosen].repeat(goal_count)
         pasted = paste(batch, textures.repeat_interleave(batch_size, 0), masks, placement)
         losses = []
-        for network in task.networks:
+        for network in networks:
             with torch.autocast(device.type, torch.bfloat16, enabled=half):
                 logits = network(pasted)
             loss = objective(logits.float(), labels, targets)

@@ -71,6 +71,7 @@ class _FakeQuantizer(nn.Module):
         super().__init__()
         self.bits, self.scale, self.first_last, self.shortcut = bits, scale, first_last, shortcut
         self.active = FLOAT
+        self._names = {width: f"scale_{width}" for width in bits}
         self.role: Role | None = None
 
     def bits_at(self, bits: Bits) -> int:
@@ -94,7 +95,8 @@ class _FakeQuantizer(nn.Module):
             QPatchBenchError: neither `initialize` nor `load_state_dict` was called. (Not an AttributeError, which
                 torch would answer with the raw weight of the layer.)
         """
-        stored = {**self._parameters, **self._buffers}.get(self._stored_name(bits))
+        name = self._stored_name(bits)
+        stored = self._parameters.get(name, self._buffers.get(name))
         if stored is None:
             raise QPatchBenchError(
                 f"quantizer at {bits} bits has no scale. Expected initialize(module, images) or load_state_dict() "
@@ -134,7 +136,7 @@ class _FakeQuantizer(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def _stored_name(self, bits: Bits) -> str:
-        return "range" if self.mode(bits) == "min_max" else f"scale_{bits}"
+        return "range" if self.mode(bits) == "min_max" else self._names.get(bits, "")
 
     def _bits_of(self, bits: Bits) -> int:
         raise NotImplementedError

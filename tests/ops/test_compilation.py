@@ -1,0 +1,123 @@
+"""A compiled network computes what the plain one computes; most are tried without the last step, which writes C++."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from qpatchbench.attacks.gap import Gap
+from qpatchbench.defenses.base import Defense
+from qpatchbench.errors import QPatchBenchError
+from qpatchbench.ops.compilation import compiled
+from qpatchbench.ops.patches.pasting import to_float
+from qpatchbench.preprocessors.base import Preprocessor
+from qpatchbench.preprocessors.preprocessed import preprocessed
+from qpatchbench.quantizers.base import Quantizer
+from qpatchbench.quantizers.qat import Qat
+from qpatchbench.quantizers.trained.switchable import set_bits
+from qpatchbench.registry import DEFENSES, PREPROCESSORS, QUANTIZERS
+from qpatchbench.testing import trial
+from qpatchbench.testing.fixtures import attack_tasks, trainings
+from qpatchbench.testing.fixtures.checkpoints import deployed, tried
+from qpatchbench.testing.fixtures.networks_and_images import float_network, images_of, switchable_network
+from qpatchbench.types import Bits, Network
+
+
+@pytest.fixture
+def traced(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """What is compiled: graphs are traced and differentiated as ever, and then run operator by operator."""
+    seen: list[object] = []
+    compiler = torch.compile
+
+    def noted(network: Network, *, dynamic: bool) -> Network:
+        seen.append(network)
+        return compiler(network, backend="aot_eager", dynamic=dynamic)
+
+    monkeypatch.setattr(torch, "compile", noted)
+    torch.compiler.reset()
+    return seen
+
+
+def answered(network: Network, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits, and the gradient of the sum of their squares."""
+    shown = images.clone().requires_grad_()
+    logits = network(shown)
+    (gradient,) = torch.autograd.grad(logits.square().sum(), shown)
+    return logits.detach(), gradient
+
+
+@pytest.mark.parametrize("name", QUANTIZERS.entries)
+def test_deployed_networks_answer_alike(name: str, traced: list[object]) -> None:
+    quantizer: Quantizer = trial(QUANTIZERS.get(name), name)
+    on = tried(quantizer, 0)
+    network = deployed(quantizer, on, quantizer.bits[-1])
+    network = getattr(network, "expected", network)
+    for near, far in zip(answered(network, on.images), answered(compiled(network), on.images), strict=True):
+        torch.testing.assert_close(near, far, rtol=1e-5, atol=1e-6)
+    assert len(traced) == 1
+
+
+@pytest.mark.parametrize("name", PREPROCESSORS.entries)
+def test_networks_behind_a_preprocessor_answer_alike(name: str, traced: list[object]) -> None:
+    preprocessor: Preprocessor = trial(PREPROCESSORS.get(name), name)
+    images = to_float(images_of(0, 2).pixels)
+
+    def attacked() -> nn.Module:
+        network = preprocessed(float_network(0), preprocessor, preprocessor.fit(images)).eval()
+        expected: nn.Module = getattr(network, "expected", network)
+        return expected
+
+    for near, far in zip(answered(attacked(), images), answered(compiled(attacked()), images), strict=True):
+        torch.testing.assert_close(near, far, rtol=1e-5, atol=1e-6)
+    assert len(traced) == 1
+
+
+@pytest.mark.parametrize("name", DEFENSES.entries)
+def test_trainings_come_to_the_same(name: str, traced: list[object]) -> None:
+    defense: Defense = trial(DEFENSES.get(name), name)
+    task = trainings.task_for(defense, trainings.groups_of(defense)[0], 0)
+    near, _ = trainings.trained(task)
+    far, _ = trainings.trained(replace(task, settings=task.settings.model_copy(update={"compile": True})))
+    assert len(traced) == (not defense.differentiates_twice)
+    assert near.keys() == far.keys()
+    for part, value in near.items():
+        torch.testing.assert_close(far[part], value, rtol=1e-4, atol=1e-5, msg=part)
+
+
+def test_a_patch_is_crafted_alike(traced: list[object]) -> None:
+    ground = attack_tasks.ground_for(gap(), 0)
+    near, far = (attack_tasks.craft(gap(compile=chosen), *ground) for chosen in (False, True))
+    torch.testing.assert_close(near.textures, far.textures, rtol=0, atol=1e-4)
+    assert near.history == pytest.approx(far.history, rel=1e-5)
+    assert len(traced) == 1
+
+
+def gap(**fields: bool) -> Gap:
+    return Gap.model_validate({"name": "gap", "size": 4, "targets": (1, 2), "steps": 4, "batch_size": 8, **fields})
+
+
+def test_what_is_compiled_to_machine_code_answers_alike() -> None:
+    """In double precision, where a last bit hardly ever turns a rounding."""
+    if shutil.which("g++") is None and shutil.which("clang++") is None:
+        pytest.skip("no C++ compiler is here")
+    torch.compiler.reset()
+    bits = (Bits(4, 4),)
+    network = switchable_network(float_network(0), 0, bits, Qat(name="qat", bits=bits)).double().train()
+    set_bits(network, bits[0])
+    images = to_float(images_of(0, 6).pixels).double()
+    for near, far in zip(answered(network, images), answered(compiled(network), images), strict=True):
+        torch.testing.assert_close(near, far, rtol=1e-9, atol=1e-12)
+
+
+def test_a_machine_without_a_compiler_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.compiler.reset()
+    network = compiled(nn.Sequential(nn.Flatten(), nn.ReLU()))
+    with (
+        torch._inductor.config.patch({"cpp.cxx": (None, "/no/such/compiler"), "force_disable_caches": True}),
+        pytest.raises(QPatchBenchError, match=r"compile: true found nothing that compiles for cpu: .* such as g\+\+"),
+    ):
+        network(torch.rand(1, 3, 4, 4))
