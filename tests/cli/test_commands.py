@@ -240,7 +240,7 @@ def test_a_plan_is_told_in_time_once_the_device_was_measured(suite: Path, monkey
     assert re.search(r"\ntime: about [\d:]+\d\d on .+ thread.*, one job after the other\n  about [\d:]+\d\d  ", told)
     assert re.search(r"\ntrain: 1 jobs, 0 done, .* image passes to go, about \d+:\d\d\n", told)
     found = json.loads(invoke("plan", "small.yaml", "--json").output)
-    assert found["schema"] == 2
+    assert found["schema"] == 3
     assert len(found["jobs"]) == 14
     assert found["warnings"] == []
     assert found["disk"]["stored"] > sum(job["disk_bytes"] for job in found["jobs"])  # and the images

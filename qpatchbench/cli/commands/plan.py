@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import click
 
@@ -16,16 +17,16 @@ from qpatchbench.runs.files import size_text
 from qpatchbench.runs.standard_folders import cache_place
 from qpatchbench.suite.file.schema import Suite
 from qpatchbench.suite.file.source import Source
-from qpatchbench.types import HALF
 
 if TYPE_CHECKING:
     from qpatchbench.data.base import Survey as DatasetSurvey
     from qpatchbench.suite.needs.plan_needs import JobNeeds, PlanNeeds
-    from qpatchbench.suite.plan.paces import Paces
+    from qpatchbench.suite.plan.paces import Gain, Paces
     from qpatchbench.suite.plan.time_needed import PlanTime
 
 _data_dir = data_dir
 CLASSES_SHOWN = 12
+Measure: TypeAlias = Literal["no", "plain", "compiled"]  # networks, before a plan is made
 
 
 @click.command("plan")
@@ -38,6 +39,9 @@ CLASSES_SHOWN = 12
 @click.option("--all", "everything", is_flag=True, help="Show every job, not only the first ones of each kind.")
 @click.option("--device", default="auto", show_default=True, help="Whose time: auto, cpu, cuda, cuda:N or mps.")
 @click.option("--measure", is_flag=True, help="Measure for some seconds how fast the device is, and remember it.")
+@click.option(
+    "--measure-compiled", is_flag=True, help="The same, and what compile: true gains: a minute for each network."
+)
 @click.option("--json", "as_json", is_flag=True, help="All jobs with their passes and seconds, for programs.")
 def plan(
     suite: Path,
@@ -49,6 +53,7 @@ def plan(
     everything: bool,
     device: str,
     measure: bool,
+    measure_compiled: bool,
     as_json: bool,
 ) -> None:
     """Show what running SUITE would do: its jobs, which are done, and the cost of the rest.
@@ -61,7 +66,8 @@ def plan(
     from qpatchbench.suite.file.load import load_with_source
 
     loaded, source = load_with_source(suite, with_shorthands(overrides, limit, seeds), scale)
-    made = planned(loaded, source, data_dir, device, Path("results") / loaded.suite, measure=measure)
+    how: Measure = "compiled" if measure_compiled else "plain" if measure else "no"
+    made = planned(loaded, source, data_dir, device, Path("results") / loaded.suite, measure=how)
     if as_json:
         click.echo(json.dumps(as_data(made), indent=1, ensure_ascii=False))
         return
@@ -75,8 +81,7 @@ class ShownPlan:
     """A plan with what it costs here.
 
     Attributes:
-        gains: "MODEL" or "MODEL with fake quantizers" -> time of a pass in bfloat16 over that in float32, where both
-            are known.
+        gains: "MODEL" or "MODEL with fake quantizers" -> what other fields would gain on its passes, as far as known.
         remarks: what a person should know of images and weights before any work.
         place: whose time is told: device and threads.
     """
@@ -87,14 +92,20 @@ class ShownPlan:
     needs: PlanNeeds
     remarks: tuple[str, ...]
     place: str
-    gains: Mapping[str, float]
+    gains: Mapping[str, Sequence[Gain]]
     survey: DatasetSurvey | None
 
 
 def planned(
-    suite: Suite, source: Source, data: Path | None, device: str, output: Path, *, measure: bool = False
+    suite: Suite,
+    source: Source,
+    data: Path | None,
+    device: str,
+    output: Path,
+    *,
+    measure: Measure = "no",
 ) -> ShownPlan:
-    """Plan a loaded suite that will be run into `output`."""
+    """Plan a loaded suite that will be run into `output`, and measure its networks before, where that is asked for."""
     from qpatchbench.data.looking import DatasetAbsent
     from qpatchbench.suite.execution.device import device_named
     from qpatchbench.suite.needs.job_estimates import estimates_of
@@ -115,10 +126,12 @@ def planned(
     made = make_plan(suite, remembered or unread_data_keys(suite), weights)
     where = device_named(device)
     place = place_of(ran_on(where))
-    if measure:
+    if measure != "no":
         from qpatchbench.suite.plan.calibration import measured
 
-        remember(cache, place, measured(suite, where, lambda title: click.echo(f"measuring {title}", err=True)))
+        told = partial(click.echo, err=True)
+        found = measured(suite, where, lambda title: told(f"measuring {title}"), fused=measure == "compiled")
+        remember(cache, place, found)
     remarks = []
     if remembered is None:
         remarks.append(f"{suite.dataset.title} has not been read yet, so nothing of this suite can be done already")
@@ -133,16 +146,16 @@ def planned(
         survey = None
     store, sizes = opened_store(cache, address), estimated_sizes(made)
     paces = read_paces(cache, place)
-    found = time_needed(made, store, sizes, paces)
-    estimates = estimates_of(made, sizes, cache, where, keep=measure)
+    time = time_needed(made, store, sizes, paces)
+    estimates = estimates_of(made, sizes, cache, where, keep=measure != "no")
     needs = plan_needs(made, store, estimates, where, output, read=remembered is not None)
-    return ShownPlan(suite, cache, found, needs, tuple(remarks), place, _gains(suite, paces), survey)
+    return ShownPlan(suite, cache, time, needs, tuple(remarks), place, _gains(suite, paces), survey)
 
 
-def _gains(suite: Suite, paces: Paces) -> dict[str, float]:
-    ways = {f"{model.title}{' with fake quantizers' * quantized}": paces.gain(model.title, quantized)
+def _gains(suite: Suite, paces: Paces) -> dict[str, list[Gain]]:
+    ways = {f"{model.title}{' with fake quantizers' * quantized}": list(paces.gains(model.title, quantized))
             for model in suite.models for quantized in (False, True)}  # fmt: skip
-    return {name: gain for name, gain in ways.items() if gain is not None}
+    return {name: gains for name, gains in ways.items() if gains}
 
 
 def show_plan(made: ShownPlan, *, everything: bool = False) -> None:
@@ -198,8 +211,10 @@ def _time_lines(made: ShownPlan) -> Iterator[str]:
     for each in found.longest(3):
         if each.seconds:
             yield f"  about {clock(each.seconds)}  {each.job.title}"
-    for name, gain in made.gains.items():
-        yield f"  passes of {name} take {gain:.2f} of their time in float32 with precision: {HALF}"
+    for name, gains in made.gains.items():
+        for fields, relative_time, compiling in gains:
+            after = f", after {clock(compiling)} of compiling each network" if compiling else ""
+            yield f"  passes of {name} take {relative_time:.2f} of their time with {fields}{after}"
 
 
 def _scale_lines(file: Path, scale: str | None, made: ShownPlan) -> Iterator[str]:
@@ -224,14 +239,14 @@ def as_data(made: ShownPlan) -> dict[str, Any]:
     found, needs = made.time, made.needs
     by_key = {each.job.key: each for each in needs.jobs}
     return {
-        "schema": 2,
+        "schema": 3,
         "suite": made.suite.suite,
         "cache": str(made.cache),
         "place": made.place,
         "passes": found.passes,
         "passes_of_unknown_pace": found.unknown,
         "seconds": found.seconds,
-        "bfloat16_over_float32": dict(made.gains),
+        "gains": {name: [gain._asdict() for gain in gains] for name, gains in made.gains.items()},
         "disk": {"stored": round(needs.stored), "results": round(needs.results), "output": str(needs.output),
                  "free": dict(zip(("stored", "results"), needs.free, strict=True))},
         "memory": {"most": None if needs.largest is None else round(needs.largest.memory or 0),

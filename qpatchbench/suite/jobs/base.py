@@ -71,6 +71,11 @@ class Job(ABC):
         """Whether most of its passes compute in bfloat16."""
         return False
 
+    @property
+    def fused(self) -> bool:
+        """Whether most of its passes run through a compiled network."""
+        return False
+
     @cached_property
     def key(self) -> str:
         """Hash of the identity, 32 hex digits."""

@@ -86,6 +86,11 @@ class TrainJob(Job):
         return self.settings.precision == HALF
 
     @property
+    def fused(self) -> bool:
+        """As its settings and its defense say."""
+        return self.settings.compile and not self.defense.differentiates_twice
+
+    @property
     def trains(self) -> bool:
         """Whether anything is learned; weights from a file are only copied."""
         return self.model.weights == "train" or self.initial is not None
@@ -243,6 +248,11 @@ class CraftJob(Job):
     def half(self) -> bool:
         """As its attack says, where that lets one choose."""
         return getattr(self.attack, "precision", None) == HALF
+
+    @property
+    def fused(self) -> bool:
+        """As its attack says, where that lets one choose."""
+        return bool(getattr(self.attack, "compile", False))
 
     @property
     def side(self) -> int:

@@ -8,17 +8,21 @@ from collections.abc import Callable, Iterator
 import torch
 
 from qpatchbench.models.base import ModelSource
+from qpatchbench.ops.compilation import compiled
 from qpatchbench.ops.devices import finish
 from qpatchbench.quantizers.trained.switchable import initialize, prepare, set_bits
 from qpatchbench.suite.file.schema import Suite
-from qpatchbench.suite.plan.paces import MEASURED, Load
+from qpatchbench.suite.plan.paces import COMPILING, MEASURED, Load
+from qpatchbench.types import Network
 
 PASSES = 3  # of one image: a forward, and a backward that counts as two
 SECONDS = 1.0  # for each network, at least two steps
 _PIXELS = 128 * 32 * 32  # of a batch: 128 images of CIFAR-10, two of ImageNet
 
 
-def measured(suite: Suite, device: torch.device, told: Callable[[str], None]) -> dict[Load, float]:
+def measured(
+    suite: Suite, device: torch.device, told: Callable[[str], None], *, fused: bool = False
+) -> dict[Load, float]:
     """Seconds per pass of every model, in float and, where the suite trains quantizers, with fake quantizers.
 
     Each is measured in float32 and in bfloat16, as `precision` lets training and crafting choose.
@@ -27,14 +31,23 @@ def measured(suite: Suite, device: torch.device, told: Callable[[str], None]) ->
         suite: its models are built with random weights.
         device: where to compute.
         told: called with the title of each network before it is measured.
+        fused: compiled as well, which takes a minute for each network; what compiling took is kept, too.
+
+    Raises:
+        QPatchBenchError: nothing can compile here.
     """
     found = {}
     for model in suite.models:
         for quantized, network in _networks(suite, model, device):
             told(f"{model.title}, {'fake quantizers' if quantized else 'float'}")
+            load = Load(MEASURED, model.title, quantized)
             for half in (False, True):
-                pace = _pace(network, suite.dataset.side, device, half)
-                found[Load(MEASURED, model.title, quantized, half)] = pace
+                _, pace = _pace(network, network, suite.dataset.side, device, half)
+                found[load._replace(half=half)] = pace
+                if fused:
+                    first, pace = _pace(network, compiled(network), suite.dataset.side, device, half)
+                    found[load._replace(half=half, fused=True)] = pace
+                    found[load._replace(kind=COMPILING, half=half, fused=True)] = first
     return found
 
 
@@ -53,7 +66,10 @@ def _networks(suite: Suite, model: ModelSource, device: torch.device) -> Iterato
         yield True, network
 
 
-def _pace(network: torch.nn.Module, side: int, device: torch.device, half: bool) -> float:
+def _pace(
+    network: torch.nn.Module, forward: Network, side: int, device: torch.device, half: bool
+) -> tuple[float, float]:
+    """Seconds of the first step, and of a pass in those that follow."""
     batch = max(2, _PIXELS // side**2)
     images = torch.rand(batch, 3, side, side, device=device)
     network.train()
@@ -61,13 +77,13 @@ def _pace(network: torch.nn.Module, side: int, device: torch.device, half: bool)
     def step() -> float:
         started = time.perf_counter()
         with torch.autocast(device.type, torch.bfloat16, enabled=half):
-            logits = network(images)
-        logits.float().logsumexp(1).sum().backward()
+            logits = forward(images)
+        torch.autograd.backward(logits.float().logsumexp(1).sum())
         finish(device)
         return time.perf_counter() - started
 
-    step()  # the first one also compiles and allocates
+    first = step()  # it also compiles and allocates
     taken = [step(), step()]
     while sum(taken) < SECONDS:
         taken.append(step())
-    return sum(taken) / (len(taken) * batch * PASSES)
+    return first, sum(taken) / (len(taken) * batch * PASSES)

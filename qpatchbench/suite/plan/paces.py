@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -16,26 +16,42 @@ from qpatchbench.types import HALF
 
 FILE = "paces.json"
 MEASURED = "measured"  # in the place of a kind of job: passes alone, forwards and backwards
+COMPILING = "compiling"  # in the place of a kind of job: no pace, but seconds for each network
 _SEPARATOR = " / "
 
 
 class Load(NamedTuple):
-    """What a pace depends on: a kind of job, a model, whether fake quantizers run, and whether in bfloat16."""
+    """What a pace depends on: a kind of job, a model, and whether fake quantizers run, in bfloat16, and compiled."""
 
     kind: str
     model: str
     quantized: bool
     half: bool = False
+    fused: bool = False
 
     def __str__(self) -> str:
         """One line, as it stands in the file."""
         parts = (self.kind, self.model, "quantized" if self.quantized else "float")
-        return _SEPARATOR.join((*parts, HALF) if self.half else parts)
+        return _SEPARATOR.join((*parts, *[HALF] * self.half, *["compiled"] * self.fused))
 
 
 def load_of(job: Job) -> Load:
     """The load that a job is."""
-    return Load(job.kind, *job.network, job.half)
+    return Load(job.kind, *job.network, job.half, job.fused)
+
+
+class Gain(NamedTuple):
+    """What fields of a suite gain on a device.
+
+    Attributes:
+        fields: as a suite writes them.
+        relative_time: of a pass, over that in float32 and uncompiled.
+        compiling: seconds that compiling took, once for each network.
+    """
+
+    fields: str
+    relative_time: float
+    compiling: float
 
 
 @dataclass
@@ -52,14 +68,23 @@ class Paces:
         """The pace of a load: of jobs like it, else of passes like its own, else of passes of its float network."""
         passes = load._replace(kind=MEASURED)
         alike = (
-            passes._replace(half=half, quantized=way) for half in (load.half, False) for way in (load.quantized, False)
+            passes._replace(fused=fused, half=half, quantized=way)
+            for fused in (load.fused, False)
+            for half in (load.half, False)
+            for way in (load.quantized, False)
         )
         return next((self.known[str(each)] for each in (load, *alike) if str(each) in self.known), None)
 
-    def gain(self, model: str, quantized: bool) -> float | None:
-        """Time of a measured pass in bfloat16 over that in float32; None where one is not known."""
-        single, half = (self.known.get(str(Load(MEASURED, model, quantized, half))) for half in (False, True))
-        return half / single if half and single else None
+    def gains(self, model: str, quantized: bool) -> Iterator[Gain]:
+        """What other fields of a suite make of the time of a measured pass, where both are known."""
+        passes = Load(MEASURED, model, quantized)
+        plain = self.known.get(str(passes))
+        for half, fused in ((True, False), (False, True), (True, True)):
+            load = passes._replace(half=half, fused=fused)
+            pace, compiling = (self.known.get(str(each)) for each in (load, load._replace(kind=COMPILING)))
+            if plain and pace:
+                fields = ", ".join([f"precision: {HALF}"] * half + ["compile: true"] * fused)
+                yield Gain(fields, pace / plain, compiling or 0.0)
 
 
 def read_paces(cache: Path, place: str) -> Paces:

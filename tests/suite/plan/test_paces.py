@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import torch
 from qpatchbench.suite.jobs.base import Job, Sizes
 from qpatchbench.suite.plan.calibration import measured
 from qpatchbench.suite.plan.paces import (
+    COMPILING,
     FILE,
     MEASURED,
     Load,
@@ -102,12 +104,29 @@ def test_passes_in_bfloat16_are_paced_apart(plan_of: MakePlan) -> None:
     whole = Load(MEASURED, "net", False)
     paces = Paces({str(whole): 4.0, str(Load("train", "net", False)): 5.0})
     assert paces.of(Load("train", "net", True, half=True)) == 4.0  # of jobs in float32 nothing follows
-    assert paces.gain("net", False) is None
+    assert not list(paces.gains("net", False))
     paces.known[str(whole._replace(half=True))] = 1.0
     assert paces.of(Load("train", "net", True, half=True)) == 1.0
     assert paces.of(Load("train", "net", False)) == 5.0
-    assert paces.gain("net", False) == 0.25
-    assert paces.gain("net", True) is None
+    assert list(paces.gains("net", False)) == [("precision: bf16-mixed", 0.25, 0)]
+    assert not list(paces.gains("net", True))
+
+
+def test_passes_of_compiled_networks_are_paced_apart(plan_of: MakePlan) -> None:
+    attacks = [{"name": "lavan", "size": 4, "compile": True}, {"name": "gap", "size": 4}]
+    plan = plan_of(training={"compile": True}, finetuning={}, attacks=attacks)
+    fused = {load_of(job) for job in plan.jobs if load_of(job).fused}
+    assert {(load.kind, load.quantized) for load in fused} == {("train", False), ("craft", False), ("craft", True)}
+    assert {str(load) for load in fused} >= {"train / resnet20 / float / compiled"}
+    whole = Load(MEASURED, "net", False)
+    both = whole._replace(half=True, fused=True)
+    paces = Paces({str(whole): 4.0, str(whole._replace(half=True)): 2.0})
+    assert paces.of(Load("train", "net", True, half=True, fused=True)) == 2.0
+    paces.known |= {str(both): 1.0, str(both._replace(kind=COMPILING)): 30.0}
+    assert paces.of(Load("train", "net", True, half=True, fused=True)) == 1.0
+    assert paces.of(Load("train", "net", True, half=True)) == 2.0
+    told = [("precision: bf16-mixed", 0.5, 0), ("precision: bf16-mixed, compile: true", 0.25, 30)]
+    assert list(paces.gains("net", False)) == told
 
 
 def test_nothing_is_told_where_nothing_is_known(tmp_path: Path, plan_of: MakePlan) -> None:
@@ -138,3 +157,20 @@ def test_passes_are_measured_of_every_model(make_suite: MakeSuite, monkeypatch: 
     ways = (False, True)
     assert set(found) == {Load(MEASURED, "resnet20", quantized, half) for quantized in ways for half in ways}
     assert all(0 < pace < 10 for pace in found.values())
+
+
+def test_compiled_networks_are_measured_where_that_is_asked_for(
+    make_suite: MakeSuite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("qpatchbench.suite.plan.calibration.SECONDS", 0.0)
+    monkeypatch.setattr("qpatchbench.suite.plan.calibration._PIXELS", 4 * 32 * 32)
+    compiler = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda network, dynamic: compiler(network, backend="eager", dynamic=dynamic))
+    found = measured(make_suite(), torch.device("cpu"), lambda title: None, fused=True)
+    ways = list(product((False, True), repeat=3))
+    expected = {Load(MEASURED, "resnet20", *way) for way in ways}
+    assert set(found) == expected | {Load(COMPILING, "resnet20", *way) for way in ways if way[2]}
+    for way in ways:
+        if way[2]:
+            load = Load(COMPILING, "resnet20", *way)
+            assert found[load] > found[load._replace(kind=MEASURED)], "a step and more, not a pass"
