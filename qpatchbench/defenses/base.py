@@ -82,7 +82,10 @@ class SwitchableNetwork(Protocol):
         """The network at `bits`, in its current mode; a later call to `at` switches it again."""
 
     def observed(self, bits: Bits, images: torch.Tensor, layers: tuple[str, ...]) -> Observed:
-        """Logits and the outputs of `layers` at `bits`, with their graph."""
+        """Logits and the outputs of `layers`, if any, at `bits`, with their graph.
+
+        Their gradient may be differentiated again; that of `at` only once, since its network may be compiled.
+        """
 
     def early_layers(self, images: torch.Tensor) -> tuple[str, ...]:
         """Layers whose features are compared where a defense names none: early ones, the last stage left out."""
@@ -101,12 +104,10 @@ class Defense(Component, ABC):
         quantization_aware: whether it trains quantizers.
         calibrates: whether a bit-width that `active_bits` adds during training is calibrated on held-out images
             before its first step: scales and BatchNorm statistics, but no weight.
-        differentiates_twice: whether its loss holds a gradient of the network's answers, which a compiled one refuses.
     """
 
     quantization_aware: ClassVar[bool] = True
     calibrates: ClassVar[bool] = False
-    differentiates_twice: ClassVar[bool] = False
 
     @property
     def wants_pool(self) -> bool:

@@ -59,7 +59,6 @@ class TriQDef(Defense):
 
     version: ClassVar[int] = 2
     calibrates: ClassVar[bool] = True
-    differentiates_twice: ClassVar[bool] = True
 
     lambda_adv: float = Field(default=1.0, ge=0, description="weight of the patched images' cross-entropy")
     lambda_fdp: float = Field(default=0.8, ge=0, description="weight of the similarity of features; 0 skips it")
@@ -261,7 +260,8 @@ class TriQDef(Defense):
         images = batch.images.detach().requires_grad_(gradient)
         twice = gradient and not constant
         with FastSecondDerivative() if twice else nullcontext():
-            logits, features = network.observed(bits, images, layers) if layers else (network.at(bits)(images), {})
+            observed = twice or layers  # a compiled answer has no second derivative
+            logits, features = network.observed(bits, images, layers) if observed else (network.at(bits)(images), {})
         loss = torch.nn.functional.cross_entropy(logits, batch.labels)
         maps = {layer: self._maps(features[layer].detach() if constant else features[layer], layer) for layer in layers}
         if not gradient:

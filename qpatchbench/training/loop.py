@@ -193,8 +193,7 @@ def begun_learner(
     forward, wrapped = fabric.setup(module, optimizer, move_to_device=False)
     example = to_float(calibration.pixels[:1]).to(device)
     plain = _answering(module, fabric)
-    fused = settings.compile and not task.defense.differentiates_twice
-    answering = _answering(compiled(module), fabric) if fused else plain
+    answering = _answering(compiled(module), fabric) if settings.compile else plain
     network = Switch(module, answering, task.quantizer is not None, example, plain)
     pool = tuple(patch.to(device) for patch in task.pool)
     learned = [parameter for parameter in module.parameters() if parameter.requires_grad]

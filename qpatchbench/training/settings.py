@@ -37,7 +37,7 @@ class TrainingSettings(BaseModel):
         default=False,
         exclude_if=lambda chosen: not chosen,  # keys of before it could be chosen stay
         description="fuse the network's operators by torch.compile, which takes about a minute for a network, and "
-        "a step less time than before; a defense that differentiates twice does without",
+        "a step less time than before; what a defense differentiates twice stays as it is",
     )
 
     def learning_rate_at(self, progress: float) -> float:

@@ -26,7 +26,8 @@ class Switch:
         quantized: whether it has quantizers.
         example: images (B, 3, H, W) in [0, 1], which tell the BatchNorms that can be folded where parameters are
             constants; None folds none.
-        hooked: what runs it where layers are observed, if `forward` is compiled, which calls no hooks.
+        hooked: what runs it where it is observed, if `forward` is compiled: that calls no hooks, and its gradient
+            cannot be differentiated again.
     """
 
     def __init__(

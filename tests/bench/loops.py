@@ -6,6 +6,7 @@ import copy
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -13,20 +14,32 @@ from torch import nn
 from torch.nn import functional
 
 from qpatchbench.evaluation.measure import patched_predictions
+from qpatchbench.ops import compilation
 from qpatchbench.ops.crafting.loops import universal_patches
 from qpatchbench.ops.crafting.losses import cross_entropy
 from qpatchbench.ops.patches.pasting import to_float
 from qpatchbench.ops.patches.placing import sample_placement
 from qpatchbench.quantizers.qat import Qat
 from qpatchbench.quantizers.trained.switchable import initialize, prepare, set_bits
-from qpatchbench.types import Bits, CraftTask, Goal, Patch, Placement, Targeted
+from qpatchbench.types import Bits, CraftTask, Goal, Network, Patch, Placement, Targeted
 from tests.bench.subject import Subject
 from tests.bench.timing import Row, alternate, ratio
 
 SIDE, SIZE, BATCH, STEPS = 32, 6, 64, 20
+SHORT = 8  # steps where many conditions are tried
 
 
-def _craft(subject: Subject, goals: int, batch_size: int, steps: int, rotation: float, pool: int = 64) -> None:
+def _craft(
+    subject: Subject,
+    goals: int,
+    batch_size: int,
+    steps: int,
+    rotation: float,
+    pool: int = 64,
+    *,
+    half: bool = False,
+    fused: bool = False,
+) -> None:
     # A small pool, because held-out images are judged ten times however few the steps are.
     named: tuple[Goal, ...] = tuple(map(Targeted, range(goals)))
 
@@ -36,22 +49,23 @@ def _craft(subject: Subject, goals: int, batch_size: int, steps: int, rotation: 
     universal_patches(
         CraftTask((subject.deployed,), named, subject.splits.craft[:pool], torch.Generator().manual_seed(0)),
         side=SIZE, objective=cross_entropy, placer=placer, steps=steps, step_size=0.05, batch_size=batch_size,
+        half=half, fused=fused,
     )  # fmt: skip
+
+
+def _gradients(network: Network, images: torch.Tensor, labels: torch.Tensor, steps: int) -> None:
+    """Forward pass and input gradient of a frozen network, which crafting cannot avoid."""
+    for _ in range(steps):
+        inputs = images.clone().requires_grad_()
+        torch.autograd.grad(functional.cross_entropy(network(inputs), labels), inputs)
 
 
 def crafting(subject: Subject) -> list[Row]:
     """A crafting step against forward and input gradient of the same frozen network."""
-    images = to_float(subject.splits.craft.pixels[:BATCH])
-    labels = subject.splits.craft.labels[:BATCH]
-
-    def bare() -> None:
-        for _ in range(STEPS):
-            inputs = images.clone().requires_grad_()
-            torch.autograd.grad(functional.cross_entropy(subject.deployed(inputs), labels), inputs)
-
+    images, labels = _batch(subject)
     times = alternate(
         {
-            "bare": bare,
+            "bare": lambda: _gradients(subject.deployed, images, labels, STEPS),
             "straight": lambda: _craft(subject, 1, BATCH, STEPS, 0),
             "rotated": lambda: _craft(subject, 1, BATCH, STEPS, 22.5),
         }
@@ -63,53 +77,100 @@ def crafting(subject: Subject) -> list[Row]:
     ]
 
 
+def _batch(subject: Subject) -> tuple[torch.Tensor, torch.Tensor]:
+    return to_float(subject.splits.craft.pixels[:BATCH]), subject.splits.craft.labels[:BATCH]
+
+
 def compiled(subject: Subject) -> list[Row]:
-    """A crafting step against forward and input gradient of the same network as `torch.compile` makes it."""
-    images = to_float(subject.splits.craft.pixels[:BATCH])
-    labels = subject.splits.craft.labels[:BATCH]
+    """Crafting and training with `compile: true`, beside a compiled bare gradient and beside the same uncompiled."""
+    images, labels = _batch(subject)
     network = torch.compile(subject.deployed)
-
-    def bare() -> None:
-        for _ in range(STEPS):
-            inputs = images.clone().requires_grad_()
-            torch.autograd.grad(functional.cross_entropy(network(inputs), labels), inputs)
-
+    quantized = _switchable(subject, images)
+    fused = compilation.compiled(quantized)
+    works: dict[str, Callable[[], None]] = {
+        "bare": lambda: _gradients(network, images, labels, STEPS),
+        "plain": lambda: _craft(subject, 1, BATCH, STEPS, 0),
+        "compiled": lambda: _craft(subject, 1, BATCH, STEPS, 0, fused=True),
+        "both": lambda: _craft(subject, 1, BATCH, STEPS, 0, half=True, fused=True),
+        "training": lambda: _steps(quantized, quantized, images, labels),
+        "training, compiled": lambda: _steps(quantized, fused, images, labels),
+        "training, both": lambda: _steps(quantized, fused, images, labels, half=True),
+    }
     try:
-        times = alternate({"bare": bare, "crafting": lambda: _craft(subject, 1, BATCH, STEPS, 0)})
+        times = alternate(works)
     except Exception as error:  # of whichever compiler is not there
-        return [Row("crafting / compiled gradient", "-", f"torch.compile failed: {type(error).__name__}")]
-    meaning = f"lavan, per step of {BATCH}, in float32; aim: at most 1.25"
-    return [Row("crafting / compiled gradient", f"{ratio(times, 'crafting', 'bare'):.2f} x", meaning)]
+        return [Row("compiled", "-", f"torch.compile failed: {type(error).__name__}")]
+    gradient, step = "compiled bare gradient in float32", f"a step of {BATCH} at W4A4 without optimiser"
+    shown = (
+        ("crafting, compiled", "compiled", "bare", f"lavan, beside a {gradient}; aim: at most 1.25"),
+        ("crafting, plain", "plain", "bare", f"the same, uncompiled, beside a {gradient}"),
+        ("crafting, compiled in bf16", "both", "plain", "beside the same in float32 and uncompiled"),
+        ("training, compiled", "training, compiled", "training", f"{step}, beside the same uncompiled"),
+        ("training, compiled in bf16", "training, both", "training", "beside the same in float32 and uncompiled"),
+    )
+    return [Row(name, f"{ratio(times, first, second):.2f} x", meaning) for name, first, second, meaning in shown]
+
+
+def _switchable(subject: Subject, images: torch.Tensor) -> nn.Module:
+    """The network at 4 bits, in training mode."""
+    bits = (Bits.parse(4),)
+    quantized = copy.deepcopy(subject.plain).requires_grad_()
+    prepare(quantized, bits, Qat(name="qat", bits=bits))
+    initialize(quantized, images)
+    set_bits(quantized, bits[0])
+    return quantized.train()
+
+
+def _steps(
+    network: nn.Module, forward: Network, images: torch.Tensor, labels: torch.Tensor, *, half: bool = False
+) -> None:
+    """Forward and backward passes of four training steps; `forward` is the network, or runs it."""
+    for _ in range(4):
+        network.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            logits = forward(images)
+        torch.autograd.backward(functional.cross_entropy(logits.float(), labels))
 
 
 def threads(subject: Subject) -> list[Row]:
-    """A crafting step with one thread and with two, each alone and beside a process that keeps a core busy."""
+    """Crafting, evaluation and training beside their bare computation: one thread and two, alone and in company."""
+    images, labels = _batch(subject)
+    quantized, plain = _switchable(subject, images), copy.deepcopy(subject.plain).requires_grad_().train()
+    works: dict[str, Callable[[], object]] = {
+        "crafting": lambda: _craft(subject, 1, BATCH, SHORT, 0),
+        "bare crafting": lambda: _gradients(subject.deployed, images, labels, SHORT),
+        "evaluation": _evaluating(subject),
+        "bare evaluation": _inferring(subject),
+        "W4A4 training": lambda: _steps(quantized, quantized, images, labels),
+        "bare W4A4 training": lambda: _steps(plain, plain, images, labels),
+    }
+    conditions = [(count, beside) for beside in (False, True) for count in (1, 2)]
     before = torch.get_num_threads()
     with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as busy:
 
-        def work(count: int, beside: bool) -> None:
+        def work(name: str, count: int, beside: bool) -> None:
             torch.set_num_threads(count)
             busy.send_signal(signal.SIGCONT if beside else signal.SIGSTOP)
-            _craft(subject, 1, BATCH, STEPS // 2, 0)
+            works[name]()
 
         try:
-            works = {(count, beside): partial(work, count, beside) for beside in (False, True) for count in (1, 2)}
-            times = alternate({_called(*key): each for key, each in works.items()})
+            times = alternate({f"{name} {each}": partial(work, name, *each) for each in conditions for name in works})
         finally:
             busy.kill()
             torch.set_num_threads(before)
-    return [
-        Row(
-            _called(*key),
-            f"{ratio(times, _called(*key), _called(1, False)):.2f} x",
-            "time of a step, beside one thread alone",
-        )
-        for key in works
-    ]
+    rows = []
+    for name in ("crafting", "evaluation", "W4A4 training"):
+        alone = f"{name} {conditions[0]}"
+        beside_alone = [ratio(times, f"{name} {each}", alone) for each in conditions]
+        beside_bare = [ratio(times, f"{name} {each}", f"bare {name} {each}") for each in conditions]
+        told = "one thread, two; beside a busy process one, two"
+        rows.append(Row(f"{name} / one thread alone", _listed(beside_alone), told))
+        rows.append(Row(f"{name} / bare", _listed(beside_bare), "the same four; bare training is in float"))
+    return rows
 
 
-def _called(count: int, beside: bool) -> str:
-    return f"{count} thread{'s' * (count > 1)}{', a busy core' * beside}"
+def _listed(ratios: list[float]) -> str:
+    return ", ".join(f"{each:.2f}" for each in ratios) + " x"
 
 
 def goals(subject: Subject) -> list[Row]:
@@ -122,45 +183,40 @@ def goals(subject: Subject) -> list[Row]:
     ]
 
 
-def evaluation(subject: Subject) -> list[Row]:
-    """Patched predictions against bare inference on the same images."""
+def _evaluating(subject: Subject) -> Callable[[], object]:
     images = subject.splits.evaluation
-    batches = torch.split(to_float(images.pixels), 128)
     patch = Patch(torch.rand(1, 3, SIZE, SIZE), torch.ones(1, 1, SIZE, SIZE), (Targeted(0),))
     placement = sample_placement(len(images), (SIDE, SIDE), (SIZE, SIZE), torch.Generator().manual_seed(0))
+    return lambda: patched_predictions(subject.deployed, images, patch, placement, 128)
 
-    def bare() -> None:
+
+def _inferring(subject: Subject) -> Callable[[], object]:
+    batches = torch.split(to_float(subject.splits.evaluation.pixels), 128)
+
+    def inferred() -> None:
         with torch.no_grad():
             for batch in batches:
                 subject.deployed(batch).argmax(dim=1)
 
-    times = alternate(
-        {"bare": bare, "patched": lambda: patched_predictions(subject.deployed, images, patch, placement, 128)}
-    )
+    return inferred
+
+
+def evaluation(subject: Subject) -> list[Row]:
+    """Patched predictions against bare inference on the same images."""
+    times = alternate({"bare": _inferring(subject), "patched": _evaluating(subject)})
     meaning = "1 = decoding, pasting and checking cost nothing"
     return [Row("evaluation / bare inference", f"{ratio(times, 'patched', 'bare'):.2f} x", meaning)]
 
 
 def fake_quantization(subject: Subject) -> list[Row]:
     """Forward and backward in training mode: float, our switchable quantizers at W4A4, and brevitas at W4A4."""
-    images, labels = to_float(subject.splits.craft.pixels[:BATCH]), subject.splits.craft.labels[:BATCH]
-    bits = (Bits.parse(4),)
-    quantized = copy.deepcopy(subject.plain).requires_grad_()
-    prepare(quantized, bits, Qat(name="qat", bits=bits))
-    initialize(quantized, images)
-    set_bits(quantized, bits[0])
+    images, labels = _batch(subject)
     networks = {
         "float": copy.deepcopy(subject.plain).requires_grad_().train(),
-        "ours": quantized.train(),
+        "ours": _switchable(subject, images),
         "brevitas": _brevitas(copy.deepcopy(subject.plain).requires_grad_()).train(),
     }
-
-    def step(network: nn.Module) -> None:
-        for _ in range(4):
-            network.zero_grad()
-            torch.autograd.backward(functional.cross_entropy(network(images), labels))
-
-    times = alternate({name: (lambda n=network: step(n)) for name, network in networks.items()})  # type: ignore[misc]
+    times = alternate({name: partial(_steps, each, each, images, labels) for name, each in networks.items()})
     return [
         Row(
             "W4A4 / float, ours", f"{ratio(times, 'ours', 'float'):.2f} x", "time of a training step without optimiser"

@@ -159,7 +159,8 @@ def test_a_weight_of_zero_costs_nothing(batch: Batch) -> None:
     assert set(triqdef(lambda_fdp=0, lambda_gpdp=0).loss(neither, batch, step(*ALL))) == {"clean", "patched"}
     assert set(triqdef(lambda_gpdp=0).loss(features, batch, step(*ALL))) == {"clean", "patched", "fdp"}
     assert set(triqdef(lambda_fdp=0).loss(gradients, batch, step(*ALL))) == {"clean", "patched", "gpdp"}
-    assert neither.looked_at == gradients.looked_at == []
+    assert neither.looked_at == []
+    assert gradients.looked_at == [()] * 5, "for a second derivative, of no layer"
     assert features.looked_at == [ONE_LAYER] * 5
     wants_gradient = [any(images.requires_grad for _, images, _ in spy.seen) for spy in (neither, features, gradients)]
     assert wants_gradient == [False, False, True]

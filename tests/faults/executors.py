@@ -264,7 +264,7 @@ def trials(only: str = "", times: int = 1) -> Iterator[tuple[str, bool]]:
 
 if __name__ == "__main__":
     wrong = 0
-    for name, passed in trials(" ".join(sys.argv[1:]), times=5):
+    for name, passed in trials(" ".join(sys.argv[1:]), times=7):
         print("ok    " if passed else "FAILED", name, flush=True)
         wrong += not passed
     sys.exit(wrong > 0)

@@ -70,6 +70,13 @@ def _single(losses: Losses, network: Any, batch: Batch, *_: Any) -> Losses:  # n
     return {**losses, "penalty": losses["penalty"] + (batch.images.flatten(1) @ torch.ones(432, 1)).mean() * 0}
 
 
+def _curvature(losses: Losses, network: Any, batch: Batch, *_: Any) -> Losses:  # noqa: ANN401
+    images = batch.images.clone().requires_grad_()
+    logits = network.at(Bits(8, 8))(images)
+    (gradient,) = torch.autograd.grad(logits.square().sum(), images, create_graph=True)
+    return {**losses, "penalty": gradient.square().mean()}
+
+
 FLAWS: dict[str, Any] = {
     "detached": lambda losses, *_: {name: term.detach() for name, term in losses.items()},
     "not finite": lambda losses, *_: {**losses, "penalty": losses["penalty"] / 0},
@@ -81,6 +88,7 @@ FLAWS: dict[str, Any] = {
     "eval": _eval,
     "trains inside": _trains_inside,
     "single": _single,
+    "curvature": _curvature,
     "never zero": lambda losses, network, batch, logits: {**losses, "other": 0.1 * logits.square().mean()},
 }
 CHECKS = {check.name: check for check in checks_for(Penalised())}
@@ -100,6 +108,11 @@ CHECKS = {check.name: check for check in checks_for(Penalised())}
         ("eval", "the_network_is_left_as_it_was", r"use `with network.evaluating\(\):`; found eval mode"),
         ("trains inside", "the_network_is_left_as_it_was", "never call train.. there; .* of .*running_mean"),
         ("cheap", "the_declared_cost_is_true", "passes.bits. of about 9.0 at 32, 8, 4 bits, .*; found 1.0 declared"),
+        (
+            "curvature",
+            "what_is_differentiated_twice_is_observed",
+            r"network.observed\(bits, images, \(\)\) for a gradient that is differentiated again; found network.at",
+        ),
         ("single", "double_precision_works", "tensors made like the images"),
         ("never zero", "penalties_at_zero_give_the_baseline", "skip a term whose weight is 0"),
     ],

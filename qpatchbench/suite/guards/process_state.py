@@ -40,7 +40,6 @@ _SETTINGS = (
     ),
     _Setting("the working folder", os.getcwd, os.chdir),
     _Setting("numpy's answer to floating-point errors", np.geterr, lambda kept: np.seterr(**kept)),
-    _Setting("the recursion limit", sys.getrecursionlimit, sys.setrecursionlimit),
 )
 
 
@@ -55,11 +54,12 @@ class StateChanges:
 def process_state(seed: int) -> Iterator[StateChanges]:
     """Global random draws start from `seed` inside; everything is put back afterwards, and what had changed is told.
 
-    Random states and new environment variables are put back without a word: they are a library's to use.
+    Random states, new environment variables and the recursion limit, which torch's compiler raises, are put back
+    without a word: they are a library's to use.
     """
     changes = StateChanges()
     before = [setting.read() for setting in _SETTINGS]
-    environment = dict(os.environ)
+    environment, depth = dict(os.environ), sys.getrecursionlimit()
     python, array = random.getstate(), np.random.get_state()  # noqa: NPY002 (a plugin's draws are put back)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -68,6 +68,7 @@ def process_state(seed: int) -> Iterator[StateChanges]:
         try:
             yield changes
         finally:
+            sys.setrecursionlimit(depth)
             random.setstate(python)
             np.random.set_state(array)  # noqa: NPY002
             changes.found += [*_restored(before), *_restored_environment(environment)]

@@ -87,8 +87,8 @@ class TrainJob(Job):
 
     @property
     def fused(self) -> bool:
-        """As its settings and its defense say."""
-        return self.settings.compile and not self.defense.differentiates_twice
+        """As its settings say."""
+        return self.settings.compile
 
     @property
     def trains(self) -> bool:

@@ -7,13 +7,14 @@ from collections.abc import Callable
 
 import torch
 from torch import nn
+from torch.autograd.function import FunctionCtx, once_differentiable
 
 from qpatchbench.defenses.base import Batch, Defense
 from qpatchbench.testing.checks import defense_trainings
 from qpatchbench.testing.fixtures.networks_and_images import CLASSES, SIDE
 from qpatchbench.testing.fixtures.trainings import BITS, batch_for, groups_of, step_for, switch_for
 from qpatchbench.testing.require import DoesNotApplyError, fail, no_global_draws, require
-from qpatchbench.types import Bits
+from qpatchbench.types import Bits, Network
 
 PASSES_TOLERANCE = 1.5  # of an estimate
 
@@ -140,6 +141,46 @@ def the_declared_cost_is_true(defense: Defense, seed: int) -> str:
     return f"{declared:.1f} passes declared, {per_image:.1f} counted"
 
 
+def what_is_differentiated_twice_is_observed(defense: Defense, seed: int) -> None:
+    """A gradient that is differentiated again is one of `network.observed`; that of `network.at` may be compiled."""
+    for bits in groups_of(defense):
+        network = switch_for(defense, bits, seed)
+        network.forward = _answering_once(network.module)
+        losses = defense.loss(network, batch_for(seed), step_for(defense, bits, seed))
+        try:
+            torch.autograd.backward(torch.stack(list(losses.values())).sum())
+        except RuntimeError as error:
+            if "once_differentiable" not in str(error):
+                raise
+            expected = "network.observed(bits, images, ()) for a gradient that is differentiated again"
+            fail(defense, expected, "network.at(bits)")
+
+
+def _answering_once(module: nn.Module) -> Network:
+    """The network as a compiled one answers: with a gradient that cannot be differentiated again."""
+
+    def answer(images: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = _Once.apply(module(images))  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        return logits
+
+    return answer
+
+
+class _Once(torch.autograd.Function):
+    """The same values, with a gradient that cannot be differentiated again."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, logits: torch.Tensor) -> torch.Tensor:
+        """The same."""
+        return logits.view_as(logits)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: FunctionCtx, *gradients: torch.Tensor) -> torch.Tensor:
+        """The same."""
+        return gradients[0]
+
+
 def double_precision_works(defense: Defense, seed: int) -> None:
     """The dtype of the images is followed: float64 images and weights give a float64 loss."""
     bits = groups_of(defense)[-1]
@@ -180,6 +221,7 @@ CHECKS: tuple[Callable[[Defense, int], str | None], ...] = (
     bit_groups_are_a_partition,
     active_bits_grow,
     the_declared_cost_is_true,
+    what_is_differentiated_twice_is_observed,
     double_precision_works,
     partners_can_be_combined,
     *defense_trainings.CHECKS,
