@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import random
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -219,3 +220,13 @@ def test_global_draws_do_not_depend_on_what_was_drawn_before() -> None:
     torch.rand(5)
     random.random()  # noqa: S311
     assert drawn() == first
+
+
+def test_what_libraries_may_use_is_put_back_without_a_word() -> None:
+    limit = sys.getrecursionlimit()
+    with process_state(3) as changes:
+        sys.setrecursionlimit(2 * limit)
+        os.environ["QPATCHBENCH_OF_A_LIBRARY"] = "1"
+    assert not changes.found
+    assert sys.getrecursionlimit() == limit
+    assert "QPATCHBENCH_OF_A_LIBRARY" not in os.environ
