@@ -39,9 +39,8 @@ def main() -> None:
     parser.add_argument("--weights", help="weights of a CIFAR-10 ResNet-20 (.safetensors or .pt); with --data-dir")
     parser.add_argument("--data-dir", type=Path, help="folder that holds CIFAR-10; default: digits at 32 x 32")
     parser.add_argument("--cache-dir", type=Path, help="where decoded images are kept; default: nowhere")
-    parser.add_argument(
-        "--only", choices=SECTIONS, action="append", help="sections to run; default: all but strength and autopatch"
-    )
+    every = f"sections to run; default: all but {' and '.join(sorted(LONG))}"
+    parser.add_argument("--only", choices=SECTIONS, action="append", help=every)
     options = parser.parse_args()
     if (options.weights is None) != (options.data_dir is None):
         parser.error("--weights and --data-dir belong together")
