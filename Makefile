@@ -20,6 +20,7 @@ test: $(VENV)/test.done  ## all tests
 # SEEDS=5 adds five runs with other random numbers, as the margin of a new threshold is measured.
 test-portable: $(VENV)/test.done  ## the numerical tests under every instruction set of this processor, 1 and 2 threads
 	$(BIN)/python -m tests.portable --seeds $(or $(SEEDS),0) $(TESTS)
+	$(BIN)/python -m pytest tests/ops/machine_code.py
 
 test-faults: $(VENV)/test.done    ## kills, damaged and forged files, fuzzed ones, several processes: tried and held
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.faults

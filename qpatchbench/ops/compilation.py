@@ -21,7 +21,8 @@ STORED_MASKS = {"cpu": 0.9}
 def compiled(network: Network) -> Network:
     """The network with its operators fused; the first call in each mode, at each bit-width and shape compiles.
 
-    The result has a gradient that cannot be differentiated again, and hooks that are added later are not called.
+    Its gradient cannot be differentiated again, and hooks that are added later are not called. Where no gradient is
+    asked for it answers uncompiled: there batches come in any number of images, each of which would be compiled anew.
 
     Args:
         network: images (B, 3, H, W) -> logits (B, K); a method `compiled_by` of it says what of it to compile.
@@ -35,6 +36,8 @@ def compiled(network: Network) -> Network:
     fused = torch.compile(network, dynamic=False)
 
     def answer(images: torch.Tensor) -> torch.Tensor:
+        if not torch.is_grad_enabled():
+            return network(images)
         budget = STORED_MASKS.get(images.device.type, 1.0)
         with (
             torch.compiler.config.patch(recompile_limit=GRAPHS),  # type: ignore[attr-defined]  # modules that replace

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import TypeAlias
 
 import torch
@@ -17,6 +16,7 @@ from qpatchbench.preprocessors.base import DRAWS, Preprocessor
 from qpatchbench.types import Network, Randomized
 
 Seen: TypeAlias = Callable[[torch.Tensor, torch.Generator], torch.Tensor]
+Answer: TypeAlias = Callable[[Network, torch.Tensor], torch.Tensor]
 
 
 def preprocessed(
@@ -59,9 +59,9 @@ class PreprocessedNetwork(nn.Module):
         return self.preprocessor.answer(network, seen, self._state())
 
     def compiled_by(self, compiler: Callable[[Network], Network]) -> Network:
-        """The same with its network compiled; what a preprocessor does to images may be any code."""
-        answer = compiler(partial(self.answer, self.network))
-        return lambda images: answer(self.seen(images, self.generator))
+        """The same with its network compiled; what a preprocessor does may be any code."""
+        network = compiler(self.network)
+        return lambda images: self.answer(network, self.seen(images, self.generator))
 
     def certified(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor | None:
         """Which images (B, 3, H, W) no patch of the certified side can turn from their labels (B,); (B,) bool.
@@ -105,7 +105,7 @@ class RandomPreprocessedNetwork(PreprocessedNetwork):
         """What it answers on average, over DRAWS draws of the preprocessor."""
         answer = getattr(self.network, "expected", self.network)
         draws = DRAWS if self.preprocessor.randomized else 1
-        return AveragedNetwork(self.seen, partial(self.answer, answer), draws, derive_seed(self._seed, "expected"))
+        return AveragedNetwork(self.seen, self.answer, answer, draws, derive_seed(self._seed, "expected"))
 
     def restart(self, seed: int) -> None:
         """Draw from here on as `seed` says."""
@@ -123,26 +123,30 @@ class AveragedNetwork(nn.Module):
 
     Args:
         seen: images and a generator -> what the network sees.
-        network: answers to it, without drawing.
+        answer: the network and what it sees -> logits.
+        network: does not draw.
         draws: to average over.
         seed: of the draws.
     """
 
-    def __init__(self, seen: Seen, network: Network, draws: int, seed: int) -> None:
+    def __init__(self, seen: Seen, answer: Answer, network: Network, draws: int, seed: int) -> None:
         super().__init__()
-        self._seen, self._network, self._draws, self._seed = seen, network, draws, seed
+        self._seen, self._draws, self._seed = seen, draws, seed
+        self._answer = answer, network  # in a tuple a network is no part of this one, and stays where it is
         self._generator = torch.Generator().manual_seed(seed)
         self.eval()
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """(B, 3, H, W) -> log-probabilities (B, K) float32; of a single draw, its logits."""
         generator = self._generator if torch.is_grad_enabled() else torch.Generator().manual_seed(self._seed)
-        logits = [self._network(self._seen(images, generator)) for _ in range(self._draws)]
+        answer, network = self._answer
+        logits = [answer(network, self._seen(images, generator)) for _ in range(self._draws)]
         return logits[0] if len(logits) == 1 else log_mean_probability(torch.stack(logits))
 
     def compiled_by(self, compiler: Callable[[Network], Network]) -> Network:
         """The same, drawing as from the start, with its network compiled."""
-        return AveragedNetwork(self._seen, compiler(self._network), self._draws, self._seed)
+        answer, network = self._answer
+        return AveragedNetwork(self._seen, answer, compiler(network), self._draws, self._seed)
 
 
 def _identity(images: torch.Tensor) -> torch.Tensor:

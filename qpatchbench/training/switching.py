@@ -70,7 +70,7 @@ class Switch:
 
     def observed(self, bits: Bits, images: torch.Tensor, layers: tuple[str, ...]) -> Observed:
         """Logits at `bits` and what is handed on by `layers`: see `Taps.observed`."""
-        self.at(bits)
+        self.at(bits)  # sets them, or refuses
         return self.taps.observed(self.hooked, images, layers)
 
     def early_layers(self, images: torch.Tensor) -> tuple[str, ...]:
