@@ -120,7 +120,7 @@ def _read(name: str, task: TrainingTask, cost: Cost) -> str:
 
 def _measured(subject: Subject, tasks: dict[str, TrainingTask], reference: str) -> dict[str, Cost]:
     splits = subject.splits
-    return measure_costs(tasks, reference, splits.train, splits.calibration, device=CPU, steps=1, repeats=3)
+    return measure_costs(tasks, reference, splits.train, splits.calibration, device=CPU, steps=1, repeats=2)
 
 
 def _task(defense: Defense, bits: tuple[Bits, ...] = WIDTHS) -> TrainingTask:
