@@ -1,7 +1,7 @@
 """A network whose operators a compiler fuses, forwards and backwards: `torch.compile`, set for what runs here.
 
-A fake quantizer is five operators forwards and three backwards, each of which reads and writes a whole tensor or, on a
-GPU, waits for its launch; fused they are one each. What is computed is the same but for rounding.
+A fake quantizer is five operators forwards and three backwards, each of which reads and writes a whole tensor; fused
+with its neighbours it is part of one pass over memory. What is computed is the same but for rounding.
 """
 
 from __future__ import annotations
