@@ -42,6 +42,7 @@ def compiled(network: Network) -> Network:
         with (
             torch.compiler.config.patch(recompile_limit=GRAPHS),  # type: ignore[attr-defined]  # modules that replace
             torch._functorch.config.patch(activation_memory_budget=budget),
+            torch._inductor.config.patch(compile_threads=torch.get_num_threads()),  # a worker has only its share
         ):
             try:
                 logits: torch.Tensor = fused(images)
